@@ -1,0 +1,366 @@
+"""What a training run is: data, tokenizer, model, objective, optimisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from pellucid.config.model import (
+    Classification,
+    Decoder,
+    Encoder,
+    EncoderDecoder,
+    MaskedLanguage,
+    Model,
+    with_vocab_size,
+)
+from pellucid.config.schema import check, check_fraction, check_positive
+
+# ---- data --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles:
+    """Plain UTF-8 text for language modelling; without a validation file the last ``held_out`` of the text serves."""
+
+    kind: ClassVar[str] = "text"
+    train: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_fraction(self, "held_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelFiles:
+    """Two files of equally many lines, line n of the one being the translation of line n of the other."""
+
+    kind: ClassVar[str] = "parallel"
+    source: str
+    target: str
+    validation_source: str | None = None
+    validation_target: str | None = None
+    held_out: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_fraction(self, "held_out")
+        check(
+            (self.validation_source is None) == (self.validation_target is None),
+            "validation_source",
+            "one side of a pair",
+            "both sides or none",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledFiles:
+    """Texts with a label each: TSV (``label<TAB>text``) or JSONL (``{"text": ..., "label": ...}``), by the suffix."""
+
+    kind: ClassVar[str] = "labelled"
+    train: str
+    validation: str | None = None
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_fraction(self, "held_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubDataset:
+    """A data set of the Hugging Face hub (the ``datasets`` extra).
+
+    ``columns`` are the text; or the source and the target; or the text and the label.
+    """
+
+    kind: ClassVar[str] = "hub"
+    name: str
+    columns: tuple[str, ...]
+    subset: str | None = None
+    train_split: str = "train"
+    validation_split: str = "validation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedData:
+    """A set that comes with the package (dates, python-docs, terms, languages) or from the catalogue.
+
+    ``pellucid data list`` shows them. ``mirror`` is a folder to read a catalogue set from; ``reverse`` swaps the
+    sides of pairs.
+    """
+
+    kind: ClassVar[str] = "named"
+    name: str
+    mirror: str | None = None
+    reverse: bool = False
+
+
+Data = TextFiles | ParallelFiles | LabelledFiles | HubDataset | NamedData
+
+# ---- tokenizers --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByteBPE:
+    """Pairs of bytes merged by frequency (Sennrich et al. 2016; Radford et al. 2019): nothing is ever unknown."""
+
+    kind: ClassVar[str] = "byte_bpe"
+    vocab_size: int = 8000
+
+    def __post_init__(self) -> None:
+        check(
+            self.vocab_size >= 300,
+            "vocab_size",
+            self.vocab_size,
+            "at least 300: 256 bytes, the special tokens, some merges",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordPiece:
+    """Words cut into the longest known pieces (Schuster & Nakajima 2012; Devlin et al. 2019)."""
+
+    kind: ClassVar[str] = "word_piece"
+    vocab_size: int = 8000
+    lowercase: bool = True
+
+    def __post_init__(self) -> None:
+        check(self.vocab_size >= 50, "vocab_size", self.vocab_size, "at least 50")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unigram:
+    """The likeliest cut under a model of single pieces (Kudo 2018), bytes for what is unknown."""
+
+    vocab_size: int = 8000
+
+    def __post_init__(self) -> None:
+        check(
+            self.vocab_size >= 300,
+            "vocab_size",
+            self.vocab_size,
+            "at least 300: 256 bytes, the special tokens, some pieces",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Characters:
+    """One token per character seen in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bytes:
+    """One token per byte of UTF-8 (Xue et al. 2022)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFile:
+    """A ``tokenizer.json`` that exists already."""
+
+    kind: ClassVar[str] = "file"
+    path: str
+
+
+Tokenizer = ByteBPE | WordPiece | Unigram | Characters | Bytes | TokenizerFile
+
+# ---- objectives --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Causal:
+    """Predict the next token, over windows of ``length`` tokens cut from the whole text.
+
+    With ``separate_documents`` a window that spans several documents is read as several: positions restart and
+    attention stays inside each (packing).
+    """
+
+    length: int = 256
+    label_smoothing: float = 0.0
+    separate_documents: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.length >= 2, "length", self.length, "at least 2")
+        check_fraction(self, "label_smoothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked:
+    """Restore hidden tokens (Devlin et al. 2019): of the chosen ``rate``, 80 % are masked, 10 % random, 10 % kept."""
+
+    length: int = 128
+    rate: float = 0.15
+
+    def __post_init__(self) -> None:
+        check(self.length >= 2, "length", self.length, "at least 2")
+        check(0 < self.rate < 1, "rate", self.rate, "between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceToSequence:
+    """Write the target from the source, fed the true target so far; the smoothing of §5.4 of the paper."""
+
+    label_smoothing: float = 0.1
+    max_length: int = 256
+
+    def __post_init__(self) -> None:
+        check_fraction(self, "label_smoothing")
+        check(self.max_length >= 2, "max_length", self.max_length, "at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify:
+    """Predict the label of a text."""
+
+    label_smoothing: float = 0.0
+    max_length: int = 256
+
+    def __post_init__(self) -> None:
+        check_fraction(self, "label_smoothing")
+        check(self.max_length >= 2, "max_length", self.max_length, "at least 2")
+
+
+Objective = Causal | Masked | SequenceToSequence | Classify
+
+# ---- optimisation ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019); decay is on matrices only."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(all(0 <= b < 1 for b in self.betas), "betas", list(self.betas), "two numbers of at least 0 and below 1")
+        check_positive(self, "epsilon")
+        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseSquareRoot:
+    """The paper's schedule (§5.3, eq. 3): linear warm-up, then 1/√step. ``peak`` is the rate where they meet.
+
+    The paper's own peak is (d_model · warmup_steps)^-0.5, which is taken when ``peak`` is left out.
+    """
+
+    peak: float | None = None
+    warmup_steps: int = 4000
+
+    def __post_init__(self) -> None:
+        check_positive(self, "peak", "warmup_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Linear warm-up, then half a cosine down to ``final`` times the peak (Loshchilov & Hutter 2017)."""
+
+    peak: float = 1e-3
+    warmup_steps: int = 100
+    final: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_positive(self, "peak")
+        check(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        check(0 <= self.final <= 1, "final", self.final, "between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Linear warm-up, then a straight line down to ``final`` times the peak."""
+
+    peak: float = 1e-3
+    warmup_steps: int = 100
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_positive(self, "peak")
+        check(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        check(0 <= self.final <= 1, "final", self.final, "between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """Linear warm-up, then the peak for ever."""
+
+    peak: float = 1e-3
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive(self, "peak")
+        check(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+
+
+Schedule = InverseSquareRoot | Cosine | Linear | Constant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How long, how fast, in what precision.
+
+    Attributes:
+        batch_tokens: tokens of one batch, padding included: of the target for pairs, of the text otherwise.
+        accumulate: batches summed before an update, weighted by their tokens.
+        clip_norm: the largest norm of the gradient; 0 does not clip.
+        evaluate_every: steps between evaluations on the validation data; 0 for only at the end.
+        precision: of the matrix products; weights, norms, softmax and loss stay in float32.
+        save_weights: precision of the saved weights.
+    """
+
+    steps: int = 1000
+    batch_tokens: int = 4096
+    accumulate: int = 1
+    optimizer: AdamW = field(default_factory=AdamW)
+    schedule: Schedule = field(default_factory=Cosine)
+    clip_norm: float = 1.0
+    evaluate_every: int = 250
+    precision: Literal["float32", "bfloat16"] = "float32"
+    save_weights: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        check_positive(self, "steps", "batch_tokens", "accumulate")
+        check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
+        check(self.evaluate_every >= 0, "evaluate_every", self.evaluate_every, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that decides a run. ``format`` is the version of the run folder."""
+
+    model: Model
+    data: Data
+    tokenizer: Tokenizer
+    objective: Objective
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+    format: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        wanted = fitting_objective(self.model)
+        check(
+            isinstance(self.objective, wanted),
+            "objective",
+            type(self.objective).__name__,
+            f"{wanted.__name__}, the one this model is trained by",
+        )
+
+    def completed(self, *, vocab_size: int, labels: tuple[str, ...]) -> Run:
+        """The same run with what only the data could tell: the size of the vocabulary and the labels."""
+        model = with_vocab_size(self.model, vocab_size)
+        if isinstance(model, Encoder) and isinstance(model.head, Classification) and not model.head.labels:
+            model = replace(model, head=replace(model.head, labels=labels))
+        return replace(self, model=model)
+
+
+def fitting_objective(model: Model) -> type[Any]:
+    """The objective a model is trained by, which its family and head decide."""
+    match model:
+        case Decoder():
+            return Causal
+        case EncoderDecoder():
+            return SequenceToSequence
+        case Encoder(head=MaskedLanguage()):
+            return Masked
+        case _:
+            return Classify
