@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from pellucid.config.parts import Activation, Stack
 from pellucid.config.schema import check, check_fraction, check_positive
@@ -69,6 +69,7 @@ class Audio:
 
 
 Front = Tokens | Patches | Audio
+AnyFront = TypeVar("AnyFront", Tokens, Tokens | Patches | Audio)
 
 # ---- what comes out ----------------------------------------------------------------------------
 
@@ -255,13 +256,16 @@ Model = Encoder | Decoder | EncoderDecoder
 def with_vocab_size(model: Model, size: int) -> Model:
     """The same model with every token front that has no size yet given ``size`` rows."""
 
-    def sized(front: Front) -> Front:
+    def sized(front: AnyFront) -> AnyFront:
         return replace(front, vocab_size=size) if isinstance(front, Tokens) and not front.vocab_size else front
 
-    if isinstance(model, EncoderDecoder):
-        # Both at once, since tied vocabularies must agree at every moment.
-        return replace(model, source=sized(model.source), target=sized(model.target))
-    return replace(model, front=sized(model.front))
+    match model:
+        case EncoderDecoder():  # both at once, since tied vocabularies must agree at every moment
+            return replace(model, source=sized(model.source), target=sized(model.target))
+        case Encoder():
+            return replace(model, front=sized(model.front))
+        case Decoder():
+            return replace(model, front=sized(model.front))
 
 
 def stacks(model: Model) -> tuple[Stack, ...]:

@@ -144,7 +144,7 @@ PRESETS: Mapping[str, Preset] = {
     "bert-mini": Preset(model=_bert(4, 256), source=_TURC),
     "bert-small": Preset(model=_bert(4, 512), source=_TURC),
     "bert-medium": Preset(model=_bert(8, 512), source=_TURC),
-    "bert-base": Preset(model=_bert(12, 768), source=_DEVLIN),
+    "bert-base": Preset(model=_bert(12, 768), source=_DEVLIN, parameters=109_514_298),
     "bert-large": Preset(model=_bert(24, 1024), source=_DEVLIN),
     "gpt2": Preset(model=_gpt(12, 768, 12), source=_RADFORD, parameters=124_439_808),
     "gpt2-medium": Preset(model=_gpt(24, 1024, 16), source=_RADFORD, parameters=354_823_168),

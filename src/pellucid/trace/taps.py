@@ -84,6 +84,9 @@ class Tapped(nn.Module):
         """Whether any of these tensors of this module must be computed for a tape."""
         return self._tape is not None and any(self._tape.wants(self._path + name) for name in names)
 
+    def _detach(self) -> None:
+        self._tape = None
+
     def mark_step(self, step: int | None) -> None:
         """Tells an attached tape which step of generation comes next."""
         if self._tape is not None:
@@ -119,7 +122,7 @@ def _attach(module: nn.Module, path: str, tape: Tape, seen: set[int], undo: list
         if module._tape is not None:
             raise RuntimeError(f"{path or 'the model'} is being traced already; leave the first trace before the next")
         module._tape, module._path = tape, f"{path}." if path else ""
-        undo.append(lambda: module.__setattr__("_tape", None))
+        undo.append(module._detach)
     for name, child in list(module._modules.items()):
         if child is None:
             continue

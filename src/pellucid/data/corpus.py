@@ -1,0 +1,77 @@
+"""What a data set is: examples to train on, examples to validate on, named tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from pellucid.data.files import Document, pieces
+
+
+class Pair(NamedTuple):
+    """A text and what to write from it."""
+
+    source: str
+    target: str
+
+
+class Labelled(NamedTuple):
+    """A text and its label."""
+
+    text: str
+    label: str
+
+
+Examples = Sequence[Document] | Sequence[Pair] | Sequence[Labelled]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A data set, split.
+
+    Attributes:
+        kind: decides what an example is: a document, a :class:`Pair` or a :class:`Labelled`.
+        tests: named test sets, which may be none.
+        labels: of a labelled corpus, sorted.
+        notes: facts for the card of a run: source, languages, licence, what was dropped.
+    """
+
+    kind: Literal["text", "pairs", "labelled"]
+    train: Examples
+    validation: Examples
+    tests: Mapping[str, Examples] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def training_texts(self) -> TrainingTexts:
+        """All text of the training examples, which a tokenizer learns from; can be read more than once."""
+        return TrainingTexts(self)
+
+    def reversed(self) -> Corpus:
+        """The corpus of pairs with source and target exchanged."""
+        tests = {name: _swapped(pairs) for name, pairs in self.tests.items()}
+        return replace(self, train=_swapped(self.train), validation=_swapped(self.validation), tests=tests)
+
+
+@dataclass(frozen=True)
+class TrainingTexts:
+    """The texts of a corpus, read anew by every ``for``."""
+
+    corpus: Corpus
+
+    def __iter__(self) -> Iterator[str]:
+        match self.corpus.kind:
+            case "text":
+                for document in self.corpus.train:
+                    yield from pieces(document)
+            case "pairs":
+                for pair in self.corpus.train:
+                    yield from pair
+            case "labelled":
+                for example in self.corpus.train:
+                    yield example.text
+
+
+def _swapped(pairs: Examples) -> list[Pair]:
+    return [Pair(target, source) for source, target in pairs]

@@ -1,0 +1,144 @@
+"""Text to token ids and back: one class around the ``tokenizers`` library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import tokenizers
+
+from pellucid.config import run
+from pellucid.data import vocabularies
+from pellucid.errors import DataError
+
+# Our own names first, then what published tokenizers call the same five; GPT-2 has one token to begin, end and pad with.
+KNOWN_AS = {
+    "pad": ("<pad>", "[PAD]"),
+    "unk": ("<unk>", "[UNK]"),
+    "bos": ("<s>", "[CLS]", "<|endoftext|>"),
+    "eos": ("</s>", "[SEP]", "<|endoftext|>"),
+    "mask": ("<mask>", "[MASK]"),
+}
+
+
+class Tokenizer:
+    """Cuts text into tokens. Special tokens are ids (``pad, unk, bos, eos, mask``), ``None`` where a tokenizer has none.
+
+    Text never turns into a special token: ``encode("<s>")`` is three ordinary characters, whoever typed them.
+    """
+
+    def __init__(self, raw: tokenizers.Tokenizer) -> None:
+        raw.no_padding()
+        raw.no_truncation()
+        raw.encode_special_tokens = True
+        self.raw = raw
+        self.vocab_size = max(raw.get_vocab().values()) + 1
+        self.unk, self.bos, self.eos, self.mask = (self._find(role) for role in ("unk", "bos", "eos", "mask"))
+        pad = self._find("pad")
+        self.pad = self.eos if pad is None else pad
+
+    def _find(self, role: str) -> int | None:
+        ids = (self.raw.token_to_id(name) for name in KNOWN_AS[role])
+        return next((i for i in ids if i is not None), None)
+
+    def require(self, role: str) -> int:
+        """The id of a special token that the caller cannot do without.
+
+        Raises:
+            DataError: if this tokenizer has none, naming what was looked for.
+        """
+        found: int | None = getattr(self, role)
+        if found is None:
+            names = ", ".join(KNOWN_AS[role] + (KNOWN_AS["eos"] if role == "pad" else ()))
+            raise DataError("tokenizer", f"has no {role} token", f"one of {names} in its vocabulary")
+        return found
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Every id that stands for no text."""
+        return frozenset(i for i, token in self.raw.get_added_tokens_decoder().items() if token.special)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special tokens."""
+        return self.raw.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts, on all cores."""
+        return [encoding.ids for encoding in self.raw.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_marked(self, text: str) -> list[int]:
+        """The ids of a text in which special tokens are written out, as in ``the <mask> sat down``."""
+        return self._marked.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _marked(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self.raw.to_str())
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids; special tokens have none."""
+        return self.raw.decode(list(ids), skip_special_tokens=True)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """Each token as people read it; bytes that are no character by themselves as ``\\xe2``."""
+        return [self._piece(i) for i in ids]
+
+    def _piece(self, i: int) -> str:
+        token = self.raw.id_to_token(i)
+        if token is None or i in self.special_ids:
+            return token or f"<{i}>"
+        if self._is_byte_level:
+            values = (vocabularies.BYTE_OF.get(character) for character in token)
+            return bytes(value for value in values if value is not None).decode("utf-8", "backslashreplace")
+        if len(token) == 6 and token.startswith("<0x"):
+            return bytes([int(token[3:5], 16)]).decode("utf-8", "backslashreplace")
+        return token.replace("▁", " ")
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return "ByteLevel" in repr(self.raw.decoder)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change whenever any text could be cut differently."""
+        return hashlib.sha256(self.raw.to_str().encode()).hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Writes a ``tokenizer.json``."""
+        self.raw.save(str(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Reads a ``tokenizer.json``, ours or a published one.
+
+        Raises:
+            DataError: for a file that is missing, torn or something else.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise DataError(path, "no such file", "a tokenizer.json") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(path, f"cannot be read ({error})", "a tokenizer.json") from None
+        try:
+            return cls(tokenizers.Tokenizer.from_str(text))
+        except Exception as error:  # the library raises bare exceptions
+            raise DataError(path, f"is torn or no tokenizer ({error})", "a tokenizer.json", "copy it again") from None
+
+    @classmethod
+    def train(cls, config: run.Tokenizer, texts: Iterable[str]) -> Tokenizer:
+        """Finds a vocabulary for some texts, which may be read more than once. The same texts give the same vocabulary."""
+        match config:
+            case run.ByteBPE():
+                return cls(vocabularies.byte_bpe(texts, config.vocab_size))
+            case run.WordPiece():
+                return cls(vocabularies.word_piece(texts, config.vocab_size, config.lowercase))
+            case run.Unigram():
+                return cls(vocabularies.unigram(texts, config.vocab_size))
+            case run.Characters():
+                return cls(vocabularies.characters(texts))
+            case run.Bytes():
+                return cls(vocabularies.byte_values())
+            case run.TokenizerFile():
+                return cls.load(config.path)

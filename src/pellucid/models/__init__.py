@@ -1,0 +1,1 @@
+"""The three families, built from a config."""

@@ -1,0 +1,105 @@
+"""What comes out of a tower. Shapes: B batch, T positions, D d_model, V vocabulary, C labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.models.tower import Encoded
+from pellucid.nn.masks import PADDING
+from pellucid.trace import Tapped
+
+Pool = Callable[[Encoded], Tensor]
+
+
+class LanguageHead(Tapped):
+    """A score for every token of the vocabulary: x · scale onto V, squashed to ±softcap where one is set."""
+
+    def __init__(self, d_model: int, vocab_size: int, *, bias: bool, scale: float, softcap: float | None) -> None:
+        super().__init__()
+        self.project = nn.Linear(d_model, vocab_size, bias=bias)
+        self.scale, self.softcap = scale, softcap
+
+    def forward(self, encoded: Encoded) -> Float[Tensor, "B T V"]:
+        return self.scores(encoded.states)
+
+    def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """The scores of any selection of positions."""
+        logits = self.project(states if self.scale == 1.0 else states * self.scale)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+class MaskedLanguageHead(Tapped):
+    """Projection, activation, norm, vocabulary (Devlin et al. 2019, its published code)."""
+
+    def __init__(
+        self, d_model: int, vocab_size: int, *, activation: Callable[[Tensor], Tensor], norm: nn.Module, bias: bool
+    ) -> None:
+        super().__init__()
+        self.dense = nn.Linear(d_model, d_model)
+        self.activation, self.norm = activation, norm
+        self.project = nn.Linear(d_model, vocab_size, bias=bias)
+
+    def forward(self, encoded: Encoded) -> Float[Tensor, "B T V"]:
+        return self.scores(encoded.states)
+
+    def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """The scores of any selection of positions."""
+        return self.project(self.norm(self.activation(self.dense(states))))
+
+
+class ClassificationHead(Tapped):
+    """A score for every label; ``projected`` puts a dense layer with tanh before it, as BERT does."""
+
+    def __init__(self, d_model: int, num_labels: int, *, pool: Pool, projected: bool, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(d_model, d_model) if projected else None
+        self.project = nn.Linear(d_model, num_labels)
+        self.pool, self.dropout = pool, dropout
+
+    def forward(self, encoded: Encoded) -> Float[Tensor, "B C"]:
+        pooled = self.tap("pooled", self.pool(encoded))
+        if self.dense is not None:
+            pooled = torch.tanh(self.dense(pooled))
+        return self.project(F.dropout(pooled, self.dropout, self.training))
+
+
+class EmbeddingHead(Tapped):
+    """One vector for the whole input, of unit length if ``normalized`` (Reimers & Gurevych 2019)."""
+
+    def __init__(self, *, pool: Pool, normalized: bool) -> None:
+        super().__init__()
+        self.pool, self.normalized = pool, normalized
+
+    def forward(self, encoded: Encoded) -> Float[Tensor, "B D"]:
+        pooled = self.tap("pooled", self.pool(encoded))
+        return F.normalize(pooled, dim=-1) if self.normalized else pooled
+
+
+def pool_first(encoded: Encoded) -> Float[Tensor, "B D"]:
+    """The state of the first real token."""
+    if encoded.sites.segments is None:
+        return encoded.states[:, 0]
+    first = (encoded.sites.segments != PADDING).int().argmax(dim=1)
+    return encoded.states[torch.arange(first.size(0), device=first.device), first]
+
+
+def pool_mean(encoded: Encoded) -> Float[Tensor, "B D"]:
+    """The mean over the real tokens; zeros where there are none."""
+    if encoded.sites.segments is None:
+        return encoded.states.mean(dim=1)
+    real = (encoded.sites.segments != PADDING)[..., None].type_as(encoded.states)
+    return (encoded.states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+def pool_max(encoded: Encoded) -> Float[Tensor, "B D"]:
+    """The largest value of each feature over the real tokens; zeros where there are none."""
+    if encoded.sites.segments is None:
+        return encoded.states.amax(dim=1)
+    padding = (encoded.sites.segments == PADDING)[..., None]
+    largest = encoded.states.masked_fill(padding, -torch.inf).amax(dim=1)
+    return largest.masked_fill(padding.all(dim=1), 0.0)

@@ -1,0 +1,160 @@
+"""A front and its blocks: what both sides of every family are made of.
+
+Shapes: B batch, T positions, S source positions, D d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pellucid.nn.block import CrossBlock
+from pellucid.nn.cache import NO_CACHE, Cache, KVCache, SourceCache
+from pellucid.nn.masks import Bias, Mask, Sites
+from pellucid.nn.positions import check_length
+from pellucid.trace import Tapped
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What an encoder made of a source: its states (B, S, D) and where they stand."""
+
+    states: Float[Tensor, "B S D"]
+    sites: Sites
+
+    def select(self, rows: Int[Tensor, " R"]) -> Encoded:
+        """These rows, in this order."""
+        segments = self.sites.segments
+        sites = Sites(self.sites.positions[rows], None if segments is None else segments[rows])
+        return Encoded(self.states[rows], sites)
+
+
+class Tower(Tapped):
+    """Embedding, N equal blocks, a last norm.
+
+    Args:
+        embedding: the front.
+        blocks: the layers.
+        final_norm: an identity where there is none.
+        rotation: positions -> how queries and keys are turned.
+        bias: positions -> what is added to the scores; ``None`` for nothing.
+        windows: how far each layer looks.
+        causal: whether the future is hidden.
+        max_length: the longest sequence its positions can tell apart; ``None`` for no limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        embedding: nn.Module,
+        blocks: Sequence[nn.Module],
+        final_norm: nn.Module,
+        rotation: nn.Module,
+        bias: nn.Module | None,
+        windows: Sequence[int | None],
+        causal: bool,
+        max_length: int | None,
+    ) -> None:
+        super().__init__()
+        self.embedding, self.blocks, self.final_norm = embedding, nn.ModuleList(blocks), final_norm
+        self.rotation, self.bias = rotation, bias
+        self.windows, self.causal, self.max_length = tuple(windows), causal, max_length
+
+    def features(
+        self,
+        inputs: Tensor,
+        *,
+        keep: Bool[Tensor, "B T"] | None = None,
+        positions: Int[Tensor, "B T"] | None = None,
+        segments: Int[Tensor, "B T"] | None = None,
+        token_types: Int[Tensor, "B T"] | None = None,
+        cache: Cache = NO_CACHE,
+    ) -> Encoded:
+        """The last hidden states.
+
+        Args:
+            inputs: tokens (B, T), or what another front takes.
+            keep: True where a token is real, False for padding on either side.
+            positions: of each token; by default counted over the real tokens, from what the cache holds on.
+            segments: documents packed into one row do not see each other.
+            token_types: for a front that has an embedding per type.
+            cache: what was computed before.
+        """
+        sites = self.sites(inputs, cache, keep=keep, positions=positions, segments=segments)
+        masks, rotate = self.masks(sites, cache), self.rotation(sites.positions)
+        x = self.embedding(inputs, sites.positions, token_types)
+        for i, block in enumerate(self.blocks):
+            x = block(x, mask=masks[self.windows[i]], rotate=rotate, cache=cache.layer(i))
+        return Encoded(self.final_norm(x), sites)
+
+    def sites(
+        self,
+        inputs: Tensor,
+        cache: Cache,
+        *,
+        keep: Tensor | None,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Sites:
+        """Where the inputs stand."""
+        length = self.embedding.length(inputs)  # type: ignore[operator]
+        if positions is None:
+            check_length(cache.longest + length, self.max_length, "input")
+        sites = Sites.of(inputs.size(0), length, inputs.device, keep=keep, positions=positions, segments=segments)
+        return sites if cache is NO_CACHE or positions is not None else sites.after(cache.past(inputs))
+
+    def masks(self, sites: Sites, cache: Cache) -> dict[int | None, Mask]:
+        """One mask for all the layers that look equally far."""
+        bias: Bias | None = self.bias
+        return {
+            window: Mask(query=sites, key=cache.admit(sites, window), causal=self.causal, window=window, bias=bias)
+            for window in dict.fromkeys(self.windows)
+        }
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for ``batch`` rows of up to ``capacity`` positions."""
+        return KVCache(self.windows, batch, capacity, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+
+class CrossTower(Tower):
+    """A causal tower whose layers also read what an encoder wrote."""
+
+    def features_of(
+        self,
+        inputs: Tensor,
+        encoded: Encoded,
+        *,
+        keep: Bool[Tensor, "B T"] | None = None,
+        positions: Int[Tensor, "B T"] | None = None,
+        cache: Cache = NO_CACHE,
+    ) -> Encoded:
+        """The last hidden states, given a source; arguments as for :meth:`Tower.features`."""
+        sites = self.sites(inputs, cache, keep=keep, positions=positions)
+        masks, rotate = self.masks(sites, cache), self.rotation(sites.positions)
+        source_mask = Mask(query=sites, key=encoded.sites)
+        x = self.embedding(inputs, sites.positions)
+        for i, block in enumerate(self.blocks):
+            x = block(
+                x,
+                encoded.states,
+                mask=masks[self.windows[i]],
+                source_mask=source_mask,
+                rotate=rotate,
+                cache=cache.layer(i),
+                source_cache=cache.source(i),
+            )
+        return Encoded(self.final_norm(x), sites)
+
+    def remember(self, encoded: Encoded) -> list[SourceCache]:
+        """Projects the source to every layer's keys and values, once."""
+        blocks = (block for block in self.blocks if isinstance(block, CrossBlock))
+        return [SourceCache(*block.cross_attention.project(encoded.states)) for block in blocks]

@@ -1,0 +1,86 @@
+"""Attention: queries look at keys and gather values.
+
+Shapes: B batch, T queries, S keys, D d_model, H query heads, G key/value heads, K head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.nn.cache import NO_CACHE, Heads, LayerCache
+from pellucid.nn.kernels import Kernel, explicit
+from pellucid.nn.masks import Mask
+from pellucid.nn.norms import RMSNorm
+from pellucid.nn.positions import unrotated
+from pellucid.trace import Tapped
+
+Rotate = Callable[[Tensor], Tensor]
+
+
+class Attention(Tapped):
+    """Multi-head attention (Vaswani et al. 2017, §3.2.2); grouped-query when G < H (Ainslie et al. 2023).
+
+    Self-attention when ``source`` is ``x``, cross-attention when it is another sequence.
+
+    Args:
+        d_source: width of the source, where it is not that of the queries.
+        scale: what the products are multiplied by; 1/√K by default.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        d_source: int | None = None,
+        bias: bool,
+        out_bias: bool,
+        qk_norm: bool,
+        scale: float | None,
+        softcap: float | None,
+        dropout: float,
+        kernel: Kernel,
+    ) -> None:
+        super().__init__()
+        self.head_dim, self.kernel, self.dropout = head_dim, kernel, dropout
+        self.scale, self.softcap = head_dim**-0.5 if scale is None else scale, softcap
+        d_source = d_model if d_source is None else d_source
+        self.query = nn.Linear(d_model, num_heads * head_dim, bias=bias)
+        self.key = nn.Linear(d_source, num_kv_heads * head_dim, bias=bias)
+        self.value = nn.Linear(d_source, num_kv_heads * head_dim, bias=bias)
+        self.out = nn.Linear(num_heads * head_dim, d_model, bias=out_bias)
+        self.query_norm: nn.Module = RMSNorm(head_dim) if qk_norm else nn.Identity()
+        self.key_norm: nn.Module = RMSNorm(head_dim) if qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        source: Float[Tensor, "B S E"],
+        *,
+        mask: Mask,
+        rotate: Rotate = unrotated,
+        cache: LayerCache = NO_CACHE,
+    ) -> Float[Tensor, "B T D"]:
+        q = rotate(self.query_norm(self._split(self.query(x))))
+        k, v = cache.keys_values(lambda: self.project(source, rotate))
+        q, k, v = self.tap("q", q), self.tap("k", k), self.tap("v", v)
+
+        # Fused kernels never store the weights; to show them we compute them.
+        kernel = explicit if self.is_watched("scores", "weights") else self.kernel
+        dropout = self.dropout if self.training else 0.0
+        context = kernel(q, k, v, mask, scale=self.scale, softcap=self.softcap, dropout=dropout, tap=self.tap)
+
+        context = self.tap("context", context)  # (B, H, T, K): what each head gathered
+        return self.tap("out", self.out(context.transpose(1, 2).flatten(2)))
+
+    def project(self, source: Float[Tensor, "B S E"], rotate: Rotate = unrotated) -> tuple[Heads, Heads]:
+        """Keys and values of a source."""
+        return rotate(self.key_norm(self._split(self.key(source)))), self._split(self.value(source))
+
+    def _split(self, x: Tensor) -> Heads:
+        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)

@@ -1,0 +1,44 @@
+"""The position-wise network. Shapes: D d_model, F d_ff."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.trace import Tapped
+
+
+class FeedForward(Tapped):
+    """down(activation(up(x))) (Vaswani et al. 2017, eq. 2)."""
+
+    def __init__(
+        self, d_model: int, d_ff: int, *, activation: Callable[[Tensor], Tensor], bias: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, d_ff, bias=bias)
+        self.down = nn.Linear(d_ff, d_model, bias=bias)
+        self.activation, self.dropout = activation, dropout
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        hidden = self.tap("hidden", self.hidden(x))
+        return self.tap("out", self.down(F.dropout(hidden, self.dropout, self.training)))
+
+    def hidden(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T F"]:
+        """What the units say."""
+        return self.activation(self.tap("pre", self.up(x)))
+
+
+class GatedFeedForward(FeedForward):
+    """down(activation(gate(x)) · up(x)) (Shazeer 2020)."""
+
+    def __init__(
+        self, d_model: int, d_ff: int, *, activation: Callable[[Tensor], Tensor], bias: bool, dropout: float
+    ) -> None:
+        super().__init__(d_model, d_ff, activation=activation, bias=bias, dropout=dropout)
+        self.gate = nn.Linear(d_model, d_ff, bias=bias)
+
+    def hidden(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T F"]:
+        return self.activation(self.tap("gate", self.gate(x))) * self.tap("pre", self.up(x))

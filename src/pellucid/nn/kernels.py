@@ -1,0 +1,125 @@
+"""How attention is computed: one signature, one answer, three ways.
+
+``explicit`` is the specification, and the only one that names what lies in between. The fused kernels must agree with
+it under every mask, length, group and padding.
+
+Shapes: B batch, T queries, S keys, H query heads, G key/value heads, K head_dim.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
+
+from pellucid.nn.masks import Mask
+
+
+class Tap(Protocol):
+    """Names a tensor and returns it, or what an edit made of it."""
+
+    def __call__(self, name: str, tensor: Tensor, /) -> Tensor: ...
+
+
+class Kernel(Protocol):
+    """Softmax attention of queries over keys.
+
+    Args:
+        q: (B, H, T, K). k, v: (B, G, S, K), with H a multiple of G.
+        mask: who may look where, and what is added to the scores.
+        scale: what the products are multiplied by.
+        softcap: squashes the scaled products to ±softcap by a tanh, before mask and bias; ``None`` does not.
+        dropout: probability of dropping a weight.
+        tap: called with ``scores`` and ``weights`` where a kernel computes them.
+
+    Returns:
+        The context (B, H, T, K); zeros for a query that sees nothing.
+    """
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Mask,
+        *,
+        scale: float,
+        softcap: float | None,
+        dropout: float,
+        tap: Tap,
+    ) -> Float[Tensor, "B H T K"]: ...
+
+
+def explicit(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None, dropout: float, tap: Tap
+) -> Float[Tensor, "B H T K"]:
+    """softmax(q kᵀ · scale) v, one named step at a time (Vaswani et al. 2017, eq. 1)."""
+    k, v = _for_each_head(k, q), _for_each_head(v, q)
+    scores = q @ k.mT * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if not mask.hides_nothing() or mask.bias is not None:
+        scores = scores + mask.additive(scores.dtype)
+    weights = tap("weights", _softmax(tap("scores", scores), mask).to(v.dtype))
+    return F.dropout(weights, dropout) @ v if dropout else weights @ v
+
+
+def _softmax(scores: Tensor, mask: Mask) -> Tensor:
+    if not mask.may_blind():
+        return scores.softmax(dim=-1)
+    # A row of -inf alone would be NaN, also in its gradient: give such rows a finite softmax, then drop it.
+    blind = ~mask.allowed().any(dim=-1, keepdim=True)
+    return scores.masked_fill(blind, 0.0).softmax(dim=-1).masked_fill(blind, 0.0)
+
+
+def sdpa(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None, dropout: float, tap: Tap
+) -> Float[Tensor, "B H T K"]:
+    """PyTorch's fused attention; nothing in between is ever stored, so ``tap`` goes unused.
+
+    Raises:
+        ValueError: with a softcap, which this kernel has no place for.
+    """
+    if softcap is not None:
+        raise ValueError("the sdpa kernel cannot squash scores; use explicit or flex")
+    bias, causal = None, mask.is_triangle()
+    if not causal and not (mask.hides_nothing() and mask.bias is None):
+        bias = mask.additive(q.dtype) if mask.bias is not None else mask.allowed()
+    # Asking for groups where there are none would rule out faster kernels.
+    grouped = q.size(1) != k.size(1)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias, is_causal=causal, scale=scale, dropout_p=dropout, enable_gqa=grouped
+    )
+
+
+def flex(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None, dropout: float, tap: Tap
+) -> Float[Tensor, "B H T K"]:
+    """Block-sparse attention, for windows and packed documents too sparse to be worth a dense mask.
+
+    It has no dropout, and no backward on a CPU: there, training takes the plain way.
+    """
+    if dropout or (q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad):
+        return explicit(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout, tap=tap)
+    bias = mask.biases()
+
+    def score(products: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        if softcap is not None:
+            products = softcap * torch.tanh(products / softcap)
+        return products if bias is None else products + bias.expand(q.size(0), -1, -1, -1)[b, h, t, s]
+
+    blocks = None if mask.hides_nothing() else mask.blocks()
+    grouped = q.size(1) != k.size(1)
+    out = flex_attention(q, k, v, score_mod=score, block_mask=blocks, scale=scale, enable_gqa=grouped)
+    assert isinstance(out, Tensor)  # the log-sum-exp comes along only when asked for
+    return out
+
+
+def _for_each_head(x: Tensor, q: Tensor) -> Tensor:
+    """Repeats the G key or value heads so that each of the H query heads has its own."""
+    group = q.size(1) // x.size(1)
+    return x if group == 1 else x.repeat_interleave(group, dim=1)

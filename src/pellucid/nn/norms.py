@@ -1,0 +1,36 @@
+"""Normalisation over the features of each position. Shapes: D features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.trace import Tapped
+
+
+class LayerNorm(Tapped):
+    """(x - mean) / √(variance + ε) · gain + bias (Ba et al. 2016)."""
+
+    def __init__(self, features: int, epsilon: float = 1e-5, bias: bool = True) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features)) if bias else None
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        return self.tap("out", F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon))
+
+
+class RMSNorm(Tapped):
+    """x / √(mean(x²) + ε) · gain (Zhang & Sennrich 2019); ``plus_one`` stores the gain minus one."""
+
+    def __init__(self, features: int, epsilon: float = 1e-6, plus_one: bool = False) -> None:
+        super().__init__()
+        self.epsilon, self.plus_one = epsilon, plus_one
+        self.weight = nn.Parameter(torch.zeros(features) if plus_one else torch.ones(features))
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        gain = 1 + self.weight if self.plus_one else self.weight
+        return self.tap("out", F.rms_norm(x, self.weight.shape, gain, self.epsilon))
