@@ -74,12 +74,12 @@ def describe(family: str, stack: parts.Stack = STACK, **changes):
 
 def small(family: str, **changes):
     """A small model with weights large enough for attention to be far from uniform."""
-    model = build(describe(family, **changes)).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        model = build(describe(family, **changes)).eval()
         for parameter in model.parameters():
             spread = 0.1 if parameter.dim() == 1 else 1.5 * parameter.size(-1) ** -0.5
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * spread)
+            parameter.add_(torch.randn_like(parameter) * spread)
     return model
 
 

@@ -1,5 +1,78 @@
-"""pellucid: the Transformer you can see through."""
+"""pellucid: the Transformer you can see through.
+
+>>> import pellucid as pl
+>>> run = pl.load("runs/demo-encoder-decoder")
+>>> pl.translate(run, ["vendredi 13 mars 2071"])
+['2071-03-13']
+>>> with pl.trace(run.model, "*.cross_attention.weights") as tape:
+...     pl.translate(run, ["3 March 2021"])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from pellucid.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from pellucid.config.presets import preset
+    from pellucid.inference.beam import beam_search
+    from pellucid.inference.decode import Prompt, generate, stream
+    from pellucid.inference.predict import classify, complete, embed, fill, translate, write
+    from pellucid.models.build import build
+    from pellucid.models.checkpoint import load_run as load
+    from pellucid.trace import trace
+    from pellucid.training.evaluate import evaluate
+    from pellucid.training.loop import train
+
+# Loaded on first use, so that reading a config or printing a version does not wait for torch.
+_HOMES = {
+    "beam_search": "pellucid.inference.beam",
+    "build": "pellucid.models.build",
+    "classify": "pellucid.inference.predict",
+    "complete": "pellucid.inference.predict",
+    "embed": "pellucid.inference.predict",
+    "evaluate": "pellucid.training.evaluate",
+    "fill": "pellucid.inference.predict",
+    "generate": "pellucid.inference.decode",
+    "load": "pellucid.models.checkpoint:load_run",
+    "preset": "pellucid.config.presets",
+    "Prompt": "pellucid.inference.decode",
+    "stream": "pellucid.inference.decode",
+    "trace": "pellucid.trace",
+    "train": "pellucid.training.loop",
+    "translate": "pellucid.inference.predict",
+    "write": "pellucid.inference.predict",
+}
+
+__all__ = [
+    "Prompt",
+    "__version__",
+    "beam_search",
+    "build",
+    "classify",
+    "complete",
+    "embed",
+    "evaluate",
+    "fill",
+    "generate",
+    "load",
+    "preset",
+    "stream",
+    "trace",
+    "train",
+    "translate",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+    module, _, original = _HOMES[name].partition(":")
+    return getattr(import_module(module), original or name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -70,7 +70,9 @@ def test_relative_buckets_follow_the_paper():
 
 def test_norms_follow_their_formulas():
     x = torch.randn(2, 3, 8) * 5 + 1
-    torch.testing.assert_close(LayerNorm(8)(x), (x - x.mean(-1, True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt())
+    torch.testing.assert_close(
+        LayerNorm(8)(x), (x - x.mean(-1, True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    )
     torch.testing.assert_close(RMSNorm(8)(x), x / (x.square().mean(-1, True) + 1e-6).sqrt())
     torch.testing.assert_close(RMSNorm(8, plus_one=True)(x), RMSNorm(8)(x))
 

@@ -61,17 +61,15 @@ class TrainingTexts:
     corpus: Corpus
 
     def __iter__(self) -> Iterator[str]:
-        match self.corpus.kind:
-            case "text":
-                for document in self.corpus.train:
-                    yield from pieces(document)
-            case "pairs":
-                for pair in self.corpus.train:
-                    yield from pair
-            case "labelled":
-                for example in self.corpus.train:
+        for example in self.corpus.train:
+            match example:
+                case Pair():
+                    yield from example
+                case Labelled():
                     yield example.text
+                case _:
+                    yield from pieces(example)
 
 
-def _swapped(pairs: Examples) -> list[Pair]:
+def _swapped(pairs: Sequence[Any]) -> list[Pair]:
     return [Pair(target, source) for source, target in pairs]

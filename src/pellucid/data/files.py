@@ -1,4 +1,4 @@
-"""Reading text files, with errors that say which byte, line or neighbour; and the folder for what can be fetched again."""
+"""Reading text files, with errors that say which line, byte or neighbour is meant; and where the cache is."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """The lines of a UTF-8 file, split at ``\\n`` only: other separators of Unicode are text, and pairs must not shift."""
+    """The lines of a UTF-8 file, split at ``\\n`` only: other separators are text, and lines must not shift."""
     return read_text(path).removesuffix("\n").split("\n")
 
 

@@ -13,7 +13,7 @@ from pellucid.config import run
 from pellucid.data import vocabularies
 from pellucid.errors import DataError
 
-# Our own names first, then what published tokenizers call the same five; GPT-2 has one token to begin, end and pad with.
+# Our own names first, then what published tokenizers call the same five. GPT-2 begins, ends and pads with one token.
 KNOWN_AS = {
     "pad": ("<pad>", "[PAD]"),
     "unk": ("<unk>", "[UNK]"),
@@ -24,7 +24,7 @@ KNOWN_AS = {
 
 
 class Tokenizer:
-    """Cuts text into tokens. Special tokens are ids (``pad, unk, bos, eos, mask``), ``None`` where a tokenizer has none.
+    """Cuts text into tokens. ``pad, unk, bos, eos, mask`` are ids of special tokens, or ``None`` where there is none.
 
     Text never turns into a special token: ``encode("<s>")`` is three ordinary characters, whoever typed them.
     """
@@ -128,7 +128,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, config: run.Tokenizer, texts: Iterable[str]) -> Tokenizer:
-        """Finds a vocabulary for some texts, which may be read more than once. The same texts give the same vocabulary."""
+        """Finds a vocabulary for some texts, always the same for the same texts, which may be read more than once."""
         match config:
             case run.ByteBPE():
                 return cls(vocabularies.byte_bpe(texts, config.vocab_size))

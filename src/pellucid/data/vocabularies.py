@@ -82,16 +82,26 @@ def unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     draft.train_from_iterator(texts, trainer)
-    # Training sums in parallel, in no fixed order: rounding and sorting make the outcome the same every time.
-    learned = [(piece, round(score, 6)) for piece, score in json.loads(draft.to_str())["model"]["vocab"]]
-    pieces = sorted(learned[len(SPECIALS) :], key=lambda entry: (-entry[1], entry[0]))
-    unlikely = min(score for _, score in pieces) - 100
+    pieces = _in_fixed_order(json.loads(draft.to_str())["model"]["vocab"][len(SPECIALS) :])
+    unlikely = round(pieces[-1][1] - 100, 6)
     fallback = [(f"<0x{byte:02X}>", unlikely) for byte in range(256)]
     vocabulary = [(token, 0.0) for token in SPECIALS] + fallback + pieces
     raw = Tokenizer(models.Unigram(vocabulary, unk_id=SPECIALS.index("<unk>"), byte_fallback=True))
     raw.pre_tokenizer = words
     raw.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return _with_specials(raw)
+
+
+def _in_fixed_order(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Pieces and scores freed of what differs from one training to the next.
+
+    The trainer adds up in parallel, hence the rounding, and gives single characters that it would rather have dropped
+    the lowest score plus 0.0001 for each, in the order of a hash table: here they all have the lowest.
+    """
+    lowest = round(min(score for _, score in pieces), 6)
+    tail = lowest + 0.0001 * sum(len(piece) == 1 for piece, _ in pieces)
+    fixed = [(piece, lowest if len(piece) == 1 and score <= tail else round(score, 6)) for piece, score in pieces]
+    return sorted(fixed, key=lambda entry: (-entry[1], entry[0]))
 
 
 def word_piece(texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokenizer:
@@ -101,14 +111,14 @@ def word_piece(texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokeni
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     # Left alone, the trainer numbers the continuing characters in the order of a hash table and breaks ties by these
     # numbers, which makes two runs differ. Handed over as if special, they are numbered in the order given.
-    alphabet = {character for text in texts for character in set(raw.normalizer.normalize_str(text))}
-    continuing = [f"##{character}" for character in sorted(alphabet) if not character.isspace()]
+    normalised = (raw.normalizer.normalize_str(text) for text in texts)
+    words = (word for text in normalised for word, _ in raw.pre_tokenizer.pre_tokenize_str(text))
+    continuing = sorted({f"##{character}" for word in words for character in word[1:]})
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=[*SPECIALS, *continuing], show_progress=False
     )
     raw.train_from_iterator(texts, trainer)
-    learned = raw.get_vocab()
-    final = Tokenizer(models.WordPiece(vocab=learned, unk_token="<unk>"))
+    final = Tokenizer(models.WordPiece(vocab=raw.get_vocab(), unk_token="<unk>"))
     final.normalizer, final.pre_tokenizer = raw.normalizer, raw.pre_tokenizer
     final.decoder = decoders.WordPiece()
     return _with_specials(final)

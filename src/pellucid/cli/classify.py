@@ -1,0 +1,26 @@
+"""Name the label of each text with a classifier.
+
+Example: `pellucid classify runs/snips "play some jazz" --json`
+"""
+
+from __future__ import annotations
+
+from pellucid.cli.common import Debug, Device, Json, RunArgument, Texts, Verify, open_run, print_json, texts_or_stdin
+
+
+def classify(
+    run: RunArgument,
+    text: Texts = None,
+    device: Device = "auto",
+    verify: Verify = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    from pellucid.inference.predict import classify as run_classifier
+
+    loaded, texts = open_run(run, device, verify), texts_or_stdin(text)
+    for line, found in zip(texts, run_classifier(loaded, texts), strict=True):
+        if json:
+            print_json({"text": line, "label": found.label, "probabilities": found.probabilities})
+        else:
+            print(f"{found.label}\t{found.probability:.2%}\t{line}")

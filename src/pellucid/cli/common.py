@@ -1,0 +1,143 @@
+"""What the commands share: options, reading input, loading a run, showing progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pellucid.errors import UserError
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+Texts = Annotated[
+    list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; without any, lines of standard input.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+Seed = Annotated[int, typer.Option(help="Decides every random choice.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the fastest there is.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Compare the files' checksums before use.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def device_of(name: str) -> str:
+    """The device a name stands for.
+
+    Raises:
+        UserError: for a device that this machine has not.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.split(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in there:
+        raise UserError("--device", f'found "{name}"', "cpu, cuda, mps or auto")
+    if not there[kind]:
+        raise UserError("--device", f'no "{name}" on this machine', "one of " + ", ".join(k for k in there if there[k]))
+    return name
+
+
+def open_run(folder: Path, device: str, verify: bool = False) -> Any:
+    """Loads a run for use."""
+    from pellucid.models.checkpoint import load_run
+
+    return load_run(folder, verify=verify, device=device_of(device))
+
+
+def texts_or_stdin(texts: Sequence[str] | None) -> list[str]:
+    """The texts given, or the lines of standard input.
+
+    Raises:
+        UserError: when there are none.
+    """
+    if texts:
+        return list(texts)
+    if sys.stdin.isatty():
+        raise UserError("input", "no text", "texts as arguments, or lines on standard input")
+    try:
+        lines = [line.rstrip("\n") for line in sys.stdin]
+    except UnicodeDecodeError as error:
+        raise UserError("standard input", f"not UTF-8 ({error})", "text in UTF-8") from None
+    if not lines:
+        raise UserError("standard input", "empty", "one text a line")
+    return lines
+
+
+def print_json(value: Any) -> None:
+    """One object on one line."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """A line for people."""
+    if not quiet:
+        console.print(text, markup=False)
+
+
+class Report:
+    """Shows training as it goes: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, steps: int, *, quiet: bool = False) -> None:
+        self.steps, self.quiet, self.live = steps, quiet, console.is_terminal and not quiet
+        self.tokens, self.began, self.spoke = 0, time.perf_counter(), 0.0
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.task = self.progress.add_task("", total=steps)
+
+    def follow(self, events: Iterator[Any]) -> list[Any]:
+        """Shows every event; returns all but the steps."""
+        from pellucid.training.loop import Step
+
+        others = []
+        if self.live:
+            self.progress.start()
+        try:
+            for event in events:
+                if isinstance(event, Step):
+                    self._step(event)
+                else:
+                    others.append(event)
+                    self._other(event)
+        finally:
+            self.progress.stop()
+        return others
+
+    def _step(self, step: Any) -> None:
+        self.tokens += step.tokens
+        now = time.perf_counter()
+        speed = self.tokens / (now - self.began)
+        figures = f"loss {step.loss:.3f}  {speed:,.0f} tokens/s"
+        if self.live:
+            self.progress.update(self.task, completed=step.step, description=figures)
+        elif not self.quiet and (now - self.spoke > 10 or step.step == self.steps):
+            left = (now - self.began) / step.step * (self.steps - step.step)
+            say(f"step {step.step}/{self.steps}  {figures}  {left:.0f} s left")
+            self.spoke = now
+
+    def _other(self, event: Any) -> None:
+        from pellucid.training.session import Evaluated, Stopped
+
+        match event:
+            case Evaluated(step=step, evaluation=evaluation, best=best):
+                mark = "  best so far, saved" if best else ""
+                figures = f"loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}"
+                say(f"validation after step {step}: {figures}{mark}", self.quiet)
+            case Stopped(step=step):
+                say(f"stopped after step {step}; everything is saved", self.quiet)

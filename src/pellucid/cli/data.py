@@ -1,0 +1,53 @@
+"""Data sets that come with the package or can be fetched.
+
+Example: `pellucid data get multi30k`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pellucid.cli.common import Debug, Json, console, print_json, say
+
+BUILT_IN = {
+    "dates": "dates as written in every language of CLDR, to ISO 8601 (pairs)",
+    "python-docs": "the language reference that comes with Python (text)",
+    "terms": "CLDR names of languages, countries, currencies and units, from English (pairs)",
+    "languages": "the same names, each with its language (labelled)",
+}
+
+app = typer.Typer(help=__doc__, no_args_is_help=True)
+
+
+@app.command("list")
+def list_sets(json: Json = False) -> None:
+    """Every set that `--data NAME` knows."""
+    from pellucid.data.catalog import CATALOG
+
+    for name, about in BUILT_IN.items():
+        if json:
+            print_json({"name": name, "about": about, "built_in": True})
+        else:
+            say(f"{name:16} {about}")
+    for entry in CATALOG.values():
+        if json:
+            row = {"name": entry.name, "about": entry.about, "home": entry.home, "terms": entry.terms}
+            print_json({**row, "built_in": False, "bytes": sum(file.size for file in entry.files)})
+        else:
+            say(f"{entry.name:16} {entry.about}\n{'':16} {entry.terms}; from {entry.home}")
+
+
+@app.command("get")
+def get_set(
+    name: Annotated[str, typer.Argument(help="A name of `pellucid data list`.")],
+    mirror: Annotated[Path | None, typer.Option(help="A folder that holds NAME/FILE already.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Fetch a set from its home, or check a mirror; every file's sha256 is verified."""
+    from pellucid.data.catalog import get
+
+    folder = get(name, mirror, progress=lambda text: console.print(text, markup=False))
+    print(folder)

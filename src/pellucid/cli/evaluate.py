@@ -1,0 +1,101 @@
+"""Evaluate a run on its validation data, its named tests, or other data.
+
+Example: `pellucid evaluate runs/en-de --test test_2017_flickr --beams 4`
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pellucid.cli.common import Debug, Device, Json, RunArgument, Verify, open_run, print_json, say
+from pellucid.config.run import LabelledFiles, NamedData, ParallelFiles, TextFiles
+from pellucid.errors import UserError, nearest
+
+
+def evaluate(
+    run: RunArgument,
+    test: Annotated[str | None, typer.Option(help="A named test set of the data, instead of validation.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Another plain text.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Other pairs, source side.")] = None,
+    target: Annotated[Path | None, typer.Option(help="Other pairs, target side.")] = None,
+    labelled: Annotated[Path | None, typer.Option(help="Other labelled texts.")] = None,
+    mirror: Annotated[str | None, typer.Option(help="A folder to read a catalogue set from.")] = None,
+    beams: Annotated[int, typer.Option(help="Beams for translations; 1 is greedy.")] = 1,
+    device: Device = "auto",
+    verify: Verify = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    loaded = open_run(run, device, verify)
+    examples, corpus = _examples(loaded, test, text, source, target, labelled, mirror)
+    results = _scores(loaded, corpus, examples, beams)
+    if json:
+        print_json({"run": str(run), "examples": len(examples), **results})
+        return
+    say(f"{len(examples):,} examples")
+    for name, value in results.items():
+        if isinstance(value, dict):
+            say(f"{name:>14}  {value['score']:.2f}   {value['signature']}")
+        else:
+            say(f"{name:>14}  {value:.4f}" if isinstance(value, float) else f"{name:>14}  {value:,}")
+
+
+def _examples(
+    loaded: Any,
+    test: str | None,
+    text: Path | None,
+    source: Path | None,
+    target: Path | None,
+    labelled: Path | None,
+    mirror: str | None,
+) -> tuple[Any, Any]:
+    from pellucid.data.corpora import load_corpus
+
+    data = loaded.run.data
+    if text:
+        data = TextFiles(train=(str(text),), validation=(str(text),))
+    elif source and target:
+        same = {"source": str(source), "target": str(target)}
+        data = ParallelFiles(**same, validation_source=str(source), validation_target=str(target))
+    elif labelled:
+        data = LabelledFiles(train=str(labelled), validation=str(labelled))
+    elif mirror and isinstance(data, NamedData):
+        data = replace(data, mirror=mirror)
+    corpus = load_corpus(data)
+    if test is None:
+        return corpus.validation, corpus
+    if test not in corpus.tests:
+        names = list(corpus.tests)
+        raise UserError(
+            f'test "{test}"', "no such test set", hint=nearest(test, names) if names else "this data has none"
+        )
+    return corpus.tests[test], corpus
+
+
+def _scores(loaded: Any, corpus: Any, examples: Any, beams: int) -> dict[str, Any]:
+    from pellucid.data.batches import evaluation_batches
+    from pellucid.inference.predict import translate
+    from pellucid.training.evaluate import evaluate as measure
+    from pellucid.training.evaluate import text_bytes, translation_scores
+
+    settings = loaded.run.training
+    labels = getattr(loaded.run.model, "head", None)
+    batches = evaluation_batches(
+        examples,
+        loaded.tokenizer,
+        loaded.run.objective,
+        batch_tokens=settings.batch_tokens,
+        labels=getattr(labels, "labels", ()),
+    )
+    evaluation = measure(loaded.model, batches, loaded.run.objective)
+    results: dict[str, Any] = evaluation.as_dict()
+    if corpus.kind == "text" and type(loaded.model).__name__ == "Decoder":
+        results["bits_per_byte"] = evaluation.bits_per_byte(text_bytes(examples))
+    if corpus.kind == "pairs":
+        hypotheses = translate(loaded, [pair.source for pair in examples], beams=beams)
+        results |= translation_scores(hypotheses, [pair.target for pair in examples])
+    return results

@@ -1,0 +1,181 @@
+"""What ``pellucid train FAMILY`` and ``pellucid demo`` take when nothing else is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pellucid.config.model import (
+    Classification,
+    Decoder,
+    Encoder,
+    EncoderDecoder,
+    MaskedLanguage,
+    NormalInit,
+    Tied,
+    Tokens,
+    XavierInit,
+)
+from pellucid.config.parts import Attention, FeedForward, RMSNorm, Rotary, Sinusoidal, Stack
+from pellucid.config.run import (
+    AdamW,
+    ByteBPE,
+    Causal,
+    Classify,
+    Cosine,
+    Data,
+    Linear,
+    Masked,
+    NamedData,
+    Run,
+    SequenceToSequence,
+    Training,
+)
+from pellucid.errors import UserError, nearest
+
+FAMILIES = ("decoder", "encoder", "encoder-decoder", "classifier")
+DEMOS = ("encoder-decoder", "decoder", "encoder")
+
+
+def default_run(family: str, data: Data) -> Run:
+    """A run that suits a text of a few megabytes on a laptop.
+
+    Raises:
+        UserError: for a family that does not exist, with the nearest.
+    """
+    match family:
+        case "decoder":
+            return Run(
+                model=Decoder(front=Tokens(), stack=_modern(d_model=256, layers=6, heads=8), init=_GPT),
+                data=data,
+                tokenizer=ByteBPE(vocab_size=4000),
+                objective=Causal(length=256),
+                training=Training(steps=2000, batch_tokens=4096, schedule=Cosine(peak=2e-3), precision="bfloat16"),
+            )
+        case "encoder":
+            stack = _modern(d_model=256, layers=6, heads=8)
+            return Run(
+                model=Encoder(front=Tokens(), stack=stack, head=MaskedLanguage(), tie=_SHARED),
+                data=data,
+                tokenizer=ByteBPE(vocab_size=4000),
+                objective=Masked(length=128),
+                training=Training(steps=2000, batch_tokens=4096, schedule=Cosine(peak=2e-3), precision="bfloat16"),
+            )
+        case "classifier":
+            stack = replace(_modern(d_model=128, layers=3, heads=4), dropout=0.2)
+            head = Classification(pooling="mean", projected=False, dropout=0.2)
+            return Run(
+                model=Encoder(front=Tokens(dropout=0.2), stack=stack, head=head),
+                data=data,
+                tokenizer=ByteBPE(vocab_size=2000),
+                objective=Classify(label_smoothing=0.1),
+                training=Training(steps=1500, batch_tokens=2048, schedule=Cosine(peak=2e-3), precision="bfloat16"),
+            )
+        case "encoder-decoder":
+            stack = replace(_classic(d_model=256, layers=3, heads=4), dropout=0.1)
+            front = Tokens(scaled=True, dropout=0.1)
+            return Run(
+                model=EncoderDecoder(source=front, encoder=stack, target=front, decoder=stack),
+                data=data,
+                tokenizer=ByteBPE(vocab_size=6000),
+                objective=SequenceToSequence(),
+                training=Training(steps=4000, batch_tokens=4096, schedule=Cosine(peak=1e-3), precision="bfloat16"),
+            )
+        case _:
+            raise UserError(
+                f'family "{family}"', "not known", "one of " + ", ".join(FAMILIES), nearest(family, FAMILIES)
+            )
+
+
+def demo_run(family: str) -> Run:
+    """The demonstration of a family: real data that comes with the package, a minute or two on two cores.
+
+    Raises:
+        UserError: for a family that has none, with the nearest.
+    """
+    match family:
+        case "encoder-decoder":
+            encoder = replace(_classic(d_model=96, layers=2, heads=3))
+            front = Tokens(scaled=True)
+            model = EncoderDecoder(
+                source=front, encoder=encoder, target=front, decoder=replace(encoder, num_layers=1), init=XavierInit()
+            )
+            return Run(
+                model=model,
+                data=NamedData(name="dates"),
+                tokenizer=ByteBPE(vocab_size=2500),
+                objective=SequenceToSequence(label_smoothing=0.0, max_length=64),
+                training=Training(
+                    steps=2100,
+                    batch_tokens=1536,
+                    optimizer=AdamW(betas=(0.9, 0.98), weight_decay=0.01),
+                    schedule=Linear(peak=3e-3, warmup_steps=150, final=0.02),
+                    evaluate_every=700,
+                    precision="bfloat16",
+                    save_weights="bfloat16",
+                ),
+            )
+        case "decoder":
+            return Run(
+                model=Decoder(front=Tokens(), stack=_modern(d_model=192, layers=4, heads=6), init=_GPT),
+                data=NamedData(name="python-docs"),
+                tokenizer=ByteBPE(vocab_size=1500),
+                objective=Causal(length=128),
+                training=Training(
+                    steps=900,
+                    batch_tokens=2048,
+                    schedule=Linear(peak=3e-3, warmup_steps=50),
+                    evaluate_every=300,
+                    precision="bfloat16",
+                ),
+            )
+        case "encoder":
+            stack = _modern(d_model=192, layers=4, heads=6)
+            return Run(
+                model=Encoder(front=Tokens(), stack=stack, head=MaskedLanguage(), tie=_SHARED),
+                data=NamedData(name="python-docs"),
+                tokenizer=ByteBPE(vocab_size=1500),
+                objective=Masked(length=128),
+                training=Training(
+                    steps=1100,
+                    batch_tokens=2048,
+                    schedule=Linear(peak=3e-3, warmup_steps=100),
+                    evaluate_every=500,
+                    precision="bfloat16",
+                ),
+            )
+        case _:
+            raise UserError(f'demo "{family}"', "not known", "one of " + ", ".join(DEMOS), nearest(family, DEMOS))
+
+
+_GPT = NormalInit(scaled_residual=True)
+_SHARED: tuple[Tied, ...] = ("source", "output")
+
+
+def _modern(*, d_model: int, layers: int, heads: int) -> Stack:
+    """Pre-norm, RMSNorm, rotary positions, gated feed-forward of about the classic one's size (Touvron et al. 2023)."""
+    return Stack(
+        d_model=d_model,
+        num_layers=layers,
+        attention=Attention(num_heads=heads, bias=False, qk_norm=True),
+        feed_forward=FeedForward(d_ff=_third(d_model), activation="silu", gated=True, bias=False),
+        positions=Rotary(),
+        norm=RMSNorm(),
+        placement="pre",
+    )
+
+
+def _third(d_model: int) -> int:
+    """8/3 of the width, rounded up to a multiple of 32: three matrices of it weigh as much as two of four widths."""
+    return -(-8 * d_model // 3 // 32) * 32
+
+
+def _classic(*, d_model: int, layers: int, heads: int) -> Stack:
+    """The paper's parts in pre-norm order, which needs no careful warm-up (Xiong et al. 2020)."""
+    return Stack(
+        d_model=d_model,
+        num_layers=layers,
+        attention=Attention(num_heads=heads),
+        feed_forward=FeedForward(d_ff=4 * d_model),
+        positions=Sinusoidal(),
+        placement="pre",
+    )

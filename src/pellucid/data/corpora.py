@@ -1,0 +1,238 @@
+"""From what a config calls data to a corpus: files of text, pairs or labels, hub data sets, sets that come along."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+from pellucid.config import run
+from pellucid.data.catalog import CATALOG, load_catalog
+from pellucid.data.corpus import Corpus, Labelled, Pair
+from pellucid.data.dates import load_dates
+from pellucid.data.files import Document, LargeFile, read_document, read_lines
+from pellucid.data.hub import hub_examples
+from pellucid.data.python_docs import load_python_docs
+from pellucid.data.terms import load_languages, load_terms
+from pellucid.errors import DataError, nearest
+
+BUILT_IN = ("dates", "python-docs", "terms", "languages")
+
+Example = TypeVar("Example", Pair, Labelled)
+
+
+def load_corpus(data: run.Data) -> Corpus:
+    """Reads the data of a run. The same config and files give the same split.
+
+    Raises:
+        DataError: for data that cannot be read as what it should be, naming the file and the line.
+    """
+    match data:
+        case run.TextFiles():
+            return _text(data)
+        case run.ParallelFiles():
+            return _parallel(data)
+        case run.LabelledFiles():
+            return _labelled(data)
+        case run.HubDataset():
+            return _hub(data)
+        case run.NamedData():
+            return _named(data)
+
+
+# ---- text --------------------------------------------------------------------------------------
+
+
+def _text(data: run.TextFiles) -> Corpus:
+    documents = [read_document(path) for path in data.train]
+    if not documents:
+        raise DataError("data.train", "no file is named", "at least one")
+    if data.validation:
+        train, validation = documents, [read_document(path) for path in data.validation]
+    else:
+        train, validation = _split_text(documents, data.held_out)
+    if not validation:
+        raise DataError(
+            "data.held_out",
+            f"{data.held_out} of the text leaves nothing to validate on",
+            "a larger share",
+            "or name a validation file",
+        )
+    return Corpus(kind="text", train=train, validation=validation, notes={"files": list(data.train)})
+
+
+def _split_text(documents: Sequence[Document], held_out: float) -> tuple[list[Document], list[Document]]:
+    """The first and the last of the text, cut at a character as nanoGPT does it (large files: at a line)."""
+    left = int(sum(map(_size, documents)) * (1 - held_out))
+    train: list[Document] = []
+    validation: list[Document] = []
+    for document in documents:
+        size = _size(document)
+        if left >= size:
+            train.append(document)
+        elif left <= 0:
+            validation.append(document)
+        else:
+            first, last = _split_document(document, left)
+            train.append(first)
+            validation.append(last)
+        left -= size
+    return train, validation
+
+
+def _split_document(document: Document, at: int) -> tuple[Document, Document]:
+    if isinstance(document, LargeFile):
+        return document.split(at / _size(document))
+    return document[:at], document[at:]
+
+
+def _size(document: Document) -> int:
+    return document.stop - document.start if isinstance(document, LargeFile) else len(document)
+
+
+# ---- pairs -------------------------------------------------------------------------------------
+
+
+def _parallel(data: run.ParallelFiles) -> Corpus:
+    pairs, empty = _read_pairs(data.source, data.target)
+    if data.validation_source is not None and data.validation_target is not None:
+        train = pairs
+        validation, more = _read_pairs(data.validation_source, data.validation_target)
+        empty += more
+    else:
+        train, validation = _hold_out(pairs, range(len(pairs)), data.held_out, "pairs")
+    notes = {"files": [data.source, data.target], "pairs_with_an_empty_side_dropped": empty}
+    return Corpus(kind="pairs", train=train, validation=validation, notes=notes)
+
+
+def _read_pairs(source_path: str, target_path: str) -> tuple[list[Pair], int]:
+    """The pairs of two files, and how many were dropped because a side is blank."""
+    source, target = read_lines(source_path), read_lines(target_path)
+    if len(source) != len(target):
+        raise DataError(
+            f"{source_path} and {target_path}",
+            f"{len(source):,} and {len(target):,} lines",
+            "as many in both, since line n of one is the translation of line n of the other",
+        )
+    sides = zip(source, target, strict=True)
+    pairs = [Pair(one.strip(), other.strip()) for one, other in sides if one.strip() and other.strip()]
+    if not pairs:
+        raise DataError(f"{source_path} and {target_path}", "every pair has a blank side", "text on both")
+    return pairs, len(source) - len(pairs)
+
+
+# ---- labels ------------------------------------------------------------------------------------
+
+
+def _labelled(data: run.LabelledFiles) -> Corpus:
+    examples = _read_labelled(data.train)
+    if data.validation is not None:
+        train, validation = examples, _read_labelled(data.validation)
+    else:
+        train, validation = _hold_out(examples, _repeated(examples), data.held_out, "examples")
+    labels = _labels(train, validation, data.validation or data.train)
+    return Corpus(kind="labelled", train=train, validation=validation, labels=labels, notes={"files": [data.train]})
+
+
+def _read_labelled(path: str) -> list[Labelled]:
+    read = _from_json if Path(path).suffix in (".jsonl", ".json") else _from_tsv
+    return [read(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), 1) if line.strip()]
+
+
+def _from_tsv(line: str, where: str) -> Labelled:
+    label, tab, text = line.partition("\t")
+    if not tab:
+        raise DataError(where, "no tab in this line", "label<TAB>text", "or name the file .jsonl if it is JSON")
+    return Labelled(text.strip(), label.strip())
+
+
+def _from_json(line: str, where: str) -> Labelled:
+    expected = '{"text": ..., "label": ...} on one line'
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(where, f"not JSON ({error.msg} at column {error.colno})", expected) from None
+    if not isinstance(entry, dict):
+        raise DataError(where, f"found {type(entry).__name__}", expected)
+    for key in ("text", "label"):
+        if key not in entry:
+            raise DataError(where, f'no "{key}"', expected, f"its keys are {', '.join(entry) or 'none'}")
+    return Labelled(str(entry["text"]), str(entry["label"]))
+
+
+def _repeated(examples: Sequence[Labelled]) -> list[int]:
+    """The examples that can be held out without taking a label's last one from training."""
+    seen: Counter[str] = Counter()
+    repeated = []
+    for i, example in enumerate(examples):
+        if seen[example.label]:
+            repeated.append(i)
+        seen[example.label] += 1
+    return repeated
+
+
+def _labels(train: Sequence[Labelled], validation: Sequence[Labelled], where: str) -> tuple[str, ...]:
+    labels = sorted({example.label for example in train})
+    for example in validation:
+        if example.label not in labels:
+            hint = nearest(example.label, labels)
+            raise DataError(where, f'the label "{example.label}" is not in the training data', "a known label", hint)
+    return tuple(labels)
+
+
+def _hold_out(
+    examples: Sequence[Example], eligible: Iterable[int], share: float, what: str
+) -> tuple[list[Example], list[Example]]:
+    """A fixed random share to validate on: files are often sorted, so that their end is unlike the rest."""
+    eligible = list(eligible)
+    count = min(int(len(examples) * share), len(eligible))
+    if not 0 < count < len(examples):
+        raise DataError(
+            "data.held_out",
+            f"{share} of {len(examples)} {what} leaves none to {'train' if count else 'validate'} on",
+            f"at least {1 / len(examples):.2g}, and less than all",
+            "or name validation files",
+        )
+    held_out = set(Random(0).sample(eligible, count))
+    train = [example for i, example in enumerate(examples) if i not in held_out]
+    return train, [examples[i] for i in sorted(held_out)]
+
+
+# ---- the hub -----------------------------------------------------------------------------------
+
+
+def _hub(data: run.HubDataset) -> Corpus:
+    train, validation = (hub_examples(data, split) for split in (data.train_split, data.validation_split))
+    notes = {"source": f"huggingface.co/datasets/{data.name}", "subset": data.subset}
+    match train[0]:
+        case Labelled():
+            labels = _labels(train, validation, f"{data.name}, {data.validation_split}")
+            return Corpus(kind="labelled", train=train, validation=validation, labels=labels, notes=notes)
+        case Pair():
+            return Corpus(kind="pairs", train=train, validation=validation, notes=notes)
+        case _:
+            return Corpus(kind="text", train=train, validation=validation, notes=notes)
+
+
+# ---- names -------------------------------------------------------------------------------------
+
+
+def _named(data: run.NamedData) -> Corpus:
+    if data.name in BUILT_IN and data.reverse:
+        raise DataError("data.reverse", f"{data.name} has one direction only", "false")
+    match data.name:
+        case "dates":
+            return load_dates()
+        case "python-docs":
+            return load_python_docs()
+        case "terms":
+            return load_terms()
+        case "languages":
+            return load_languages()
+        case name if name in CATALOG:
+            return load_catalog(name, data.mirror, data.reverse)
+        case name:
+            raise DataError("data.name", f'no data set is called "{name}"', hint=nearest(name, [*BUILT_IN, *CATALOG]))

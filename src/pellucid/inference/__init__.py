@@ -1,0 +1,1 @@
+"""Inference: sampling, decoding, beam search, and text in, text out."""

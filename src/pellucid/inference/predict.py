@@ -1,0 +1,223 @@
+"""Text in, text out: what a trained model is for.
+
+Shapes: B texts, T positions, D d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pellucid.config import model as config
+from pellucid.config.model import stacks
+from pellucid.errors import UserError
+from pellucid.inference.beam import beam_search
+from pellucid.inference.decode import Prompt, generate, stream
+from pellucid.inference.sampling import GREEDY, Sampling
+from pellucid.models.checkpoint import Loaded
+from pellucid.models.decoder import Decoder
+from pellucid.models.encoder import Encoder
+from pellucid.models.encoder_decoder import EncoderDecoder
+
+BATCH_TOKENS = (
+    8192  # padded tokens of one batch: enough for the products to be efficient, little enough for any machine
+)
+
+Result = TypeVar("Result")
+
+
+def translate(
+    loaded: Loaded,
+    texts: Sequence[str],
+    *,
+    beams: int = 1,
+    alpha: float = 0.6,
+    max_new_tokens: int | None = None,
+    sampling: Sampling = GREEDY,
+) -> list[str]:
+    """The target of each source; greedy unless there are beams or a sampling.
+
+    ``max_new_tokens`` is by default the source's length + 50, as in the paper (§6.1).
+    """
+    model = _expect(loaded, EncoderDecoder, "translate", "an encoder–decoder")
+    tokenizer, limit = loaded.tokenizer, stacks(model.config)[-1].max_length
+
+    pad, bos, eos = (tokenizer.require(role) for role in ("pad", "bos", "eos"))
+
+    def run(rows: list[list[int]]) -> list[str]:
+        source, keep = padded(rows, pad, model.device)
+        start = torch.full((len(rows), 1), bos, device=model.device)
+        prompt = Prompt(start, source=source, source_keep=keep)
+        longest = max_new_tokens or min(source.size(1) + 50, limit or 1 << 30)
+        if beams == 1:
+            new = generate(model, prompt, max_new_tokens=longest, eos=eos, sampling=sampling)
+            return [tokenizer.decode(row) for row in new]
+        found = beam_search(model, prompt, beams=beams, max_new_tokens=longest, eos=eos, alpha=alpha)
+        return [tokenizer.decode(best[0].tokens) for best in found]
+
+    rows = [[*ids, eos] for ids in tokenizer.encode_batch(texts)]
+    return _in_batches(rows, run, rows_at_once=max(1, 256 // beams))
+
+
+def complete(
+    loaded: Loaded, prompts: Sequence[str], *, max_new_tokens: int = 100, sampling: Sampling = GREEDY
+) -> list[str]:
+    """What a decoder writes after each prompt; an empty one starts from the begin-of-sequence token."""
+    model = _expect(loaded, Decoder, "generate", "a decoder")
+    tokenizer = loaded.tokenizer
+
+    def run(rows: list[list[int]]) -> list[str]:
+        tokens, keep = padded(rows, tokenizer.require("pad"), model.device)
+        prompt = Prompt(tokens, keep=keep)
+        new = generate(model, prompt, max_new_tokens=max_new_tokens, eos=tokenizer.eos, sampling=sampling)
+        return [tokenizer.decode(row) for row in new]
+
+    return _in_batches([_start(loaded, ids) for ids in tokenizer.encode_batch(prompts)], run, rows_at_once=64)
+
+
+def write(loaded: Loaded, prompt: str, *, max_new_tokens: int = 100, sampling: Sampling = GREEDY) -> Iterator[str]:
+    """The same for one prompt, yielding the text as it grows, in whole characters."""
+    model = _expect(loaded, Decoder, "generate", "a decoder")
+    tokenizer = loaded.tokenizer
+    tokens = torch.tensor([_start(loaded, tokenizer.encode(prompt))], device=model.device)
+    ids: list[int] = []
+    shown = ""
+    steps = stream(model, Prompt(tokens), max_new_tokens=max_new_tokens, eos=tokenizer.eos, sampling=sampling)
+    for (token,) in steps:
+        if token is None or token == tokenizer.eos:
+            break
+        ids.append(token)
+        text = tokenizer.decode(ids)
+        if not text.endswith("�"):  # half of a character: its other bytes come with the next token
+            yield text[len(shown) :]
+            shown = text
+    if rest := tokenizer.decode(ids)[len(shown) :]:
+        yield rest
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A text with its gap filled, the piece that was put in, and its probability."""
+
+    text: str
+    piece: str
+    probability: float
+
+
+GAP = "<mask>"
+
+
+def fill(loaded: Loaded, text: str, *, top: int = 5) -> list[Fill]:
+    """The likeliest pieces for the one ``<mask>`` in a text.
+
+    Raises:
+        UserError: when there is not exactly one gap.
+    """
+    model = _expect(loaded, Encoder, "fill", "an encoder with a masked-language head", config.MaskedLanguage)
+    if (gaps := text.count(GAP)) != 1:
+        raise UserError("fill", f"{gaps} gaps in {text!r}", f"one {GAP}", f'try "the {GAP} statement"')
+    tokenizer = loaded.tokenizer
+    before, after = (tokenizer.encode(part) for part in text.split(GAP))
+    tokens = torch.tensor([[*before, tokenizer.require("mask"), *after]], device=model.device)
+    with torch.inference_mode():
+        probabilities = model(tokens)[0, len(before)].float().softmax(dim=-1)
+    best = probabilities.topk(min(top, probabilities.numel()))
+    return [
+        Fill(tokenizer.decode([*before, token, *after]), tokenizer.pieces([token])[0], probability)
+        for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Label:
+    """The likeliest label of a text, and the probability of every label."""
+
+    label: str
+    probabilities: dict[str, float]
+
+    @property
+    def probability(self) -> float:
+        """Of the likeliest label."""
+        return self.probabilities[self.label]
+
+
+def classify(loaded: Loaded, texts: Sequence[str]) -> list[Label]:
+    """The label of each text."""
+    model = _expect(loaded, Encoder, "classify", "an encoder with a classification head", config.Classification)
+    head = model.config.head
+    assert isinstance(head, config.Classification)  # _expect has checked it
+
+    def run(rows: list[list[int]]) -> list[Label]:
+        tokens, keep = padded(rows, loaded.tokenizer.require("pad"), model.device)
+        found = []
+        for probabilities in model(tokens, keep=keep).float().softmax(dim=-1).tolist():
+            by_label = dict(zip(head.labels, probabilities, strict=True))
+            found.append(Label(max(by_label, key=lambda label: by_label[label]), by_label))
+        return found
+
+    return _in_batches(_framed(loaded, texts), run)
+
+
+def embed(loaded: Loaded, texts: Sequence[str]) -> Float[Tensor, "B D"]:
+    """One vector per text: the head's, or for another encoder the mean of its last states, normalised."""
+    model = _expect(loaded, Encoder, "embed", "an encoder")
+    from pellucid.models.heads import EmbeddingHead, pool_mean
+
+    head = model.head if isinstance(model.head, EmbeddingHead) else EmbeddingHead(pool=pool_mean, normalized=True)
+
+    def run(rows: list[list[int]]) -> list[Tensor]:
+        tokens, keep = padded(rows, loaded.tokenizer.require("pad"), model.device)
+        return list(head(model.features(tokens, keep=keep)).float())
+
+    return torch.stack(_in_batches(_framed(loaded, texts), run))
+
+
+def padded(
+    rows: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"] | None]:
+    """Rows of tokens as one tensor, padded on the right, and which of them are real (``None``: all)."""
+    longest = max(len(row) for row in rows)
+    tokens = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
+    if all(len(row) == longest for row in rows):
+        return tokens, None
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return tokens, torch.arange(longest, device=device) < lengths[:, None]
+
+
+def _start(loaded: Loaded, ids: list[int]) -> list[int]:
+    return ids or [loaded.tokenizer.require("bos")]
+
+
+def _framed(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
+    bos, eos = loaded.tokenizer.require("bos"), loaded.tokenizer.require("eos")
+    return [[bos, *ids, eos] for ids in loaded.tokenizer.encode_batch(texts)]
+
+
+def _in_batches(
+    rows: list[list[int]], run: Callable[[list[list[int]]], list[Result]], rows_at_once: int = 256
+) -> list[Result]:
+    """Runs rows of like length together, so that little is padded; returns the results in the order asked."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    results: dict[int, Result] = {}
+    with torch.inference_mode():
+        while order:
+            count = max(1, min(rows_at_once, BATCH_TOKENS // max(len(rows[order[0]]), 1)))
+            now, order = order[:count], order[count:]
+            results.update(zip(now, run([rows[i] for i in now]), strict=True))
+    return [results[i] for i in range(len(rows))]
+
+
+M = TypeVar("M", Encoder, Decoder, EncoderDecoder)
+
+
+def _expect(loaded: Loaded, family: type[M], task: str, wanted: str, head: type | None = None) -> M:
+    model = loaded.model
+    if not isinstance(model, family) or (head is not None and not isinstance(model.config.head, head)):
+        found = f"a model of kind {type(model).__name__} with a head of kind {type(model.config.head).__name__}"
+        raise UserError(task, found, wanted, "see `pellucid --help` for what each family can do")
+    return model

@@ -1,0 +1,1 @@
+"""Training: objectives, schedules, the loop, evaluation, and runs in a folder."""

@@ -1,0 +1,70 @@
+"""How well a model does what it was trained for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pellucid.config.run import Objective
+from pellucid.data.batch import Batch
+from pellucid.data.files import Document, pieces
+from pellucid.models.build import Model
+from pellucid.training.loop import autocast
+from pellucid.training.objectives import loss_function
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean negative log-likelihood in nats per label, share of labels with the highest score, how many labels."""
+
+    loss: float
+    accuracy: float
+    count: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(min(self.loss, 700))
+
+    def bits_per_byte(self, num_bytes: int) -> float:
+        """All the bits of a text over its bytes: comparable between tokenizers."""
+        return self.loss * self.count / math.log(2) / num_bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"loss": self.loss, "perplexity": self.perplexity, "accuracy": self.accuracy, "count": self.count}
+
+
+@torch.inference_mode()
+def evaluate(model: Model, batches: Iterable[Batch], objective: Objective, precision: str = "float32") -> Evaluation:
+    """Every batch once, without dropout and without smoothing."""
+    was_training = model.training
+    model.eval()
+    loss_of, nats, correct, count = loss_function(objective), 0.0, 0, 0
+    for batch in batches:
+        with autocast(model, precision):
+            loss = loss_of(model, batch.to(model.device))
+        nats, correct, count = nats + loss.nats.item(), correct + int(loss.correct), count + loss.count
+    model.train(was_training)
+    return Evaluation(nats / max(count, 1), correct / max(count, 1), count)
+
+
+def text_bytes(documents: Iterable[Document]) -> int:
+    """The length of a text in bytes of UTF-8."""
+    return sum(len(piece.encode()) for document in documents for piece in pieces(document))
+
+
+def translation_scores(hypotheses: list[str], references: list[str]) -> dict[str, Any]:
+    """Corpus BLEU (Papineni et al. 2002) and chrF (Popović 2015) by sacreBLEU, each with its signature."""
+    from sacrebleu.metrics import BLEU, CHRF
+
+    scores: dict[str, Any] = {}
+    for metric in (BLEU(), CHRF()):
+        result = metric.corpus_score(hypotheses, [references])
+        scores[result.name.lower()] = {"score": result.score, "signature": str(metric.get_signature())}
+    exact = sum(h.strip() == r.strip() for h, r in zip(hypotheses, references, strict=True))
+    return {**scores, "exact": exact / max(len(references), 1)}

@@ -1,0 +1,210 @@
+"""Data named in a config becomes a split corpus, or an error that says what to mend."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+
+from pellucid.config import run
+from pellucid.data import Corpus, Labelled, Pair, corpora, load_corpus
+from pellucid.data.files import LargeFile
+from pellucid.errors import DataError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return str(tmp_path / name)
+
+    return _write
+
+
+# ---- text --------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_text_is_held_out_at_a_character(write):
+    text = "äb\ncdefghijk"
+    corpus = load_corpus(run.TextFiles(train=(write("a.txt", text),), held_out=0.25))
+    assert (corpus.train, corpus.validation) == ([text[:9]], [text[9:]])
+
+
+def test_several_files_are_held_out_from_the_end(write):
+    names = tuple(write(f"{letter}.txt", letter * 10) for letter in "abc")
+    corpus = load_corpus(run.TextFiles(train=names, held_out=0.5))
+    assert corpus.train == ["a" * 10, "b" * 5]
+    assert corpus.validation == ["b" * 5, "c" * 10]
+
+
+def test_a_validation_file_leaves_the_training_text_whole(write):
+    corpus = load_corpus(run.TextFiles(train=(write("a.txt", "train"),), validation=(write("b.txt", "other"),)))
+    assert (corpus.train, corpus.validation) == (["train"], ["other"])
+
+
+def test_nothing_held_out_is_refused(write):
+    with pytest.raises(DataError, match=r"data\.held_out: 0\.0 of the text leaves nothing to validate on"):
+        load_corpus(run.TextFiles(train=(write("a.txt", "text"),), held_out=0.0))
+
+
+def test_large_files_are_split_at_a_line_and_read_in_pieces(write, monkeypatch):
+    monkeypatch.setattr("pellucid.data.files.memory", lambda: 100)
+    text = "".join(f"line {i}\n" for i in range(20))
+    corpus = load_corpus(run.TextFiles(train=(write("a.txt", text),)))
+    assert all(isinstance(document, LargeFile) for document in (*corpus.train, *corpus.validation))
+    assert "".join(corpus.training_texts()) + "".join(corpus.validation[0]) == text
+
+
+# ---- pairs -------------------------------------------------------------------------------------
+
+
+def test_pairs_are_split_without_loss_and_the_same_every_time(write):
+    source, target = ("".join(f"{side}{i}\n" for i in range(100)) for side in "st")
+    data = run.ParallelFiles(source=write("s", source), target=write("t", target))
+    corpus = load_corpus(data)
+    assert load_corpus(data) == corpus
+    assert len(corpus.validation) == 5
+    assert sorted([*corpus.train, *corpus.validation]) == sorted(Pair(f"s{i}", f"t{i}") for i in range(100))
+
+
+def test_pairs_with_a_blank_side_are_dropped_and_counted(write):
+    data = run.ParallelFiles(source=write("s", "a\n\nc\nd\n"), target=write("t", "1\n2\n  \n4\n"), held_out=0.5)
+    corpus = load_corpus(data)
+    assert {*corpus.train, *corpus.validation} == {Pair("a", "1"), Pair("d", "4")}
+    assert corpus.notes["pairs_with_an_empty_side_dropped"] == 2
+
+
+def test_a_side_that_is_shorter_is_told_with_both_counts(write):
+    with pytest.raises(DataError, match=r"s and .*t: 3 and 2 lines; expected as many in both"):
+        load_corpus(run.ParallelFiles(source=write("s", "a\nb\nc\n"), target=write("t", "1\n2\n")))
+
+
+def test_a_share_too_small_for_one_pair_is_refused(write):
+    data = run.ParallelFiles(source=write("s", "a\nb\n"), target=write("t", "1\n2\n"), held_out=0.1)
+    with pytest.raises(DataError, match=r"0\.1 of 2 pairs leaves none to validate on; expected at least 0\.5"):
+        load_corpus(data)
+
+
+# ---- labels ------------------------------------------------------------------------------------
+
+
+def test_labels_are_read_from_both_forms(write):
+    tsv = write("a.tsv", "good\ta fine day\nbad\ta\tbad day\n\n")
+    jsonl = write("b.jsonl", '{"text": "fine", "label": "good"}\n')
+    corpus = load_corpus(run.LabelledFiles(train=tsv, validation=jsonl))
+    assert corpus.train == [Labelled("a fine day", "good"), Labelled("a\tbad day", "bad")]
+    assert corpus.validation == [Labelled("fine", "good")]
+    assert corpus.labels == ("bad", "good")
+
+
+def test_holding_out_takes_no_label_from_training(write):
+    rows = [f"common\ttext {i}\n" for i in range(40)] + ["rare\tonce\n"]
+    corpus = load_corpus(run.LabelledFiles(train=write("a.tsv", "".join(rows)), held_out=0.5))
+    assert corpus.labels == ("common", "rare")
+    assert len(corpus.validation) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.tsv", "good\tfine\nno tab here\n", r"a\.tsv, line 2: no tab in this line; expected label<TAB>text"),
+        ("a.jsonl", '{"text": "a", "label": "b"}\n{"text"\n', r"a\.jsonl, line 2: not JSON \(.*column 8\)"),
+        ("a.jsonl", '{"text": "a", "lable": "b"}\n', r'line 1: no "label"; expected .* Its keys are text, lable'),
+        ("a.jsonl", "[1, 2]\n", r"line 1: found list"),
+    ],
+)
+def test_a_broken_line_is_told_by_its_number(write, name, text, message):
+    with pytest.raises(DataError, match=message):
+        load_corpus(run.LabelledFiles(train=write(name, text)))
+
+
+def test_a_label_unknown_to_training_is_named_with_the_nearest(write):
+    data = run.LabelledFiles(
+        train=write("a.tsv", "positive\ta\nnegative\tb\n"), validation=write("b.tsv", "postive\tc\n")
+    )
+    with pytest.raises(DataError, match=r'the label "postive" is not in the training data.*mean "positive"'):
+        load_corpus(data)
+
+
+# ---- the hub -----------------------------------------------------------------------------------
+
+
+class Table(list):
+    """As much of a table of ``datasets`` as is used."""
+
+    def __init__(self, rows, names=None):
+        super().__init__(rows)
+        self.column_names = list(rows[0]) if rows else []
+        self.features = {column: types.SimpleNamespace(names=names) for column in self.column_names}
+
+    def __getitem__(self, column):
+        return [row[column] for row in self]
+
+
+def hub(monkeypatch, rows, names=None) -> None:
+    module = types.ModuleType("datasets")
+    module.load_dataset = lambda name, subset, split: Table(rows, names)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_hub_columns_decide_the_kind(monkeypatch):
+    rows = [{"text": "a", "label": 1, "translation": {"en": "a", "de": "b"}}] * 2
+    hub(monkeypatch, rows, names=["no", "yes"])
+    assert load_corpus(run.HubDataset(name="x", columns=("text",))).train == ["a", "a"]
+    labelled = load_corpus(run.HubDataset(name="x", columns=("text", "label")))
+    assert (labelled.kind, labelled.train[0], labelled.labels) == ("labelled", Labelled("a", "yes"), ("yes",))
+    pairs = load_corpus(run.HubDataset(name="x", columns=("translation.en", "translation.de")))
+    assert (pairs.kind, pairs.train[0]) == ("pairs", Pair("a", "b"))
+
+
+def test_hub_columns_that_do_not_exist_are_named(monkeypatch):
+    hub(monkeypatch, [{"text": "a", "translation": {"en": "a"}}])
+    with pytest.raises(DataError, match=r'x, train: has no column "texts"\. Did you mean "text"'):
+        load_corpus(run.HubDataset(name="x", columns=("texts",)))
+    with pytest.raises(DataError, match=r'"translation\.fr" is not in its columns'):
+        load_corpus(run.HubDataset(name="x", columns=("translation.en", "translation.fr")))
+    with pytest.raises(DataError, match=r"data\.columns: found 3"):
+        load_corpus(run.HubDataset(name="x", columns=("a", "b", "c")))
+
+
+def test_without_the_package_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r'pip install "pellucid\[datasets\]"'):
+        load_corpus(run.HubDataset(name="x", columns=("text",)))
+
+
+# ---- names -------------------------------------------------------------------------------------
+
+
+def test_every_built_in_name_is_answered(monkeypatch):
+    for name in corpora.BUILT_IN:
+        loader = f"load_{name.replace('-', '_')}"
+        monkeypatch.setattr(corpora, loader, lambda name=name: name)
+        assert load_corpus(run.NamedData(name=name)) == name
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(DataError, match=r'no data set is called "multi30"\. Did you mean "multi30k"'):
+        load_corpus(run.NamedData(name="multi30"))
+    with pytest.raises(DataError, match=r"data\.reverse: dates has one direction only"):
+        load_corpus(run.NamedData(name="dates", reverse=True))
+
+
+def test_the_texts_a_tokenizer_learns_from_can_be_read_twice():
+    pairs = Corpus(kind="pairs", train=[Pair("a", "b")], validation=[])
+    labelled = Corpus(kind="labelled", train=[Labelled("a", "b")], validation=[])
+    for corpus, expected in ((pairs, ["a", "b"]), (labelled, ["a"])):
+        texts = corpus.training_texts()
+        assert list(texts) == list(texts) == expected
+
+
+def test_reversing_twice_changes_nothing():
+    corpus = Corpus(kind="pairs", train=[Pair("a", "b")], validation=[Pair("c", "d")], tests={"t": [Pair("e", "f")]})
+    assert corpus.reversed().train == [Pair("b", "a")]
+    assert corpus.reversed().reversed() == corpus
+
+
+def test_notes_are_plain(write):
+    json.dumps(load_corpus(run.TextFiles(train=(write("a.txt", "0123456789"),))).notes)

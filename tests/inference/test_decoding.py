@@ -1,0 +1,173 @@
+"""Decoding against brute force on a tiny vocabulary, and the laws of sampling."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from families import VOCAB, small
+
+from pellucid.config import model as config
+from pellucid.config import parts
+from pellucid.errors import UserError
+from pellucid.inference.beam import beam_search, length_penalty
+from pellucid.inference.decode import Prompt, generate, stream
+from pellucid.inference.sampling import GREEDY, MinP, Sampling, Temperature, TopK, TopP
+from pellucid.models.build import build
+from pellucid.trace import trace
+
+EOS = 1
+writers = pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+
+
+def prompt(family, batch=3, length=4):
+    tokens = torch.randint(2, VOCAB, (batch, length))
+    return Prompt(tokens, source=torch.randint(2, VOCAB, (batch, 6)) if family == "encoder_decoder" else None)
+
+
+def scores_of(model, prompt, tokens):
+    return model(prompt.source, tokens) if prompt.source is not None else model(tokens)
+
+
+@writers
+def test_greedy_takes_the_likeliest_each_time(family):
+    model, start = small(family), prompt(family)
+    written = generate(model, start, max_new_tokens=8)
+    tokens = start.tokens
+    for _ in range(8):
+        with torch.no_grad():
+            likeliest = scores_of(model, start, tokens)[:, -1].argmax(-1, keepdim=True)
+        tokens = torch.cat([tokens, likeliest], 1)
+    assert written == tokens[:, 4:].tolist()
+
+
+@writers
+def test_a_row_ends_at_its_end_token(family):
+    model, start = small(family), prompt(family)
+    free = generate(model, start, max_new_tokens=8)
+    eos = free[0][3]
+    written = generate(model, start, max_new_tokens=8, eos=eos)
+    for row, whole in zip(written, free, strict=True):
+        assert row == (whole[: whole.index(eos)] if eos in whole else whole)
+    ended = [step[0] for step in stream(model, start, max_new_tokens=8, eos=eos)]
+    assert ended[: len(written[0]) + 1] == [*written[0], eos]
+    assert all(token is None for token in ended[len(written[0]) + 1 :])
+
+
+def tiny(family):
+    """Five tokens, so that every text can be tried."""
+    stack = parts.Stack(
+        d_model=16,
+        num_layers=1,
+        attention=parts.Attention(num_heads=2),
+        feed_forward=parts.FeedForward(d_ff=16),
+        placement="pre",
+    )
+    front = config.Tokens(vocab_size=5)
+    if family == "decoder":
+        model = build(config.Decoder(front=front, stack=stack))
+    else:
+        model = build(config.EncoderDecoder(source=front, encoder=stack, target=front, decoder=stack))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return model.eval()
+
+
+@writers
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.5])
+def test_a_wide_beam_finds_what_brute_force_finds(family, alpha):
+    model, longest = tiny(family), 4
+    start = Prompt(
+        torch.tensor([[2], [3]]), source=torch.tensor([[2, 4, 3], [4, 4, 2]]) if family != "decoder" else None
+    )
+    found = beam_search(model, start, beams=5**longest, max_new_tokens=longest, eos=EOS, alpha=alpha)
+    for row in range(2):
+        alone = Prompt(
+            start.tokens[row : row + 1], source=None if start.source is None else start.source[row : row + 1]
+        )
+        best = max(every_text(model, alone, longest, alpha), key=lambda pair: pair[1])
+        assert found[row][0].tokens == best[0]
+        assert found[row][0].score == pytest.approx(best[1], abs=1e-4)
+
+
+@torch.no_grad()
+def every_text(model, start, longest, alpha):
+    """Each text that ends, or reaches the longest length, with its score."""
+    for length in range(longest + 1):
+        for text in itertools.product([0, 2, 3, 4], repeat=length):
+            ends = length < longest
+            whole = torch.tensor([[*start.tokens[0].tolist(), *text]])
+            log_p = scores_of(model, start, whole)[0].log_softmax(-1)
+            first = start.tokens.size(1) - 1
+            said = [*text, EOS] if ends else list(text)
+            total = sum(log_p[first + i, token].item() for i, token in enumerate(said))
+            yield text, total / length_penalty(len(said), alpha)
+
+
+@writers
+def test_one_beam_is_greedy(family):
+    model, start = small(family), prompt(family)
+    greedy = generate(model, start, max_new_tokens=7, eos=EOS)
+    beams = beam_search(model, start, beams=1, max_new_tokens=7, eos=EOS)
+    assert [list(best[0].tokens) for best in beams] == greedy
+
+
+@writers
+def test_beams_do_not_depend_on_the_neighbours(family):
+    model, start = small(family), prompt(family, batch=4)
+    together = beam_search(model, start, beams=3, max_new_tokens=6, eos=EOS)
+    for row in range(4):
+        source = None if start.source is None else start.source[row : row + 1]
+        (alone,) = beam_search(
+            model, Prompt(start.tokens[row : row + 1], source=source), beams=3, max_new_tokens=6, eos=EOS
+        )
+        assert [h.tokens for h in alone] == [h.tokens for h in together[row]]
+
+
+def test_filters():
+    logits = torch.tensor([[math.log(p) for p in (0.5, 0.3, 0.15, 0.05)]])
+    assert TopK(2)(logits).isfinite().tolist() == [[True, True, False, False]]
+    assert TopK(9)(logits).isfinite().all()
+    assert TopP(0.75)(logits).isfinite().tolist() == [[True, True, False, False]]
+    assert TopP(0.01)(logits).isfinite().tolist() == [[True, False, False, False]]
+    assert MinP(0.2)(logits).isfinite().tolist() == [[True, True, True, False]]
+    torch.testing.assert_close(Temperature(2.0)(logits), logits / 2)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: Temperature(0), "temperature: found 0; expected more than 0"),
+    (lambda: TopP(1.5), "top_p"),
+    (lambda: TopK(0), "top_k"),
+    (lambda: MinP(-1), "min_p"),
+])  # fmt: skip
+def test_settings_that_cannot_work(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_draws_follow_the_probabilities_and_the_seed():
+    logits = torch.tensor([[0.7, 0.2, 0.1]]).log().expand(4000, 3)
+    choose = Sampling(seed=3).chooser(logits.device)
+    draws = choose(logits)
+    shares = draws.bincount(minlength=3) / 4000
+    torch.testing.assert_close(shares, torch.tensor([0.7, 0.2, 0.1]), atol=0.03, rtol=0)
+    assert torch.equal(draws, Sampling(seed=3).chooser(logits.device)(logits))
+    assert not torch.equal(draws, Sampling(seed=4).chooser(logits.device)(logits))
+
+
+@writers
+def test_sampling_is_seeded(family):
+    model, start = small(family), prompt(family)
+    runs = [generate(model, start, max_new_tokens=9, sampling=Sampling([TopK(20)], seed=seed)) for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@writers
+def test_steps_are_named(family):
+    model, start = small(family), prompt(family)
+    with trace(model, watch="logits") as tape:
+        generate(model, start, max_new_tokens=3, sampling=GREEDY)
+    assert list(tape) == ["logits@0", "logits@1", "logits@2"]
+    assert tape["logits@0"].shape == (3, 4, VOCAB)
+    assert tape["logits@2"].shape == (3, 1, VOCAB)

@@ -1,0 +1,84 @@
+"""The map is enforced: a module imports only from the lines above its own; files and functions stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "pellucid"
+
+# One line per level; names on one line do not see each other.
+LEVELS = [
+    {"errors", "version"},
+    {"config"},
+    {"trace"},
+    {"data", "nn"},
+    {"models"},
+    {"inference"},
+    {"training"},
+    {"cli"},
+]
+LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def part(path):
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(tree):
+    """What a file imports of ours, also inside functions, but not for type checkers alone."""
+    hidden = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("pellucid"):
+            names = [node.module] if node.module != "pellucid" else [f"pellucid.{a.name}" for a in node.names]
+            yield from names
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_up_the_map(path):
+    if path.parent == PACKAGE and path.name in ("__init__.py", "__main__.py"):
+        return  # the public surface gathers from everywhere
+    here = LEVEL[part(path)]
+    for name in imports(ast.parse(path.read_text())):
+        if name.startswith("pellucid."):
+            other = name.split(".")[1]
+            assert LEVEL[other] < here or other == part(path), f"{path.name} must not import {name}"
+        if part(path) in ("config", "errors"):
+            assert name.split(".")[0] != "torch", "a config can be read without torch"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_budgets(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is long"
+            if node.name == "forward":
+                branches = sum(isinstance(n, ast.If | ast.IfExp | ast.Match) for n in ast.walk(node))
+                assert branches <= 3, f"{path.name}: forward branches {branches} times"
+
+
+def test_attention_is_about_twenty_lines():
+    tree = ast.parse((PACKAGE / "nn" / "attention.py").read_text())
+    (forward,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "forward"]
+    assert forward.end_lineno - forward.lineno < 25
+
+
+def test_config_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, pellucid.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
