@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from pellucid.cli import classify, data, demo, embed, evaluate, fill, generate, train, translate
@@ -25,29 +24,30 @@ for command in (demo, train, evaluate, generate, translate, fill, classify, embe
 app.add_typer(data.app, name="data")
 
 
-@app.callback()
-def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
-) -> None:
-    """Options before the command."""
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(f"pellucid {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the command."""
 
 
 def main() -> None:
     """Runs a command; exit code 2 and no traceback for what the user can fix, unless ``--debug`` asks for it."""
     try:
-        sys.exit(app(standalone_mode=False))
-    except (PellucidError, click.ClickException) as error:
+        app()
+    except PellucidError as error:
         if "--debug" in sys.argv:
             raise
-        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        print(f"pellucid: {text}", file=sys.stderr)
+        print(f"pellucid: {error}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        print("pellucid: stopped", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:  # whoever read our output has had enough
         sys.stderr.close()
         sys.exit(0)

@@ -17,7 +17,7 @@ from pellucid.errors import UserError
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 Texts = Annotated[
-    list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; without any, lines of standard input.")
+    list[str] | None, typer.Argument(metavar="TEXT", help="Texts; without any, lines of standard input.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Seed = Annotated[int, typer.Option(help="Decides every random choice.")]

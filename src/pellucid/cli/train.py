@@ -31,7 +31,7 @@ from pellucid.errors import UserError, nearest
 
 def train(
     what: Annotated[str, typer.Argument(help="A recipe (.toml or .json), or one of " + ", ".join(FAMILIES) + ".")],
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")] = None,
+    settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")] = None,
     text: Annotated[list[Path] | None, typer.Option(help="Plain text to model; may be repeated.")] = None,
     source: Annotated[Path | None, typer.Option(help="The source side, a text a line.")] = None,
     target: Annotated[Path | None, typer.Option(help="The target side, a text a line.")] = None,

@@ -106,6 +106,7 @@ class RMSNorm:
     ``plus_one`` stores the gain minus one, as Gemma does.
     """
 
+    kind: ClassVar[str] = "rms_norm"
     epsilon: float = 1e-6
     plus_one: bool = False
 

@@ -70,12 +70,14 @@ class LabelledFiles:
 class HubDataset:
     """A data set of the Hugging Face hub (the ``datasets`` extra).
 
-    ``columns`` are the text; or the source and the target; or the text and the label.
+    ``columns`` are the text; or the source and the target; or the text and its label. Two columns of text are a pair
+    unless ``labelled``.
     """
 
     kind: ClassVar[str] = "hub"
     name: str
     columns: tuple[str, ...]
+    labelled: bool = False
     subset: str | None = None
     train_split: str = "train"
     validation_split: str = "validation"
@@ -300,7 +302,7 @@ class Training:
     """How long, how fast, in what precision.
 
     Attributes:
-        batch_tokens: tokens of one batch, padding included: of the target for pairs, of the text otherwise.
+        batch_tokens: tokens of one batch, padding included; of a pair, the longer side counts.
         accumulate: batches summed before an update, weighted by their tokens.
         clip_norm: the largest norm of the gradient; 0 does not clip.
         evaluate_every: steps between evaluations on the validation data; 0 for only at the end.

@@ -54,13 +54,10 @@ def _text(data: run.TextFiles) -> Corpus:
         train, validation = documents, [read_document(path) for path in data.validation]
     else:
         train, validation = _split_text(documents, data.held_out)
-    if not validation:
-        raise DataError(
-            "data.held_out",
-            f"{data.held_out} of the text leaves nothing to validate on",
-            "a larger share",
-            "or name a validation file",
-        )
+    if not train or not validation:
+        found = f"{data.held_out} of the text leaves nothing to {'validate' if train else 'train'} on"
+        expected = f"a {'larger' if train else 'smaller'} share"
+        raise DataError("data.held_out", found, expected, "or name a validation file")
     return Corpus(kind="text", train=train, validation=validation, notes={"files": list(data.train)})
 
 
@@ -139,7 +136,11 @@ def _labelled(data: run.LabelledFiles) -> Corpus:
 
 def _read_labelled(path: str) -> list[Labelled]:
     read = _from_json if Path(path).suffix in (".jsonl", ".json") else _from_tsv
-    return [read(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), 1) if line.strip()]
+    lines = enumerate(read_lines(path), 1)
+    examples = [read(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+    if not examples:
+        raise DataError(path, "every line is blank", "a text and its label on each")
+    return examples
 
 
 def _from_tsv(line: str, where: str) -> Labelled:
@@ -160,6 +161,8 @@ def _from_json(line: str, where: str) -> Labelled:
     for key in ("text", "label"):
         if key not in entry:
             raise DataError(where, f'no "{key}"', expected, f"its keys are {', '.join(entry) or 'none'}")
+        if entry[key] is None or isinstance(entry[key], dict | list):
+            raise DataError(where, f'"{key}" is {json.dumps(entry[key])[:60]}', "a string or a number")
     return Labelled(str(entry["text"]), str(entry["label"]))
 
 

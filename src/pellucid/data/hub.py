@@ -30,6 +30,8 @@ def hub_examples(data: run.HubDataset, split: str) -> list[Any]:
             names = getattr(table.features[data.columns[1]], "names", None)
             labels = [names[number] if names else str(number) for number in numbers]
             return [Labelled(*row) for row in zip(texts, labels, strict=True)]
+        case [texts, labels] if data.labelled:
+            return [Labelled(text, str(label)) for text, label in zip(texts, labels, strict=True)]
         case _:
             return [Pair(*row) for row in zip(*columns, strict=True)]
 

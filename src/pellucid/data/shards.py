@@ -121,8 +121,11 @@ def _read_index(path: Path) -> dict[str, Any]:
         index = json.loads(path.read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
             raise DataError(path, f"format {index['format']}", f"format {FORMAT}", "it was written by another version")
+        dtype, counts, _ = (index[key] for key in ("dtype", "counts", "tokenizer"))
+        if dtype not in ("uint16", "uint32") or not all(isinstance(count, int) and count > 0 for count in counts):
+            raise ValueError(f"dtype {dtype!r}, counts {counts!r}"[:100])
     except FileNotFoundError:
         raise DataError(path, "no such file", "the index of a folder of token shards") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(path, f"is torn or foreign ({error!r})", "the index of a folder of token shards") from None
     return index

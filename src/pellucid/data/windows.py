@@ -143,6 +143,6 @@ class EvaluationWindows(EvaluationBatches):
         last = min(first + self.rows, self.num_windows)
         starts = [window * self.task.length for window in range(first, last)]
         span = self.task.length + self.task.overlap
-        # The same mask at every evaluation, and none that training draws.
-        random = np.random.default_rng((self.seed, first, 0))
+        # The same mask at every evaluation, and none that training draws: (seed, index, 0) would be (seed, index).
+        random = np.random.default_rng((self.seed, first, 1))
         return self.task.batch([self.stream[start : start + span] for start in starts], random)

@@ -122,7 +122,11 @@ def fill(loaded: Loaded, text: str, *, top: int = 5) -> list[Fill]:
     if (gaps := text.count(GAP)) != 1:
         raise UserError("fill", f"{gaps} gaps in {text!r}", f"one {GAP}", f'try "the {GAP} statement"')
     tokenizer = loaded.tokenizer
-    before, after = (tokenizer.encode(part) for part in text.split(GAP))
+    left, right = text.split(GAP)
+    # Where a piece takes the space before it along, the gap is of the space and the word.
+    takes_space = tokenizer.pieces(tokenizer.encode(" a")[:1]) != [" "]
+    before = tokenizer.encode(left.removesuffix(" ") if takes_space else left)
+    after = tokenizer.encode(right)
     tokens = torch.tensor([[*before, tokenizer.require("mask"), *after]], device=model.device)
     with torch.inference_mode():
         probabilities = model(tokens)[0, len(before)].float().softmax(dim=-1)

@@ -20,6 +20,7 @@ class LayerNorm(Tapped):
         self.bias = nn.Parameter(torch.zeros(features)) if bias else None
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        x = x.to(self.weight.dtype)  # under autocast a half-precision product comes in; norms are taken in full
         return self.tap("out", F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon))
 
 
@@ -32,5 +33,6 @@ class RMSNorm(Tapped):
         self.weight = nn.Parameter(torch.zeros(features) if plus_one else torch.ones(features))
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        x = x.to(self.weight.dtype)
         gain = 1 + self.weight if self.plus_one else self.weight
         return self.tap("out", F.rms_norm(x, self.weight.shape, gain, self.epsilon))
