@@ -12,13 +12,6 @@ import typer
 
 from pellucid.cli.common import Debug, Json, console, print_json, say
 
-BUILT_IN = {
-    "dates": "dates as written in every language of CLDR, to ISO 8601 (pairs)",
-    "python-docs": "the language reference that comes with Python (text)",
-    "terms": "CLDR names of languages, countries, currencies and units, from English (pairs)",
-    "languages": "the same names, each with its language (labelled)",
-}
-
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 
@@ -26,6 +19,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True)
 def list_sets(json: Json = False) -> None:
     """Every set that `--data NAME` knows."""
     from pellucid.data.catalog import CATALOG
+    from pellucid.data.corpora import BUILT_IN
 
     for name, about in BUILT_IN.items():
         if json:

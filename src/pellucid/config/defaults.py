@@ -13,7 +13,6 @@ from pellucid.config.model import (
     NormalInit,
     Tied,
     Tokens,
-    XavierInit,
 )
 from pellucid.config.parts import Attention, FeedForward, RMSNorm, Rotary, Sinusoidal, Stack
 from pellucid.config.run import (
@@ -94,57 +93,52 @@ def demo_run(family: str) -> Run:
     """
     match family:
         case "encoder-decoder":
-            encoder = replace(_classic(d_model=96, layers=2, heads=3))
-            front = Tokens(scaled=True)
-            model = EncoderDecoder(
-                source=front, encoder=encoder, target=front, decoder=replace(encoder, num_layers=1), init=XavierInit()
-            )
-            return Run(
-                model=model,
-                data=NamedData(name="dates"),
-                tokenizer=ByteBPE(vocab_size=2500),
-                objective=SequenceToSequence(label_smoothing=0.0, max_length=64),
-                training=Training(
-                    steps=2100,
-                    batch_tokens=1536,
-                    optimizer=AdamW(betas=(0.9, 0.98), weight_decay=0.01),
-                    schedule=Linear(peak=3e-3, warmup_steps=150, final=0.02),
-                    evaluate_every=700,
-                    precision="bfloat16",
-                    save_weights="bfloat16",
-                ),
-            )
+            return _demo_dates()
         case "decoder":
-            return Run(
-                model=Decoder(front=Tokens(), stack=_modern(d_model=192, layers=4, heads=6), init=_GPT),
-                data=NamedData(name="python-docs"),
-                tokenizer=ByteBPE(vocab_size=1500),
-                objective=Causal(length=128),
-                training=Training(
-                    steps=900,
-                    batch_tokens=2048,
-                    schedule=Linear(peak=3e-3, warmup_steps=50),
-                    evaluate_every=300,
-                    precision="bfloat16",
-                ),
-            )
+            stack = _modern(d_model=192, layers=4, heads=6)
+            return _demo_python_docs(Decoder(front=Tokens(), stack=stack, init=_GPT), Causal(length=128), steps=900)
         case "encoder":
             stack = _modern(d_model=192, layers=4, heads=6)
-            return Run(
-                model=Encoder(front=Tokens(), stack=stack, head=MaskedLanguage(), tie=_SHARED),
-                data=NamedData(name="python-docs"),
-                tokenizer=ByteBPE(vocab_size=1500),
-                objective=Masked(length=128),
-                training=Training(
-                    steps=1100,
-                    batch_tokens=2048,
-                    schedule=Linear(peak=3e-3, warmup_steps=100),
-                    evaluate_every=500,
-                    precision="bfloat16",
-                ),
-            )
+            restorer = Encoder(front=Tokens(), stack=stack, head=MaskedLanguage(), tie=_SHARED)
+            return _demo_python_docs(restorer, Masked(length=128), steps=1100)
         case _:
             raise UserError(f'demo "{family}"', "not known", "one of " + ", ".join(DEMOS), nearest(family, DEMOS))
+
+
+def _demo_dates() -> Run:
+    encoder = _classic(d_model=96, layers=2, heads=3)
+    front = Tokens(scaled=True)
+    return Run(
+        model=EncoderDecoder(source=front, encoder=encoder, target=front, decoder=replace(encoder, num_layers=1)),
+        data=NamedData(name="dates"),
+        tokenizer=ByteBPE(vocab_size=2500),
+        objective=SequenceToSequence(label_smoothing=0.0, max_length=64),
+        training=Training(
+            steps=1800,
+            batch_tokens=1536,
+            optimizer=AdamW(betas=(0.9, 0.98), weight_decay=0.01),
+            schedule=Linear(peak=3e-3, warmup_steps=150, final=0.02),
+            evaluate_every=600,
+            precision="bfloat16",
+            save_weights="bfloat16",
+        ),
+    )
+
+
+def _demo_python_docs(model: Decoder | Encoder, objective: Causal | Masked, steps: int) -> Run:
+    return Run(
+        model=model,
+        data=NamedData(name="python-docs"),
+        tokenizer=ByteBPE(vocab_size=1500),
+        objective=objective,
+        training=Training(
+            steps=steps,
+            batch_tokens=2048,
+            schedule=Linear(peak=3e-3, warmup_steps=100),
+            evaluate_every=300,
+            precision="bfloat16",
+        ),
+    )
 
 
 _GPT = NormalInit(scaled_residual=True)

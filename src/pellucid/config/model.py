@@ -18,20 +18,20 @@ class Tokens:
     Attributes:
         vocab_size: V; 0 in a recipe stands for "as many as the tokenizer has" and is filled in before building.
         scaled: multiplied by √d_model (§3.4 of the paper).
-        segments: number of token types with an embedding of their own; 0 for none, 2 in BERT.
+        token_types: number of token types with an embedding of their own; 0 for none, 2 in BERT.
         norm: a norm on the sum, as in BERT.
         dropout: on the sum of embedding and position.
     """
 
     vocab_size: int = 0
     scaled: bool = False
-    segments: int = 0
+    token_types: int = 0
     norm: bool = False
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         check(self.vocab_size >= 0, "vocab_size", self.vocab_size, "0 or more")
-        check(self.segments >= 0, "segments", self.segments, "0 or more")
+        check(self.token_types >= 0, "token_types", self.token_types, "0 or more")
         check_fraction(self, "dropout")
 
 

@@ -62,7 +62,7 @@ def _bert(layers: int, width: int) -> Encoder:
         norm=LayerNorm(epsilon=1e-12),
         dropout=0.1,
     )
-    front = Tokens(vocab_size=30_522, segments=2, norm=True, dropout=0.1)
+    front = Tokens(vocab_size=30_522, token_types=2, norm=True, dropout=0.1)
     return Encoder(front=front, stack=stack, head=MaskedLanguage(), tie=("source", "output"))
 
 

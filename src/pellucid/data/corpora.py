@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -19,7 +19,12 @@ from pellucid.data.python_docs import load_python_docs
 from pellucid.data.terms import load_languages, load_terms
 from pellucid.errors import DataError, nearest
 
-BUILT_IN = ("dates", "python-docs", "terms", "languages")
+BUILT_IN: Mapping[str, str] = {
+    "dates": "dates as written in every language of CLDR, to ISO 8601 (pairs)",
+    "python-docs": "the language reference that comes with Python (text)",
+    "terms": "CLDR names of languages, countries, currencies and units, from English (pairs)",
+    "languages": "the same names, each with its language (labelled)",
+}
 
 Example = TypeVar("Example", Pair, Labelled)
 

@@ -86,7 +86,7 @@ def _front(front: config.Front, stack: parts.Stack) -> nn.Module:
                 stack.d_model,
                 positions=added,
                 scaled=front.scaled,
-                segments=front.segments,
+                token_types=front.token_types,
                 norm=norm,
                 dropout=front.dropout,
             )

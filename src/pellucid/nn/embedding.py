@@ -13,11 +13,11 @@ from pellucid.trace import Tapped
 
 
 class TokenFront(Tapped):
-    """Embedding, scaled by √D where the paper's §3.4 is followed, plus segment and position, then norm and dropout.
+    """Embedding, scaled by √D where the paper's §3.4 is followed, plus token type and position, then norm and dropout.
 
     Args:
         positions: adds the positions' vectors, or nothing.
-        segments: number of token types with an embedding of their own; 0 for none.
+        token_types: number of token types with an embedding of their own; 0 for none.
         norm: on the sum; an identity for none.
     """
 
@@ -28,13 +28,13 @@ class TokenFront(Tapped):
         *,
         positions: nn.Module,
         scaled: bool,
-        segments: int,
+        token_types: int,
         norm: nn.Module,
         dropout: float,
     ) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, d_model)
-        self.segments = nn.Embedding(segments, d_model) if segments else None
+        self.token_types = nn.Embedding(token_types, d_model) if token_types else None
         self.scale = math.sqrt(d_model) if scaled else 1.0
         self.positions, self.norm, self.dropout = positions, norm, dropout
 
@@ -49,8 +49,8 @@ class TokenFront(Tapped):
         token_types: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         x = self.tap("tokens", self.table(tokens) * self.scale)
-        if self.segments is not None:
-            x = x + self.segments(torch.zeros_like(tokens) if token_types is None else token_types)
+        if self.token_types is not None:
+            x = x + self.token_types(torch.zeros_like(tokens) if token_types is None else token_types)
         x = self.norm(self.tap("positions", self.positions(x, positions)))
         return self.tap("out", F.dropout(x, self.dropout, self.training))
 

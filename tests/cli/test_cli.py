@@ -1,0 +1,206 @@
+"""The command line as a user calls it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+TINY = [
+    "training.steps=30", "training.evaluate_every=10", "training.batch_tokens=256",
+    "model.stack.d_model=32", "model.stack.num_layers=1", "model.stack.attention.num_heads=2",
+    "tokenizer.vocab_size=300", "training.precision=float32",
+]  # fmt: skip
+PAIRS = [setting.replace("model.stack", f"model.{side}") for side in ("encoder", "decoder") for setting in TINY]
+
+
+def call(*arguments, cwd, stdin=None, check=True):
+    done = subprocess.run(
+        [sys.executable, "-m", "pellucid", *map(str, arguments)],
+        cwd=cwd, input=stdin, capture_output=True, text=True, encoding="utf-8", env={**os.environ, "COLUMNS": "100"}, check=False,
+    )  # fmt: skip
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    lines = [f"the {animal} {verb} the {thing}" for animal in ("cat", "dog", "cow") for verb in ("sees", "eats", "has")
+             for thing in ("hat", "hay", "ball", "bone")]  # fmt: skip
+    (folder / "text.txt").write_text("\n".join(lines * 20))
+    (folder / "source.txt").write_text("\n".join(lines * 3))
+    (folder / "target.txt").write_text("\n".join(line.upper() for line in lines * 3))
+    (folder / "labelled.tsv").write_text("\n".join(f"{line.split()[1]}\t{line}" for line in lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def decoder(folder):
+    call("train", "decoder", "--text", "text.txt", "--out", "runs/decoder", *TINY, "objective.length=32", cwd=folder)
+    return "runs/decoder"
+
+
+@pytest.fixture(scope="module")
+def encoder(folder):
+    call("train", "encoder", "--text", "text.txt", "--out", "runs/encoder", *TINY, "objective.length=32", cwd=folder)
+    return "runs/encoder"
+
+
+def test_decoder(folder, decoder):
+    files = {path.name for path in (folder / decoder).iterdir()}
+    assert {
+        "config.toml",
+        "model.safetensors",
+        "tokenizer.json",
+        "metrics.jsonl",
+        "README.md",
+        "checksums.json",
+    } <= files
+    written = call("generate", decoder, "the cat", "--tokens", "12", "--seed", "1", cwd=folder).stdout
+    assert written.startswith("the cat")
+    assert call("generate", decoder, "the cat", "--tokens", "12", "--seed", "1", cwd=folder).stdout == written
+    piped = call("generate", decoder, "--json", "--tokens", "3", cwd=folder, stdin="the\na dog\n").stdout
+    assert [json.loads(line)["prompt"] for line in piped.splitlines()] == ["the", "a dog"]
+    result = json.loads(call("evaluate", decoder, "--json", "--verify", cwd=folder).stdout)
+    assert result["perplexity"] > 1
+    assert result["bits_per_byte"] > 0
+    assert "pellucid train decoder" in (folder / decoder / "README.md").read_text()
+
+
+def test_encoder(folder, encoder):
+    answers = json.loads(call("fill", encoder, "the <mask> has the hat", "--top", "2", "--json", cwd=folder).stdout)
+    assert len(answers["answers"]) == 2
+    vector = json.loads(call("embed", encoder, "the cat", "--json", cwd=folder).stdout)["embedding"]
+    assert len(vector) == 32
+
+
+def test_encoder_decoder(folder):
+    call(
+        "train",
+        "encoder-decoder",
+        "--source",
+        "source.txt",
+        "--target",
+        "target.txt",
+        "--out",
+        "runs/pairs",
+        *PAIRS,
+        cwd=folder,
+    )
+    done = call("translate", "runs/pairs", "--beams", "2", cwd=folder, stdin="the cat\nthe dog eats the hay\n")
+    assert len(done.stdout.splitlines()) == 2
+    result = json.loads(call("evaluate", "runs/pairs", "--json", cwd=folder).stdout)
+    assert "version:" in result["bleu"]["signature"]
+    assert 0 <= result["exact"] <= 1
+
+
+def test_classifier(folder):
+    call("train", "classifier", "--labelled", "labelled.tsv", "--out", "runs/labels", *TINY, cwd=folder)
+    found = json.loads(call("classify", "runs/labels", "the cow has the hay", "--json", cwd=folder).stdout)
+    assert set(found["probabilities"]) == {"cat", "dog", "cow"}
+
+
+def test_data_list(folder):
+    rows = [json.loads(line) for line in call("data", "list", "--json", cwd=folder).stdout.splitlines()]
+    assert {"dates", "python-docs", "terms", "languages", "multi30k", "tinyshakespeare", "snips"} == {
+        r["name"] for r in rows
+    }
+
+
+def test_help_has_an_example(folder):
+    for command in ("demo", "train", "evaluate", "generate", "translate", "fill", "classify", "embed", "data"):
+        assert "Example" in call(command, "--help", cwd=folder).stdout
+
+
+BAD = {
+    "no such run": (["translate", "runs/nope", "x"], r"runs/nope: no such folder"),
+    "no such file": (["train", "decoder", "--text", "txet.txt"], r"txet\.txt: no such file.*text\.txt"),
+    "empty file": (["train", "decoder", "--text", "empty.txt"], r"empty\.txt.*empty"),
+    "wrong encoding": (["train", "decoder", "--text", "latin.txt"], r"latin\.txt.*UTF-8"),
+    "short side": (["train", "encoder-decoder", "--source", "source.txt", "--target", "short.txt"], r"108.*107|107.*108"),
+    "one side": (["train", "encoder-decoder", "--source", "source.txt"], r"--target: missing"),
+    "no data": (["train", "decoder"], r"no data; expected --text"),
+    "unknown recipe": (["train", "nope.toml"], r"nope\.toml: no such file"),
+    "unknown family": (["train", "decodr", "--text", "text.txt"], r'Did you mean "decoder"'),
+    "unknown setting": (["train", "decoder", "--text", "text.txt", "training.step=5"], r'training\.step: no such setting.*"steps"'),
+    "too long": (
+        ["train", "decoder", "--text", "text.txt", "model.stack.positions.kind=learned", "model.stack.positions.max_length=16"],
+        r"objective\.length: found 256; expected at most 16",
+    ),
+    "unknown set": (["train", "decoder", "--data", "shakespeare"], r"shakespeare.*tinyshakespeare"),
+    "unknown demo": (["demo", "decodor"], r'Did you mean "decoder"'),
+    "no gpu": (["translate", "runs/nope", "x", "--device", "abacus"], r"runs/nope|abacus"),
+    "unknown command": (["trian"], r"train"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told_in_one_paragraph(folder, case):
+    (folder / "empty.txt").write_text("")
+    (folder / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 200)
+    (folder / "short.txt").write_text("\n".join(["X"] * 107))
+    arguments, message = BAD[case]
+    done = (
+        call(*arguments, "--out", "runs/bad", cwd=folder, check=False)
+        if arguments[0] == "train"
+        else call(*arguments, cwd=folder, check=False)
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert re.search(message, " ".join(done.stderr.split())), done.stderr
+    assert not (folder / "runs/bad/model.safetensors").exists()
+
+
+def test_debug_shows_the_traceback(folder):
+    done = call("translate", "runs/nope", "x", "--debug", cwd=folder, check=False)
+    assert "Traceback" in done.stderr
+
+
+def test_a_run_is_not_overwritten_by_accident(folder, decoder):
+    before = (folder / decoder / "model.safetensors").read_bytes()
+    done = call("train", "decoder", "--text", "text.txt", "--out", decoder, cwd=folder, check=False)
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+    assert (folder / decoder / "model.safetensors").read_bytes() == before
+
+
+def test_a_torn_checkpoint_is_told(folder, encoder):
+    weights = folder / encoder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    done = call("fill", encoder, "the <mask>", cwd=folder, check=False)
+    weights.write_bytes(whole)
+    assert done.returncode == 2
+    assert "torn" in done.stderr
+
+
+def test_ctrl_c_saves_and_leaves_cleanly(folder):
+    command = [
+        sys.executable,
+        "-m",
+        "pellucid",
+        "train",
+        "decoder",
+        "--text",
+        "text.txt",
+        "--out",
+        "runs/stopped",
+        *TINY,
+    ]
+    command += ["training.steps=100000", "training.evaluate_every=0", "objective.length=32"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = folder / "runs/stopped/metrics.jsonl"
+    deadline = time.time() + 60
+    while not (metrics.exists() and metrics.read_text()) and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "everything is saved" in out
+    assert call("generate", "runs/stopped", "the", "--tokens", "3", cwd=folder).stdout.startswith("the")
