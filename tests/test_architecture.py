@@ -5,21 +5,25 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "src" / "pellucid"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "pellucid"
 
-# One line per level; names on one line do not see each other.
-LEVELS = [
-    {"errors", "version"},
-    {"config"},
-    {"trace"},
-    {"data", "nn"},
-    {"models"},
-    {"inference"},
-    {"training"},
-    {"cli"},
-]
+
+def read_map():
+    """The levels as docs/ARCHITECTURE.md draws them; names on one line do not see each other."""
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    block = text.split("## The map")[1].split("```")[1]
+    rows = [line.split("  ")[0] for line in block.splitlines() if line and not line.startswith(" ")]
+    return [{name.strip() for name in row.split("|")} for row in rows]
+
+
+LEVELS = [{"version"}, *read_map()]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_the_map_names_every_package():
+    assert set(LEVEL) == {part(path) for path in FILES if path.parent != PACKAGE} | {"errors", "version"}
 
 
 def part(path):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -178,6 +179,27 @@ def test_a_torn_checkpoint_is_told(folder, encoder):
     weights.write_bytes(whole)
     assert done.returncode == 2
     assert "torn" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to write to")
+def test_a_full_disk_is_told(folder):
+    (folder / "runs/full").mkdir(parents=True)
+    (folder / "runs/full/metrics.jsonl").symlink_to("/dev/full")
+    done = call(
+        "train",
+        "decoder",
+        "--text",
+        "text.txt",
+        "--out",
+        "runs/full",
+        *TINY,
+        "objective.length=32",
+        cwd=folder,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_ctrl_c_saves_and_leaves_cleanly(folder):

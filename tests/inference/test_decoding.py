@@ -125,6 +125,19 @@ def test_beams_do_not_depend_on_the_neighbours(family):
         assert [h.tokens for h in alone] == [h.tokens for h in together[row]]
 
 
+@writers
+@pytest.mark.parametrize("beams", [0, 2])
+def test_writing_ends_where_the_positions_end(family, beams):
+    model, start = small(family, positions=parts.Learned(max_length=9)), prompt(family)
+    if beams:
+        written = [best[0].tokens for best in beam_search(model, start, beams=2, max_new_tokens=50, eos=VOCAB + 1)]
+    else:
+        written = generate(model, start, max_new_tokens=50)
+    assert [len(row) for row in written] == [6] * 3
+    with pytest.raises(UserError, match=r"prompt: a sequence of 10 tokens; expected at most 9"):
+        generate(model, prompt(family, length=10), max_new_tokens=1)
+
+
 def test_filters():
     logits = torch.tensor([[math.log(p) for p in (0.5, 0.3, 0.15, 0.05)]])
     assert TopK(2)(logits).isfinite().tolist() == [[True, True, False, False]]

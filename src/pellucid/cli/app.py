@@ -51,3 +51,8 @@ def main() -> None:
     except BrokenPipeError:  # whoever read our output has had enough
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # a full disk, a folder that may not be written
+        if "--debug" in sys.argv:
+            raise
+        print(f"pellucid: {error.filename or 'input or output'}: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)

@@ -42,8 +42,10 @@ def demo(
         "encoder": _restoring,
     }
     from pellucid.models.checkpoint import load_run
+    from pellucid.training.memory import keep_freed_memory
     from pellucid.training.session import fit, prepare, write_card
 
+    keep_freed_memory()
     folder = out or Path("runs") / f"demo-{family}"
     say("making the data and training the tokenizer …", json)
     session = prepare(run, device=device_of(device))

@@ -54,10 +54,12 @@ def train(
 
 def run_in_folder(run: Run, folder: Path, *, device: str, force: bool, json: bool) -> None:
     """Prepares and trains a run, and leaves its card."""
+    from pellucid.training.memory import keep_freed_memory
     from pellucid.training.session import Evaluated, fit, prepare, write_card
 
     if (folder / "model.safetensors").exists() and not force:
         raise UserError(folder, "a run is there already", hint="choose another --out, or replace it with --force")
+    keep_freed_memory()
     say("reading the data and training the tokenizer …", json)
     session = prepare(run, device=device_of(device))
     parameters = sum(p.numel() for p in session.model.parameters())

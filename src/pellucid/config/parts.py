@@ -135,7 +135,7 @@ class Attention:
         scale: what the products are multiplied by; 1/√K when left out (eq. 1 of the paper).
         softcap: scores are squashed to ±softcap by a tanh (Gemma 2).
         dropout: on the attention weights.
-        kernel: how it is computed; ``auto`` takes the fused kernel wherever it can express the settings.
+        kernel: how it is computed; ``auto`` takes whichever is the faster here.
     """
 
     num_heads: int

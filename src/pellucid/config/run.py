@@ -339,6 +339,7 @@ class Run:
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
+        check(self.seed >= 0, "seed", self.seed, "0 or more")
         wanted = fitting_objective(self.model)
         check(
             isinstance(self.objective, wanted),

@@ -28,6 +28,8 @@ def hub_examples(data: run.HubDataset, split: str) -> list[Any]:
             return texts
         case [texts, [int(), *_] as numbers]:
             names = getattr(table.features[data.columns[1]], "names", None)
+            if min(numbers) < 0:
+                raise DataError(where, f"label {min(numbers)}, the mark of an unlabelled split", "another split")
             labels = [names[number] if names else str(number) for number in numbers]
             return [Labelled(*row) for row in zip(texts, labels, strict=True)]
         case [texts, labels] if data.labelled:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.inference.decode import Prompt, State, WritingModel, prefill, step
+from pellucid.inference.decode import Prompt, State, WritingModel, prefill, room, step
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ def beam_search(
     A row ends when no beginning could still beat its worst finished text, or at ``max_new_tokens``, where what is
     unfinished competes as it stands.
     """
+    max_new_tokens = room(model, prompt, max_new_tokens)
     was_training = model.training
     model.eval()
     try:

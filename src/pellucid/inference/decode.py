@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pellucid.config.model import stacks
 from pellucid.inference.sampling import GREEDY, Sampling
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.models.tower import Encoded
 from pellucid.nn.cache import KVCache
+from pellucid.nn.positions import check_length
 
 WritingModel = Decoder | EncoderDecoder
 
@@ -80,6 +82,18 @@ def prefill(model: WritingModel, prompt: Prompt, max_new_tokens: int) -> tuple[F
     return scores[torch.arange(batch, device=scores.device), last], state
 
 
+def room(model: WritingModel, prompt: Prompt, wanted: int) -> int:
+    """How many new tokens there are positions for, at most ``wanted``; the last one is never fed back.
+
+    Raises:
+        UserError: for a prompt beyond the positions the model has learned.
+    """
+    limit = stacks(model.config)[-1].max_length
+    length = prompt.tokens.size(1)
+    check_length(length, limit, "prompt")
+    return wanted if limit is None else min(wanted, limit - length + 1)
+
+
 def step(state: State, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
     """Adds one token to each row; returns the scores of the next."""
     return state.scores(tokens[:, None])[:, 0]
@@ -97,6 +111,7 @@ def stream(
 
     The end-of-sequence token is yielded too. Runs without gradients, in evaluation mode.
     """
+    max_new_tokens = room(model, prompt, max_new_tokens)
     was_training = model.training
     model.eval()
     try:

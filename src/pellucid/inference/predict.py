@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pellucid.config import model as config
-from pellucid.config.model import stacks
 from pellucid.errors import UserError
 from pellucid.inference.beam import beam_search
 from pellucid.inference.decode import Prompt, generate, stream
@@ -45,7 +44,7 @@ def translate(
     ``max_new_tokens`` is by default the source's length + 50, as in the paper (§6.1).
     """
     model = _expect(loaded, EncoderDecoder, "translate", "an encoder–decoder")
-    tokenizer, limit = loaded.tokenizer, stacks(model.config)[-1].max_length
+    tokenizer = loaded.tokenizer
 
     pad, bos, eos = (tokenizer.require(role) for role in ("pad", "bos", "eos"))
 
@@ -53,7 +52,7 @@ def translate(
         source, keep = padded(rows, pad, model.device)
         start = torch.full((len(rows), 1), bos, device=model.device)
         prompt = Prompt(start, source=source, source_keep=keep)
-        longest = max_new_tokens or min(source.size(1) + 50, limit or 1 << 30)
+        longest = max_new_tokens or source.size(1) + 50
         if beams == 1:
             new = generate(model, prompt, max_new_tokens=longest, eos=eos, sampling=sampling)
             return [tokenizer.decode(row) for row in new]

@@ -181,7 +181,7 @@ def _kernel(attention: parts.Attention) -> kernels.Kernel:
         case "sdpa":
             return kernels.sdpa
         case "auto":
-            return kernels.explicit if attention.softcap else kernels.sdpa
+            return kernels.auto
 
 
 def _feed_forward(stack: parts.Stack) -> FeedForward:

@@ -1,7 +1,7 @@
 """How attention is computed: one signature, one answer, three ways.
 
 ``explicit`` is the specification, and the only one that names what lies in between. The fused kernels must agree with
-it under every mask, length, group and padding.
+it under every mask, length, group and padding. ``auto`` takes whichever is the faster.
 
 Shapes: B batch, T queries, S keys, H query heads, G key/value heads, K head_dim.
 """
@@ -94,6 +94,20 @@ def sdpa(
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias, is_causal=causal, scale=scale, dropout_p=dropout, enable_gqa=grouped
     )
+
+
+LONGEST_PLAIN = 512
+"""Up to this many keys the plain products train faster on a CPU than the fused kernel; see benchmarks/kernels.py."""
+
+
+def auto(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None, dropout: float, tap: Tap
+) -> Float[Tensor, "B H T K"]:
+    """The fused kernel, except where the plain one is the faster: training on a CPU, whose fused backward is slow."""
+    learning = torch.is_grad_enabled() and q.requires_grad
+    plain = learning and q.device.type == "cpu" and k.size(2) <= LONGEST_PLAIN
+    kernel = explicit if plain or softcap is not None else sdpa
+    return kernel(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout, tap=tap)
 
 
 def flex(
