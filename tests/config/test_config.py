@@ -149,6 +149,12 @@ def test_the_objective_must_fit_the_model():
         replace(demo_run("encoder-decoder"), objective=run.Causal())
 
 
+def test_an_embedding_head_is_not_trained():
+    plain = to_dict(default_run("encoder", run.TextFiles(train=("a.txt",))))
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        from_dict(run.Run, with_overrides(plain, ["model.head.kind=embedding", "model.tie=[]"]))
+
+
 def test_what_only_the_data_tells_is_filled_in():
     filled = default_run("classifier", run.LabelledFiles(train="x.tsv")).completed(vocab_size=321, labels=("a", "b"))
     assert filled.model.front.vocab_size == 321

@@ -15,6 +15,7 @@ from pellucid.config.model import (
     with_vocab_size,
 )
 from pellucid.config.schema import check, check_fraction, check_positive
+from pellucid.errors import ConfigError
 
 # ---- data --------------------------------------------------------------------------------------
 
@@ -357,7 +358,11 @@ class Run:
 
 
 def fitting_objective(model: Model) -> type[Any]:
-    """The objective a model is trained by, which its family and head decide."""
+    """The objective a model is trained by, which its family and head decide.
+
+    Raises:
+        ConfigError: for an embedding head, which has no labels to learn from.
+    """
     match model:
         case Decoder():
             return Causal
@@ -365,5 +370,12 @@ def fitting_objective(model: Model) -> type[Any]:
             return SequenceToSequence
         case Encoder(head=MaskedLanguage()):
             return Masked
-        case _:
+        case Encoder(head=Classification()):
             return Classify
+        case _:
+            raise ConfigError(
+                "model.head",
+                "an embedding head has nothing to learn from",
+                "a masked-language or classification head",
+                "train with one of them; `pellucid embed` takes either",
+            )

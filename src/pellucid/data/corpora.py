@@ -152,6 +152,10 @@ def _from_tsv(line: str, where: str) -> Labelled:
     label, tab, text = line.partition("\t")
     if not tab:
         raise DataError(where, "no tab in this line", "label<TAB>text", "or name the file .jsonl if it is JSON")
+    if not text.strip() or not label.strip():
+        raise DataError(
+            where, "a label without a text" if label.strip() else "a text without a label", "label<TAB>text"
+        )
     return Labelled(text.strip(), label.strip())
 
 

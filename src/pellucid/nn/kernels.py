@@ -96,8 +96,8 @@ def sdpa(
     )
 
 
-LONGEST_PLAIN = 512
-"""Up to this many keys the plain products train faster on a CPU than the fused kernel; see benchmarks/kernels.py."""
+LONGEST_PLAIN = {torch.float32: 64, torch.bfloat16: 512}
+"""Up to so many keys plain products train faster on a CPU than the fused kernel; measured by benchmarks/kernels.py."""
 
 
 def auto(
@@ -105,7 +105,7 @@ def auto(
 ) -> Float[Tensor, "B H T K"]:
     """The fused kernel, except where the plain one is the faster: training on a CPU, whose fused backward is slow."""
     learning = torch.is_grad_enabled() and q.requires_grad
-    plain = learning and q.device.type == "cpu" and k.size(2) <= LONGEST_PLAIN
+    plain = learning and q.device.type == "cpu" and k.size(2) <= LONGEST_PLAIN.get(q.dtype, 0)
     kernel = explicit if plain or softcap is not None else sdpa
     return kernel(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout, tap=tap)
 

@@ -20,8 +20,9 @@ class LayerNorm(Tapped):
         self.bias = nn.Parameter(torch.zeros(features)) if bias else None
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        x = x.to(self.weight.dtype)  # under autocast a half-precision product comes in; norms are taken in full
-        return self.tap("out", F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon))
+        full = x.to(self.weight.dtype)  # under autocast a half-precision product may come in; norms are taken in full
+        out = F.layer_norm(full, self.weight.shape, self.weight, self.bias, self.epsilon)
+        return self.tap("out", out.type_as(x))
 
 
 class RMSNorm(Tapped):
@@ -33,6 +34,6 @@ class RMSNorm(Tapped):
         self.weight = nn.Parameter(torch.zeros(features) if plus_one else torch.ones(features))
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        x = x.to(self.weight.dtype)
         gain = 1 + self.weight if self.plus_one else self.weight
-        return self.tap("out", F.rms_norm(x, self.weight.shape, gain, self.epsilon))
+        out = F.rms_norm(x.to(gain.dtype), gain.shape, gain, self.epsilon)
+        return self.tap("out", out.type_as(x))
