@@ -104,7 +104,7 @@ def demo_run(family: str) -> Run:
             stack = _modern(d_model=128, layers=4, heads=4)
             model = Encoder(front=Tokens(), stack=stack, head=MaskedLanguage(), tie=_SHARED, init=XavierInit())
             # Twice BERT's rate: so small a text gives more to learn from (Wettig et al. 2023).
-            return _demo_python_docs(model, Masked(length=128, rate=0.3), steps=1700, peak=6e-3)
+            return _demo_python_docs(model, Masked(length=128, rate=0.3), steps=1300, peak=6e-3)
         case _:
             raise UserError(f'demo "{family}"', "not known", "one of " + ", ".join(DEMOS), nearest(family, DEMOS))
 
