@@ -130,12 +130,16 @@ class Report:
             self.spoke = now
 
     def _other(self, event: Any) -> None:
-        from pellucid.training.session import Evaluated, Stopped
+        from pellucid.training.session import Evaluated, Resumed, Stopped
 
         match event:
             case Evaluated(step=step, evaluation=evaluation, best=best):
                 mark = "  best so far, saved" if best else ""
                 figures = f"loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}"
                 say(f"validation after step {step}: {figures}{mark}", self.quiet)
+            case Resumed(step=step, remarks=remarks):
+                for remark in remarks:
+                    say(remark, self.quiet)
+                say(f"going on after step {step}", self.quiet)
             case Stopped(step=step):
-                say(f"stopped after step {step}; everything is saved", self.quiet)
+                say(f"stopped after step {step}; everything is saved, go on with `pellucid train --resume`", self.quiet)

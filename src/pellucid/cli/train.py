@@ -9,15 +9,18 @@ Examples:
 `pellucid train classifier --labelled mails.tsv --out runs/mails`
 
 `pellucid train recipes/shakespeare-char.toml training.steps=500`
+
+`pellucid train --resume runs/notes`
 """
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,9 +31,14 @@ from pellucid.config.run import Data, LabelledFiles, NamedData, ParallelFiles, R
 from pellucid.config.schema import from_dict, to_dict, with_overrides
 from pellucid.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from pellucid.training.session import Session
+
 
 def train(
-    what: Annotated[str, typer.Argument(help="A recipe (.toml or .json), or one of " + ", ".join(FAMILIES) + ".")],
+    what: Annotated[
+        str | None, typer.Argument(help="A recipe (.toml or .json), or one of " + ", ".join(FAMILIES) + ".")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")] = None,
     text: Annotated[list[Path] | None, typer.Option(help="Plain text to model; may be repeated.")] = None,
     source: Annotated[Path | None, typer.Option(help="The source side, a text a line.")] = None,
@@ -39,12 +47,20 @@ def train(
     data: Annotated[str | None, typer.Option(help="A set by name; see `pellucid data list`.")] = None,
     mirror: Annotated[str | None, typer.Option(help="A folder to read a catalogue set from.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME by default.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="A run folder to go on with, exactly where it stopped.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice.")] = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there already.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
+    if resume is not None:
+        if what or settings:
+            raise UserError("--resume", f"together with {what}", "a run folder alone, since its settings are its own")
+        resume_in_folder(resume, device=device, json=json)
+        return
+    if what is None:
+        raise UserError("train", "nothing to train", "a recipe or a family", "see `pellucid train --help`")
     given = _data(text, source, target, labelled, data, mirror)
     run = _run(what, given, mirror, settings or [])
     run = run if seed is None else replace(run, seed=seed)
@@ -55,7 +71,7 @@ def train(
 def run_in_folder(run: Run, folder: Path, *, device: str, force: bool, json: bool) -> None:
     """Prepares and trains a run, and leaves its card."""
     from pellucid.training.memory import keep_freed_memory
-    from pellucid.training.session import Evaluated, fit, prepare, write_card
+    from pellucid.training.session import fit, prepare
 
     if (folder / "model.safetensors").exists() and not force:
         raise UserError(folder, "a run is there already", hint="choose another --out, or replace it with --force")
@@ -65,8 +81,28 @@ def run_in_folder(run: Run, folder: Path, *, device: str, force: bool, json: boo
     parameters = sum(p.numel() for p in session.model.parameters())
     kind, count = type(session.model).__name__, len(session.corpus.train)
     say(f"{kind}: {parameters:,} parameters, {session.tokenizer.vocab_size:,} tokens, {count:,} examples", json)
-    events = Report(run.training.steps, quiet=json).follow(fit(session, folder))
-    evaluations = [event for event in events if isinstance(event, Evaluated)]
+    _finish(session, fit(session, folder), folder, json)
+
+
+def resume_in_folder(folder: Path, *, device: str, json: bool) -> None:
+    """Goes on with a run from its newest whole checkpoint."""
+    from pellucid.training.memory import keep_freed_memory
+    from pellucid.training.session import fit, reopen
+
+    keep_freed_memory()
+    session = reopen(folder, device=device_of(device))
+    _finish(session, fit(session, folder, resume=True), folder, json)
+
+
+def _finish(session: Session, events: Iterator[Any], folder: Path, json: bool) -> None:
+    from pellucid.training.session import Evaluated, write_card
+
+    others = Report(session.run.training.steps, quiet=json).follow(events)
+    parameters = sum(p.numel() for p in session.model.parameters())
+    evaluations = [event for event in others if isinstance(event, Evaluated)]
+    if not evaluations:
+        say("this run has ended already", json)
+        return
     best = min(evaluations, key=lambda event: event.evaluation.loss)
     results = {"step": best.step, **best.evaluation.as_dict()}
     command = "pellucid " + shlex.join(sys.argv[1:])

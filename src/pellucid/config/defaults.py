@@ -123,6 +123,7 @@ def _demo_dates() -> Run:
             optimizer=AdamW(betas=(0.9, 0.98), weight_decay=0.01),
             schedule=Linear(peak=3e-3, warmup_steps=150, final=0.02),
             evaluate_every=600,
+            keep_checkpoints=0,
             precision="bfloat16",
             save_weights="bfloat16",
         ),
@@ -140,6 +141,7 @@ def _demo_python_docs(model: Decoder | Encoder, objective: Causal | Masked, step
             batch_tokens=2048,
             schedule=Linear(peak=peak, warmup_steps=100),
             evaluate_every=300,
+            keep_checkpoints=0,
             precision="bfloat16",
         ),
     )

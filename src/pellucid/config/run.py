@@ -307,6 +307,8 @@ class Training:
         accumulate: batches summed before an update, weighted by their tokens.
         clip_norm: the largest norm of the gradient; 0 does not clip.
         evaluate_every: steps between evaluations on the validation data; 0 for only at the end.
+        save_every: steps between checkpoints that a run can go on from; 0 for whenever it is evaluated.
+        keep_checkpoints: how many of them stay; 0 for none, except where a run is stopped early.
         precision: of the matrix products; weights, norms, softmax and loss stay in float32.
         save_weights: precision of the saved weights.
     """
@@ -318,13 +320,16 @@ class Training:
     schedule: Schedule = field(default_factory=Cosine)
     clip_norm: float = 1.0
     evaluate_every: int = 250
+    save_every: int = 0
+    keep_checkpoints: int = 2
     precision: Literal["float32", "bfloat16"] = "float32"
     save_weights: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         check_positive(self, "steps", "batch_tokens", "accumulate")
         check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
-        check(self.evaluate_every >= 0, "evaluate_every", self.evaluate_every, "0 or more")
+        for name in ("evaluate_every", "save_every", "keep_checkpoints"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

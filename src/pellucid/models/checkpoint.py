@@ -42,11 +42,22 @@ def save_run(folder: Path, model: Model, tokenizer: Tokenizer, run: Run) -> None
     Raises:
         CheckpointError: when it cannot be written; files saved earlier stay as they were.
     """
-    write_whole(folder / TOKENIZER, tokenizer.save)
-    write_whole(folder / CONFIG, lambda path: save_config(run, path))
+    save_description(folder, tokenizer, run)
     save_weights(model, folder / WEIGHTS, getattr(torch, run.training.save_weights))
     sums = {name: checksum(folder / name) for name in (CONFIG, WEIGHTS, TOKENIZER)}
     write_whole(folder / CHECKSUMS, lambda path: path.write_text(json.dumps(sums, indent=2) + "\n"))
+
+
+def save_description(folder: Path, tokenizer: Tokenizer, run: Run) -> None:
+    """Writes what a run is, before it has any weights."""
+    write_whole(folder / TOKENIZER, tokenizer.save)
+    write_whole(folder / CONFIG, lambda path: save_config(run, path))
+
+
+def load_description(folder: Path) -> tuple[Run, Tokenizer]:
+    """What a run is; its weights may still be missing."""
+    require_run(folder, CONFIG, TOKENIZER)
+    return load_config(folder / CONFIG, Run), Tokenizer.load(folder / TOKENIZER)
 
 
 def load_run(folder: str | Path, *, verify: bool = False, device: str | torch.device = "cpu") -> Loaded:
@@ -57,21 +68,21 @@ def load_run(folder: str | Path, *, verify: bool = False, device: str | torch.de
         ConfigError: for a config that cannot work.
     """
     folder = Path(folder)
-    require_run(folder)
+    require_run(folder, CONFIG, WEIGHTS, TOKENIZER)
     if verify:
         verify_run(folder)
-    run: Run = load_config(folder / CONFIG, Run)
+    run, tokenizer = load_description(folder)
     model = build(run.model)
     load_weights(model, folder / WEIGHTS)
-    return Loaded(model.to(device).eval(), Tokenizer.load(folder / TOKENIZER), run)
+    return Loaded(model.to(device).eval(), tokenizer, run)
 
 
-def require_run(folder: Path) -> None:
-    """Raises :class:`CheckpointError` unless the folder holds a run."""
+def require_run(folder: Path, *files: str) -> None:
+    """Raises :class:`CheckpointError` unless the folder holds these files of a run."""
     if not folder.is_dir():
         around = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
         raise CheckpointError(folder, "no such folder", "a run", nearest(folder.name, around) if around else "")
-    missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / name).exists()]
+    missing = [name for name in files if not (folder / name).exists()]
     if missing:
         raise CheckpointError(folder, f"{', '.join(missing)} missing", "the folder of a run that has been saved")
 

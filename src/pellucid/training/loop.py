@@ -32,8 +32,16 @@ class Step:
     seconds: float
 
 
-def train(model: Model, batches: TrainingBatches, objective: Objective, training: Training) -> Iterator[Step]:
-    """Trains the model in place.
+def train(
+    model: Model,
+    batches: TrainingBatches,
+    objective: Objective,
+    training: Training,
+    *,
+    adam: torch.optim.Optimizer | None = None,
+    after: int = 0,
+) -> Iterator[Step]:
+    """Trains the model in place, going on ``after`` so many steps with an optimiser that has done them.
 
     Gradients of accumulated batches are weighted by their labels, so that accumulating equals one larger batch.
 
@@ -41,9 +49,9 @@ def train(model: Model, batches: TrainingBatches, objective: Objective, training
         TrainingError: for a loss that is not finite; names the step and the first tensor that is not.
     """
     loss_of = loss_function(objective)
-    adam = optimizer(model, training.optimizer)
+    adam = optimizer(model, training.optimizer) if adam is None else adam
     rate = learning_rate(training.schedule, steps=training.steps, d_model=stacks(model.config)[-1].d_model)
-    for step in range(1, training.steps + 1):
+    for step in range(after + 1, training.steps + 1):
         began = time.perf_counter()
         model.train()
         for group in adam.param_groups:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -17,16 +18,18 @@ import torch
 
 from pellucid.config.model import stacks
 from pellucid.config.parts import Stack
-from pellucid.config.run import Causal, Masked, Run
+from pellucid.config.run import Causal, Masked, Run, Training
 from pellucid.data.batches import evaluation_batches, training_batches
 from pellucid.data.corpora import load_corpus
 from pellucid.data.corpus import Corpus
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import ConfigError
 from pellucid.models.build import Model, build
-from pellucid.models.checkpoint import WEIGHTS, save_run, save_weights, write_whole
+from pellucid.models.checkpoint import load_description, save_description, save_run, write_whole
 from pellucid.training.evaluate import Evaluation, evaluate
 from pellucid.training.loop import Step, train
+from pellucid.training.optim import optimizer
+from pellucid.training.resume import Position, restore, save_checkpoint
 from pellucid.version import __version__
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
@@ -52,6 +55,14 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """The run goes on after a step; remarks say what was passed over or cannot be equal."""
+
+    step: int
+    remarks: list[str]
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The run was asked to end early; everything up to this step is saved."""
 
@@ -71,6 +82,18 @@ def prepare(run: Run, *, corpus: Corpus | None = None, device: str | torch.devic
     completed = run.completed(vocab_size=tokenizer.vocab_size, labels=corpus.labels)
     torch.manual_seed(run.seed)
     return Session(completed, corpus, tokenizer, build(completed.model).to(device))
+
+
+def reopen(folder: Path, *, device: str | torch.device = "cpu") -> Session:
+    """The session of a run that was stopped or killed, for ``fit(..., resume=True)``.
+
+    Raises:
+        CheckpointError: for a folder that holds no run.
+        DataError: for data that is no longer there.
+    """
+    run, tokenizer = load_description(folder)
+    torch.manual_seed(run.seed)
+    return Session(run, load_corpus(run.data), tokenizer, build(run.model).to(device))
 
 
 def _check_length(run: Run) -> None:
@@ -96,17 +119,18 @@ def validation_batches(session: Session, examples: Sequence[Any] | None = None) 
     )
 
 
-def fit(session: Session, folder: Path) -> Iterator[Step | Evaluated | Stopped]:
+def fit(session: Session, folder: Path, *, resume: bool = False) -> Iterator[Step | Evaluated | Stopped | Resumed]:
     """Trains into a run folder, yielding what happens.
 
-    The weights in the folder are the best on the validation data so far; where the last ones differ, they are in
-    ``checkpoints/last``. The first Ctrl-C ends the run after the step at hand, with everything saved.
+    The weights in the folder are the best on the validation data so far; ``checkpoints/`` holds what is needed to go
+    on, which with ``resume`` is done: bit for bit as if the run had never stopped. The first Ctrl-C ends the run after
+    the step at hand, with everything saved.
 
     Raises:
         TrainingError: for a loss that is not finite; what was saved stays.
-        CheckpointError: when the folder cannot be written.
+        CheckpointError: when the folder cannot be written, or there is nothing to go on from.
     """
-    run = session.run
+    run, model = session.run, session.model
     batches = training_batches(
         session.corpus.train,
         session.tokenizer,
@@ -115,35 +139,61 @@ def fit(session: Session, folder: Path) -> Iterator[Step | Evaluated | Stopped]:
         seed=run.seed,
         labels=session.corpus.labels,
     )
-    validation, best = validation_batches(session), float("inf")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics, _interrupts() as interrupted:
-        for step in train(session.model, batches, run.objective, run.training):
-            ends = step.step == run.training.steps or interrupted.is_set()
-            if step.step % LOG_EVERY == 0 or step.step == 1 or ends:
+    adam, position, validation = optimizer(model, run.training.optimizer), Position(), validation_batches(session)
+    if resume:
+        position, remarks = restore(folder, model, adam)
+        yield Resumed(position.step, remarks)
+    else:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        save_description(folder, session.tokenizer, run)
+    with _metrics(folder, position.step) as metrics, _interrupts() as interrupted:
+        for step in train(model, batches, run.objective, run.training, adam=adam, after=position.step):
+            stops = interrupted.is_set() and step.step < run.training.steps
+            due = _due(step.step, run.training, stops)
+            if step.step % LOG_EVERY == 0 or step.step == 1 or due.evaluate:
                 _log(metrics, step=step.step, loss=step.loss, learning_rate=step.learning_rate, tokens=step.tokens,
                      gradient_norm=step.gradient_norm, seconds=step.seconds)  # fmt: skip
             yield step
-            every = run.training.evaluate_every
-            if ends or (every and step.step % every == 0):
-                evaluation = evaluate(session.model, validation, run.objective, run.training.precision)
-                is_best = evaluation.loss < best
-                best = min(best, evaluation.loss)
-                _save(session, folder, is_best)
+            position = replace(position, step=step.step)
+            if due.evaluate:
+                evaluation = evaluate(model, validation, run.objective, run.training.precision)
+                is_best = evaluation.loss < position.best
+                if is_best:
+                    save_run(folder, model, session.tokenizer, run)
+                    position = replace(position, best=evaluation.loss)
                 _log(metrics, step=step.step, validation=evaluation.as_dict(), best=is_best)
                 yield Evaluated(step.step, evaluation, is_best)
-            if interrupted.is_set():
+            if due.save:
+                save_checkpoint(folder, model, adam, position, run.training.keep_checkpoints)
+            if stops:
                 yield Stopped(step.step)
                 return
 
 
-def _save(session: Session, folder: Path, is_best: bool) -> None:
-    last = folder / "checkpoints" / "last" / WEIGHTS
-    if is_best:
-        save_run(folder, session.model, session.tokenizer, session.run)
-        last.unlink(missing_ok=True)  # the best is the last: one file says both
-    else:
-        save_weights(session.model, last, getattr(torch, session.run.training.save_weights))
+@dataclass(frozen=True)
+class _Due:
+    evaluate: bool
+    save: bool
+
+
+def _due(step: int, training: Training, stops: bool) -> _Due:
+    """What a step is followed by."""
+    ends = stops or step == training.steps
+    evaluates = ends or bool(training.evaluate_every and step % training.evaluate_every == 0)
+    saves = step % training.save_every == 0 or ends if training.save_every else evaluates
+    return _Due(evaluates, stops or (saves and training.keep_checkpoints > 0))
+
+
+@contextmanager
+def _metrics(folder: Path, after: int) -> Iterator[TextIO]:
+    """The log of a run, cut back to what happened up to a step."""
+    path = folder / "metrics.jsonl"
+    if after:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        kept = [line for line in lines if json.loads(line)["step"] <= after]
+        write_whole(path, lambda part: part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
+    with path.open("a" if after else "w", encoding="utf-8") as metrics:
+        yield metrics
 
 
 def _log(metrics: TextIO, **values: Any) -> None:

@@ -1,0 +1,177 @@
+"""A run that was stopped or killed goes on as if it never had been: not one bit differs."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from families import FAMILIES, describe
+from safetensors.torch import load_file
+
+from pellucid.config.run import (
+    Causal,
+    Characters,
+    Cosine,
+    Masked,
+    ParallelFiles,
+    Run,
+    SequenceToSequence,
+    TextFiles,
+    Training,
+)
+from pellucid.data.corpus import Corpus, Pair
+from pellucid.errors import CheckpointError
+from pellucid.training.loop import Step
+from pellucid.training.session import Evaluated, Resumed, fit, prepare
+
+STEPS = 24
+WORDS = ["abba", "cab", "deaf", "dad", "face", "bead", "added", "cafe"]
+
+
+def session(family, precision="float32", **settings):
+    text = [" ".join(random.Random(i).choices(WORDS, k=30)) for i in range(12)]
+    if family == "encoder_decoder":
+        pairs = [Pair(line, line[::-1]) for line in text]
+        corpus, data = Corpus("pairs", pairs[:10], pairs[10:]), ParallelFiles(source="x", target="y")
+        objective = SequenceToSequence(max_length=40)
+    else:
+        corpus, data = Corpus("text", text[:10], text[10:]), TextFiles(train=("x",))
+        objective = Causal(length=16) if family == "decoder" else Masked(length=16)
+    training = Training(
+        steps=STEPS,
+        batch_tokens=128,
+        schedule=Cosine(peak=1e-2, warmup_steps=5),
+        precision=precision,
+        **{"evaluate_every": 6, **settings},
+    )
+    model = describe(family, dropout=0.1)
+    fronts = ("source", "target") if family == "encoder_decoder" else ("front",)
+    model = replace(model, **{name: replace(getattr(model, name), vocab_size=0) for name in fronts})
+    run = Run(model=model, data=data, tokenizer=Characters(), objective=objective, training=training)
+    return prepare(run, corpus=corpus)
+
+
+def losses(events):
+    return {event.step: event.loss for event in events if isinstance(event, Step)}
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors"), load_file(folder / f"checkpoints/step-{STEPS}/model.safetensors")
+
+
+def log(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def assert_equal(one, other):
+    for ours, theirs in zip(weights(one), weights(other), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert log(one) == log(other)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_bit_differs(tmp_path, family, precision):
+    whole = losses(fit(session(family, precision), tmp_path / "whole"))
+    broken = {}
+    for stop in (8, 15, 21, STEPS + 1):
+        torch.manual_seed(stop)  # whatever the new process starts with
+        events = fit(session(family, precision), tmp_path / "broken", resume=bool(broken))
+        for event in events:
+            if isinstance(event, Step):
+                broken[event.step] = event.loss
+                if event.step == stop:
+                    break
+        events.close()
+    assert broken == whole
+    assert_equal(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path):
+    for event in fit(session("decoder", evaluate_every=0, save_every=5), tmp_path):
+        if isinstance(event, Step) and event.step == 17:
+            break
+    newest = tmp_path / "checkpoints/step-15/optimizer.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(content)
+    first = next(fit(session("decoder"), tmp_path, resume=True))
+    assert isinstance(first, Resumed)
+    assert first.step == 10
+    assert "optimizer.safetensors: torn" in first.remarks[0]
+
+
+def test_no_checkpoint_is_told(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint; expected one to go on from"):
+        next(fit(session("decoder"), tmp_path, resume=True))
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    list(fit(session("decoder", save_every=4, keep_checkpoints=2), tmp_path))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-20", "step-24"]
+    list(fit(session("decoder", keep_checkpoints=0), tmp_path))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_ended_run_has_nothing_to_go_on_with(tmp_path):
+    list(fit(session("decoder"), tmp_path))
+    events = list(fit(session("decoder"), tmp_path, resume=True))
+    assert [type(event) for event in events] == [Resumed]
+
+
+def test_the_best_is_kept_across_a_stop(tmp_path):
+    events = list(fit(session("decoder"), tmp_path))
+    best = min((e for e in events if isinstance(e, Evaluated)), key=lambda e: e.evaluation.loss)
+    assert best.best
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_kills_at_random_moments(tmp_path, precision):
+    """A real process, SIGKILL, also while a checkpoint is being written: saving takes much of the time here."""
+    kills = int(os.environ.get("PELLUCID_KILLS", "6"))
+    (tmp_path / "text.txt").write_text(" ".join(random.Random(1).choices(WORDS, k=4000)))
+    settings = [
+        "training.steps=400", "training.evaluate_every=100", "training.save_every=2", "training.batch_tokens=256",
+        f"training.precision={precision}", "objective.length=32", "tokenizer.vocab_size=300", "model.stack.dropout=0.1",
+        "model.stack.d_model=64", "model.stack.num_layers=2", "model.stack.attention.num_heads=2",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "pellucid", "train"]
+
+    def start(*arguments):
+        return subprocess.Popen([*command, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def finish(process):
+        _, err = process.communicate()
+        assert process.returncode == 0, err.decode()
+
+    finish(start("decoder", "--text", "text.txt", "--out", "whole", *settings))
+    process, chance, done = start("decoder", "--text", "text.txt", "--out", "broken", *settings), random.Random(7), 0
+    checkpoints = tmp_path / "broken" / "checkpoints"
+    while done < kills:
+        newest = max((int(p.name[5:]) for p in checkpoints.glob("step-*")), default=0)
+        while (
+            process.poll() is None and max((int(p.name[5:]) for p in checkpoints.glob("step-*")), default=0) <= newest
+        ):
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.4)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        done += 1
+        process = start("--resume", "broken")
+    finish(process)
+    assert done >= min(kills, 3)
+    for name in ("model.safetensors", "checkpoints/step-400/model.safetensors"):
+        one, other = (load_file(tmp_path / folder / name) for folder in ("whole", "broken"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert log(tmp_path / "whole") == log(tmp_path / "broken")
