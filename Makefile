@@ -23,7 +23,7 @@ test-all:
 
 # Every shape in an annotation becomes a check at run time.
 shapes:
-	PELLUCID_CHECK_SHAPES=1 $(BIN)python -m pytest tests/nn tests/models tests/trace
+	PELLUCID_CHECK_SHAPES=1 $(BIN)python -m pytest -m "not compiles and not slow" tests/nn tests/models tests/trace
 
 demo:
 	$(BIN)pellucid demo

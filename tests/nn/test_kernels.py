@@ -8,6 +8,7 @@ from pellucid.nn.kernels import explicit, flex, sdpa
 from pellucid.nn.masks import Mask, Sites
 from pellucid.nn.positions import ALiBiBias
 
+pytestmark = pytest.mark.compiles  # flex does, inside
 close = {"atol": 3e-6, "rtol": 1e-4}
 S = 12
 

@@ -91,7 +91,8 @@ def test_patches_are_a_convolution():
 def test_audio_halves_the_frames(frames):
     front = AudioFront(16, mels=8, positions=NoAddedPositions(), dropout=0.0)
     mels = torch.randn(2, 8, frames)
-    assert front(mels, torch.zeros(2, 1, dtype=torch.long)).shape == (2, front.length(mels), 16)
+    length = front.length(mels)
+    assert front(mels, torch.zeros(2, length, dtype=torch.long)).shape == (2, length, 16)
 
 
 def test_an_encoder_reads_images():

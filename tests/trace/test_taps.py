@@ -108,6 +108,7 @@ def test_a_layer_used_twice_has_two_names():
     assert torch.equal(model(text), before)
 
 
+@pytest.mark.compiles
 def test_wrappers_leave_no_mark_on_names():
     model, text = small("decoder"), tokens()
     with trace(nn.DataParallel(model)) as tape:
@@ -137,6 +138,7 @@ def test_a_step_is_part_of_the_name():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_compiled_model_is_one_graph_and_still_traceable(family):
     import torch._dynamo as dynamo

@@ -22,13 +22,16 @@ class Encoder(Tower):
 
     def forward(
         self,
-        inputs: Int[Tensor, "B T"],
+        inputs: Tensor,
         *,
         keep: Bool[Tensor, "B T"] | None = None,
         positions: Int[Tensor, "B T"] | None = None,
         segments: Int[Tensor, "B T"] | None = None,
         token_types: Int[Tensor, "B T"] | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) of a masked-language head, logits (B, labels) of a classifier, or embeddings (B, D)."""
+        """Reads tokens (B, T), or what another front takes.
+
+        Returns:
+            Logits (B, T, V) of a masked-language head, logits (B, labels) of a classifier, or embeddings (B, D)."""
         encoded = self.features(inputs, keep=keep, positions=positions, segments=segments, token_types=token_types)
         return self.tap("logits", self.head(encoded))

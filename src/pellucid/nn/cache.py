@@ -9,7 +9,7 @@ Shapes: B batch, T new positions, S keys, G key/value heads, K head_dim.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ Heads = Float[Tensor, "B G S K"]
 Project = Callable[[], tuple[Tensor, Tensor]]
 
 
+@runtime_checkable
 class LayerCache(Protocol):
     """Where one layer gets its keys and values from."""
 
@@ -28,6 +29,7 @@ class LayerCache(Protocol):
         """Keys and values (B, G, S, K); ``project`` computes those of the new positions (B, G, T, K)."""
 
 
+@runtime_checkable
 class Cache(Protocol):
     """Where the layers of a stack get their keys and values from."""
 

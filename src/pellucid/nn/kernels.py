@@ -8,7 +8,7 @@ Shapes: B batch, T queries, S keys, H query heads, G key/value heads, K head_dim
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,14 @@ from torch.nn.attention.flex_attention import flex_attention
 from pellucid.nn.masks import Mask
 
 
+@runtime_checkable
 class Tap(Protocol):
     """Names a tensor and returns it, or what an edit made of it."""
 
     def __call__(self, name: str, tensor: Tensor, /) -> Tensor: ...
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """Softmax attention of queries over keys.
 
