@@ -97,14 +97,14 @@ def demo_run(family: str) -> Run:
             return _demo_dates()
         case "decoder":
             # Half a megabyte of text, read a dozen times over: without dropout it would be learned by heart.
-            stack = replace(_modern(d_model=192, layers=4, heads=6), dropout=0.2)
-            writer = Decoder(front=Tokens(dropout=0.2), stack=stack, init=_GPT)
-            return _demo_python_docs(writer, Causal(length=128), steps=700, peak=3e-3)
+            stack = replace(_modern(d_model=128, layers=4, heads=4), dropout=0.1)
+            writer = Decoder(front=Tokens(dropout=0.1), stack=stack, init=_GPT)
+            return _demo_python_docs(writer, Causal(length=128), steps=900, peak=4e-3)
         case "encoder":
             stack = _modern(d_model=128, layers=4, heads=4)
             model = Encoder(front=Tokens(), stack=stack, head=MaskedLanguage(), tie=_SHARED, init=XavierInit())
             # Twice BERT's rate: so small a text gives more to learn from (Wettig et al. 2023).
-            return _demo_python_docs(model, Masked(length=128, rate=0.3), steps=1300, peak=6e-3)
+            return _demo_python_docs(model, Masked(length=128, rate=0.3), steps=1100, peak=6e-3)
         case _:
             raise UserError(f'demo "{family}"', "not known", "one of " + ", ".join(DEMOS), nearest(family, DEMOS))
 
@@ -118,11 +118,11 @@ def _demo_dates() -> Run:
         tokenizer=ByteBPE(vocab_size=2500),
         objective=SequenceToSequence(label_smoothing=0.0, max_length=64),
         training=Training(
-            steps=1800,
+            steps=1650,
             batch_tokens=1536,
             optimizer=AdamW(betas=(0.9, 0.98), weight_decay=0.01),
             schedule=Linear(peak=3e-3, warmup_steps=150, final=0.02),
-            evaluate_every=600,
+            evaluate_every=550,
             keep_checkpoints=0,
             precision="bfloat16",
             save_weights="bfloat16",

@@ -32,6 +32,7 @@ class Encoder(Tower):
         """Reads tokens (B, T), or what another front takes.
 
         Returns:
-            Logits (B, T, V) of a masked-language head, logits (B, labels) of a classifier, or embeddings (B, D)."""
+            Logits (B, T, V) of a masked-language head, logits (B, labels) of a classifier, or embeddings (B, D).
+        """
         encoded = self.features(inputs, keep=keep, positions=positions, segments=segments, token_types=token_types)
         return self.tap("logits", self.head(encoded))
