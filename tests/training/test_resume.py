@@ -30,7 +30,7 @@ from pellucid.errors import CheckpointError
 from pellucid.training.loop import Step
 from pellucid.training.session import Evaluated, Resumed, fit, prepare
 
-STEPS = 24
+STEPS = 18
 WORDS = ["abba", "cab", "deaf", "dad", "face", "bead", "added", "cafe"]
 
 
@@ -82,7 +82,7 @@ def assert_equal(one, other):
 def test_no_bit_differs(tmp_path, family, precision):
     whole = losses(fit(session(family, precision), tmp_path / "whole"))
     broken = {}
-    for stop in (8, 15, 21, STEPS + 1):
+    for stop in (8, 13, STEPS + 1):
         torch.manual_seed(stop)  # whatever the new process starts with
         events = fit(session(family, precision), tmp_path / "broken", resume=bool(broken))
         for event in events:
@@ -116,7 +116,7 @@ def test_no_checkpoint_is_told(tmp_path):
 
 def test_only_the_newest_are_kept(tmp_path):
     list(fit(session("decoder", save_every=4, keep_checkpoints=2), tmp_path))
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-20", "step-24"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-16", "step-18"]
     list(fit(session("decoder", keep_checkpoints=0), tmp_path))
     assert not (tmp_path / "checkpoints").exists()
 
