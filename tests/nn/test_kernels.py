@@ -1,10 +1,10 @@
-"""Three kernels, one answer; and a query that sees nothing."""
+"""Four kernels, one answer; and a query that sees nothing."""
 
 import pytest
 import torch
 import torch._dynamo
 
-from pellucid.nn.kernels import explicit, flex, sdpa
+from pellucid.nn.kernels import blocked, explicit, flex, sdpa
 from pellucid.nn.masks import Mask, Sites
 from pellucid.nn.positions import ALiBiBias
 
@@ -56,25 +56,54 @@ def test_kernels_agree(rule, T, groups, softcap):
     settings = {"scale": 0.3, "softcap": softcap, "dropout": 0.0, "tap": untapped}
     expected = explicit(q, k, v, mask(RULES[rule], T), **settings)
     torch.testing.assert_close(flex(q, k, v, mask(RULES[rule], T), **settings), expected, **close)
+    torch.testing.assert_close(blocked(q, k, v, mask(RULES[rule], T), **settings), expected, **close)
     if softcap is None:
         torch.testing.assert_close(sdpa(q, k, v, mask(RULES[rule], T), **settings), expected, **close)
 
 
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("T", [S, 5])
 @pytest.mark.parametrize("rule", RULES)
-def test_gradients_agree(rule):
-    inputs = [torch.randn(2, 4, S, 16, requires_grad=True) for _ in range(3)]
+def test_gradients_agree(rule, T, groups):
+    shapes = (2, 4, T, 16), (2, groups, S, 16), (2, groups, S, 16)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     settings = {"scale": 0.3, "softcap": None, "dropout": 0.0, "tap": untapped}
-    weight = torch.randn(2, 4, S, 16)
-    gradients = [
-        torch.autograd.grad((kernel(*inputs, mask(RULES[rule], S), **settings) * weight).sum(), inputs)
-        for kernel in (explicit, sdpa, flex)
-    ]
-    for expected, fused, blocked in zip(*gradients, strict=True):
-        torch.testing.assert_close(fused, expected, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(blocked, expected, atol=1e-5, rtol=1e-4)
+    weight = torch.randn(2, 4, T, 16)
+    expected, *others = (
+        torch.autograd.grad((kernel(*inputs, mask(RULES[rule], T), **settings) * weight).sum(), inputs)
+        for kernel in (explicit, blocked, sdpa, flex)
+    )
+    for gradients in others:
+        for gradient, right in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient, right, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", [explicit, sdpa, flex])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("T", "keys", "causal"), [(300, 300, True), (300, 70, False), (130, 300, True)])
+def test_several_blocks_are_as_one(T, keys, causal, dtype):
+    shapes = (2, 2, T, 16), (2, 2, keys, 16), (2, 2, keys, 16)
+    q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)
+    last = Sites.of(2, keys, torch.device("cpu"))
+    rule = Mask(query=Sites.of(2, T, torch.device("cpu")), key=last, causal=causal)
+    settings = {"scale": 0.25, "softcap": None, "dropout": 0.0, "tap": untapped}
+    weight = torch.randn(q.shape, dtype=dtype)
+    near = {"atol": 0.05, "rtol": 0.05} if dtype == torch.bfloat16 else {"atol": 1e-12, "rtol": 1e-10}
+    one, many = (kernel(q, k, v, rule, **settings) for kernel in (explicit, blocked))
+    torch.testing.assert_close(many, one, **near)
+    for expected, found in zip(*(torch.autograd.grad(x, (q, k, v), weight) for x in (one, many)), strict=True):
+        torch.testing.assert_close(found, expected, **near)
+
+
+def test_blocked_attention_refuses_a_second_derivative():
+    q = torch.randn(1, 1, 4, 8, requires_grad=True)
+    rule = Mask(query=Sites.of(1, 4, torch.device("cpu")), key=Sites.of(1, 4, torch.device("cpu")), causal=True)
+    out = blocked(q, q, q, rule, scale=1.0, softcap=None, dropout=0.0, tap=untapped)
+    (first,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(first.sum(), q)
+
+
+@pytest.mark.parametrize("kernel", [explicit, blocked, sdpa, flex])
 @torch.no_grad()
 def test_a_query_that_sees_nothing_yields_zeros(kernel):
     q = k = v = torch.randn(2, 1, S, 8)
@@ -91,7 +120,7 @@ def test_sdpa_refuses_what_it_cannot_compute():
 def test_dropout_keeps_the_mean():
     q, k = torch.randn(2, 4, S, 16), torch.randn(2, 4, S, 16)
     v = torch.ones(2, 4, S, 16)
-    for kernel in (explicit, sdpa, flex):
+    for kernel in (explicit, blocked, sdpa, flex):
         rule = mask(RULES["causal"], S)
         runs = [kernel(q, k, v, rule, scale=0.3, softcap=None, dropout=0.5, tap=untapped) for _ in range(300)]
         torch.testing.assert_close(torch.stack(runs).mean(0), v, atol=0.35, rtol=0)

@@ -117,7 +117,7 @@ class RMSNorm:
 Norm = LayerNorm | RMSNorm
 
 Placement = Literal["post", "pre", "both"]
-Kernel = Literal["auto", "explicit", "sdpa", "flex"]
+Kernel = Literal["auto", "explicit", "blocked", "sdpa", "flex"]
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 
 

@@ -179,6 +179,7 @@ class Causal:
 
     length: int = 256
     label_smoothing: float = 0.0
+    z_loss: float = 0.0
     separate_documents: bool = False
 
     def __post_init__(self) -> None:
@@ -192,6 +193,7 @@ class Masked:
 
     length: int = 128
     rate: float = 0.15
+    z_loss: float = 0.0
 
     def __post_init__(self) -> None:
         check(self.length >= 2, "length", self.length, "at least 2")
@@ -203,6 +205,7 @@ class SequenceToSequence:
     """Write the target from the source, fed the true target so far; the smoothing of §5.4 of the paper."""
 
     label_smoothing: float = 0.1
+    z_loss: float = 0.0
     max_length: int = 256
 
     def __post_init__(self) -> None:

@@ -176,6 +176,8 @@ def _kernel(attention: parts.Attention) -> kernels.Kernel:
     match attention.kernel:
         case "explicit":
             return kernels.explicit
+        case "blocked":
+            return kernels.blocked
         case "flex":
             return kernels.flex
         case "sdpa":

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.models.tower import Encoded
+from pellucid.nn.dropout import dropout
 from pellucid.nn.masks import PADDING
 from pellucid.trace import Tapped
 
@@ -27,9 +28,13 @@ class LanguageHead(Tapped):
     def forward(self, encoded: Encoded) -> Float[Tensor, "B T V"]:
         return self.scores(encoded.states)
 
+    def prepare(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """What is projected onto the vocabulary."""
+        return states if self.scale == 1.0 else states * self.scale
+
     def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """The scores of any selection of positions."""
-        logits = self.project(states if self.scale == 1.0 else states * self.scale)
+        logits = self.project(self.prepare(states))
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
@@ -41,15 +46,19 @@ class MaskedLanguageHead(Tapped):
     ) -> None:
         super().__init__()
         self.dense = nn.Linear(d_model, d_model)
-        self.activation, self.norm = activation, norm
+        self.activation, self.norm, self.softcap = activation, norm, None
         self.project = nn.Linear(d_model, vocab_size, bias=bias)
 
     def forward(self, encoded: Encoded) -> Float[Tensor, "B T V"]:
         return self.scores(encoded.states)
 
+    def prepare(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """What is projected onto the vocabulary."""
+        return self.norm(self.activation(self.dense(states)))
+
     def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """The scores of any selection of positions."""
-        return self.project(self.norm(self.activation(self.dense(states))))
+        return self.project(self.prepare(states))
 
 
 class ClassificationHead(Tapped):
@@ -65,7 +74,7 @@ class ClassificationHead(Tapped):
         pooled = self.tap("pooled", self.pool(encoded))
         if self.dense is not None:
             pooled = torch.tanh(self.dense(pooled))
-        return self.project(F.dropout(pooled, self.dropout, self.training))
+        return self.project(dropout(pooled, self.dropout, self.training))
 
 
 class EmbeddingHead(Tapped):

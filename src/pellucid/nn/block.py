@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.nn.attention import Attention, Rotate
 from pellucid.nn.cache import NO_CACHE, LayerCache
+from pellucid.nn.dropout import dropout
 from pellucid.nn.feed_forward import FeedForward
 from pellucid.nn.masks import Mask
 from pellucid.nn.positions import unrotated
@@ -28,7 +28,7 @@ class Residual(nn.Module):
         self.before, self.output, self.after, self.dropout = before, output, after, dropout
 
     def forward(self, x: Float[Tensor, "B T D"], sublayer: Callable[[Tensor], Tensor]) -> Float[Tensor, "B T D"]:
-        return self.after(x + F.dropout(self.output(sublayer(self.before(x))), self.dropout, self.training))
+        return self.after(x + dropout(self.output(sublayer(self.before(x))), self.dropout, self.training))
 
 
 class Block(Tapped):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pellucid.nn.dropout import dropout
 from pellucid.trace import Tapped
 
 
@@ -52,7 +53,7 @@ class TokenFront(Tapped):
         if self.token_types is not None:
             x = x + self.token_types(torch.zeros_like(tokens) if token_types is None else token_types)
         x = self.norm(self.tap("positions", self.positions(x, positions)))
-        return self.tap("out", F.dropout(x, self.dropout, self.training))
+        return self.tap("out", dropout(x, self.dropout, self.training))
 
 
 class PatchFront(Tapped):
@@ -84,7 +85,7 @@ class PatchFront(Tapped):
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(x.size(0), 1, -1), x], dim=1)
         x = self.tap("positions", self.positions(x, positions))
-        return self.tap("out", F.dropout(x, self.dropout, self.training))
+        return self.tap("out", dropout(x, self.dropout, self.training))
 
 
 class AudioFront(Tapped):
@@ -105,4 +106,4 @@ class AudioFront(Tapped):
     ) -> Float[Tensor, "B T D"]:
         x = self.tap("tokens", F.gelu(self.stride(F.gelu(self.narrow(mels)))).mT)
         x = self.tap("positions", self.positions(x, positions))
-        return self.tap("out", F.dropout(x, self.dropout, self.training))
+        return self.tap("out", dropout(x, self.dropout, self.training))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pellucid.nn.dropout import dropout
 from pellucid.trace import Tapped
 
 
@@ -24,7 +24,7 @@ class FeedForward(Tapped):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         hidden = self.tap("hidden", self.hidden(x))
-        return self.tap("out", self.down(F.dropout(hidden, self.dropout, self.training)))
+        return self.tap("out", self.down(dropout(hidden, self.dropout, self.training)))
 
     def hidden(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T F"]:
         """What the units say."""

@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
+from pellucid.nn.blocked import BlockedAttention
+from pellucid.nn.dropout import dropout as drop
 from pellucid.nn.masks import Mask
 
 
@@ -67,14 +69,14 @@ def explicit(
     if not mask.hides_nothing() or mask.bias is not None:
         scores = scores + mask.additive(scores.dtype)
     weights = tap("weights", _softmax(tap("scores", scores), mask).to(v.dtype))
-    return F.dropout(weights, dropout) @ v if dropout else weights @ v
+    return drop(weights, dropout, training=True) @ v
 
 
 def _softmax(scores: Tensor, mask: Mask) -> Tensor:
-    if not mask.may_blind():
+    blind = mask.blind()
+    if blind is None:
         return scores.softmax(dim=-1)
     # A row of -inf alone would be NaN, also in its gradient: give such rows a finite softmax, then drop it.
-    blind = ~mask.allowed().any(dim=-1, keepdim=True)
     return scores.masked_fill(blind, 0.0).softmax(dim=-1).masked_fill(blind, 0.0)
 
 
@@ -98,17 +100,38 @@ def sdpa(
     )
 
 
-LONGEST_PLAIN = {torch.float32: 64, torch.bfloat16: 512}
-"""Up to so many keys plain products train faster on a CPU than the fused kernel; measured by benchmarks/kernels.py."""
+def blocked(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None, dropout: float, tap: Tap
+) -> Float[Tensor, "B H T K"]:
+    """``explicit`` in blocks of queries, with a backward of its own; nothing in between is named.
+
+    What its backward does not know (a softcap, dropout on the weights, a bias that is learned) takes the plain way.
+    """
+    triangle = mask.is_triangle()
+    plain = triangle or (mask.hides_nothing() and mask.bias is None)
+    additive = None if plain else mask.additive(q.dtype)
+    if softcap is not None or dropout or (additive is not None and additive.requires_grad):
+        return explicit(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout, tap=tap)
+    k, v = _for_each_head(k, q), _for_each_head(v, q)
+    out: Tensor = BlockedAttention.apply(q, k, v, additive, mask.blind(), triangle, scale)
+    return out
+
+
+LONGEST_BLOCKED = 2048
+"""Up to so many keys products in blocks train faster on a CPU than the fused kernel; see benchmarks/kernels.py."""
 
 
 def auto(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None, dropout: float, tap: Tap
 ) -> Float[Tensor, "B H T K"]:
-    """The fused kernel, except where the plain one is the faster: training on a CPU, whose fused backward is slow."""
+    """The fused kernel, except where blocks are the faster: training on a CPU, whose fused backward is slow."""
     learning = torch.is_grad_enabled() and q.requires_grad
-    plain = learning and q.device.type == "cpu" and k.size(2) <= LONGEST_PLAIN.get(q.dtype, 0)
-    kernel = explicit if plain or softcap is not None else sdpa
+    if softcap is not None:
+        kernel: Kernel = explicit
+    elif learning and q.device.type == "cpu" and k.size(2) <= LONGEST_BLOCKED and not torch.compiler.is_compiling():
+        kernel = blocked
+    else:
+        kernel = sdpa
     return kernel(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout, tap=tap)
 
 

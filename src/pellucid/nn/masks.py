@@ -78,6 +78,7 @@ class Mask:
         self._allowed: Tensor | None = None
         self._bias: Tensor | None = None
         self._additive: Tensor | None = None
+        self._blind: Tensor | None = None
 
     def allows(self, query: Tensor, key: Tensor, query_segment: Tensor | None, key_segment: Tensor | None) -> Tensor:
         """The rule every rendering is derived from."""
@@ -147,9 +148,13 @@ class Mask:
         plain = self.key.segments is None and self.bias is None
         return plain and self.causal and T == S and (self.window is None or window_covers(self.window, S))
 
-    def may_blind(self) -> bool:
-        """Whether some query could see nothing at all, as one among padding does."""
-        return self.key.segments is not None or self.query.segments is not None
+    def blind(self) -> Bool[Tensor, "B 1 T 1"] | None:
+        """The queries that see nothing at all, as one among padding does; ``None`` where there can be none."""
+        if self.key.segments is None and self.query.segments is None:
+            return None
+        if self._blind is None:
+            self._blind = ~self.allowed().any(dim=-1, keepdim=True)
+        return self._blind
 
 
 def window_covers(window: int, length: int) -> bool:

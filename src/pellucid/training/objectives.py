@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.config.run import Causal, Classify, Masked, Objective, SequenceToSequence
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.models.build import Model
 from pellucid.models.encoder_decoder import EncoderDecoder
+from pellucid.training import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,9 @@ class Loss:
     """The loss summed over what the labels ask, in nats.
 
     Attributes:
-        total: the sum that is minimised, smoothing included; differentiable.
+        total: the sum that is minimised, smoothing and z-loss included; differentiable.
         nats: the plain negative log-likelihood of the labels, for perplexity.
-        correct: how often the label had the highest score.
+        correct: how often the label had the highest score; counted only where no gradient is taken.
         count: how many labels were asked.
     """
 
@@ -41,26 +40,30 @@ LossFunction = Callable[[Model, Batch], Loss]
 def loss_function(objective: Objective) -> LossFunction:
     """The loss of an objective."""
     match objective:
-        case Causal(label_smoothing=smoothing):
-            return lambda model, batch: _of_tokens(model, batch, smoothing)
+        case Causal() | SequenceToSequence():
+            return lambda model, batch: _of_tokens(model, batch, objective.label_smoothing, objective.z_loss)
         case Masked():
-            return lambda model, batch: _of_tokens(model, batch, 0.0)
-        case SequenceToSequence(label_smoothing=smoothing):
-            return lambda model, batch: _of_tokens(model, batch, smoothing)
-        case Classify(label_smoothing=smoothing):
-            return lambda model, batch: _of_texts(model, batch, smoothing)
+            return lambda model, batch: _of_tokens(model, batch, 0.0, objective.z_loss)
+        case Classify():
+            return lambda model, batch: _of_texts(model, batch, objective.label_smoothing)
 
 
-def _of_tokens(model: Model, batch: Batch, smoothing: float) -> Loss:
+def _of_tokens(model: Model, batch: Batch, smoothing: float, z_loss: float) -> Loss:
     """Cross-entropy at the positions that have a label; nothing is computed for the others."""
-    states = _states(model, batch)
+    states, head = _states(model, batch), model.head
     asked = batch.labels != IGNORE
-    logits = model.head.scores(states[asked]).float()
-    return _cross_entropy(logits, batch.labels[asked], smoothing)
+    labels = batch.labels[asked]
+    if head.softcap is not None:
+        scores = cross_entropy.plain(head.scores(states[asked]).float(), labels, smoothing, z_loss)
+    else:
+        ready, layer = head.prepare(states[asked]), head.project
+        scores = cross_entropy.chunked(ready, layer.weight, layer.bias, labels, smoothing, z_loss)
+    return Loss(*scores, labels.numel())
 
 
 def _of_texts(model: Model, batch: Batch, smoothing: float) -> Loss:
-    return _cross_entropy(model(batch.tokens, keep=batch.keep).float(), batch.labels, smoothing)
+    logits = model(batch.tokens, keep=batch.keep).float()
+    return Loss(*cross_entropy.plain(logits, batch.labels, smoothing, 0.0), batch.labels.numel())
 
 
 def _states(model: Model, batch: Batch) -> Tensor:
@@ -69,12 +72,3 @@ def _states(model: Model, batch: Batch) -> Tensor:
         encoded = model.encode(batch.source, keep=batch.source_keep)
         return model.decoder.features_of(batch.tokens, encoded, keep=batch.keep).states
     return model.features(batch.tokens, keep=batch.keep, positions=batch.positions, segments=batch.segments).states
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Loss:
-    """-(1-ε) log p(label) - ε/V Σ log p (Szegedy et al. 2016; §5.4 of the paper), summed."""
-    total = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
-    with torch.no_grad():
-        nats = F.cross_entropy(logits, labels, reduction="sum") if smoothing else total.detach()
-        correct = (logits.argmax(-1) == labels).sum()
-    return Loss(total, nats, correct, labels.numel())

@@ -1,0 +1,161 @@
+"""The cross-entropy of labels under a linear layer, without ever holding all the logits.
+
+With V in the tens of thousands the logits are the largest tensor of a step. Here they are made a chunk of positions
+at a time, and while a chunk is at hand its gradient is taken too, so that it can be forgotten. ``plain`` is the
+specification; the two must agree.
+
+Shapes: N positions that have a label, D d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+ROWS, CELLS = 512, 1 << 22  # a chunk has so many positions, or more while it stays within so many logits
+
+Scores = tuple[Tensor, Tensor, Tensor]
+"""The loss that is minimised, the plain negative log-likelihood, and how often the label had the highest score."""
+
+
+def plain(logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"], smoothing: float, z_loss: float) -> Scores:
+    """Σ -(1-ε) log p(label) - ε/V Σ log p (Szegedy et al. 2016; §5.4 of the paper), in nats.
+
+    ``z_loss`` times the squared log of the softmax's denominator is added to what is minimised, which keeps the
+    logits from drifting (Chowdhery et al. 2022, §5).
+    """
+    total = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+    if z_loss:
+        total = total + z_loss * logits.logsumexp(dim=-1).square().sum()
+    with torch.no_grad():
+        nats = F.cross_entropy(logits, labels, reduction="sum")
+        correct = (logits.argmax(dim=-1) == labels).sum()
+    return total, nats, correct
+
+
+def chunked(
+    states: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    bias: Float[Tensor, " V"] | None,
+    labels: Int[Tensor, " N"],
+    smoothing: float,
+    z_loss: float,
+) -> Scores:
+    """``plain`` of ``states @ weight.T + bias``, in chunks. Products are taken in the precision of autocast."""
+    scores: Scores = _Chunked.apply(states, weight, bias, labels, smoothing, z_loss, torch.is_grad_enabled())
+    return scores
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        smoothing: float,
+        z_loss: float,
+        learning: bool,
+    ) -> Scores:
+        x, w, b = _for_products(states, weight, bias)
+        gradients = _Gradients(x, w, b, smoothing) if learning else None
+        total, nats, correct = _scores(x, w, b, labels, smoothing, z_loss, gradients)
+        if gradients is not None:
+            ctx.save_for_backward(*gradients.finished(states.dtype, weight.dtype))
+        ctx.mark_non_differentiable(nats, correct)
+        return total, nats, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        return *(None if d is None else d * gradient for d in ctx.saved_tensors), None, None, None, None
+
+
+def _scores(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None,
+    labels: Tensor,
+    smoothing: float,
+    z_loss: float,
+    gradients: _Gradients | None,
+) -> Scores:
+    """Chunk by chunk; each chunk's gradients are taken along, where they are asked for."""
+    full = _full(x)
+    total, nats, correct = (torch.zeros((), dtype=full, device=x.device) for _ in range(3))
+    rows = max(ROWS, CELLS // w.size(0))
+    for start in range(0, x.size(0), rows):
+        chunk, asked = x[start : start + rows], labels[start : start + rows, None]
+        logits = F.linear(chunk, w, b).to(full)
+        of_label = logits.gather(1, asked)
+        if gradients is None:
+            correct += (logits.argmax(dim=-1, keepdim=True) == asked).sum()
+        p = torch.softmax(logits, dim=-1)
+        # The log of the softmax's denominator, from the largest probability, which never underflows.
+        denominator = logits.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
+        nats += (denominator - of_label).sum()
+        total += (denominator + z_loss * denominator.square() - (1 - smoothing) * of_label).sum()
+        if gradients is not None:
+            gradients.add(start, chunk, p, asked, 2 * z_loss * denominator)
+    if smoothing:  # the mean of all logits is linear in the states: one product says it for all positions
+        everything = x.sum(0, dtype=full).dot(w.sum(0, dtype=full))
+        everything += 0 if b is None else x.size(0) * b.sum(dtype=full)
+        total -= smoothing / w.size(0) * everything
+    return total, nats, correct
+
+
+def _for_products(states: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+    """All of them in the precision that autocast asks for, or that of the states."""
+    device = states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    return [None if x is None else x.to(dtype) for x in (states, *others)]
+
+
+def _full(x: Tensor) -> torch.dtype:
+    """The precision of sums and of the softmax: at least float32."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class _Gradients:
+    """Gradients of states, weight and bias, summed up chunk by chunk.
+
+    The gradient of the logits is p - (1-ε)·label - ε/V, p scaled where there is a z-loss. Only p goes through the
+    large products, without its entry at the label: that one is computed apart and in full precision, where p and 1-ε
+    nearly cancel, and ε/V is the same for all and needs no product at all.
+    """
+
+    def __init__(self, x: Tensor, w: Tensor, b: Tensor | None, smoothing: float) -> None:
+        self.x, self.w, self.full, self.smoothing = x, w, _full(x), smoothing
+        self.states = torch.empty_like(x, dtype=self.full)
+        self.weight = torch.zeros_like(w, dtype=self.full)
+        self.bias = None if b is None else torch.zeros_like(b, dtype=self.full)
+
+    def add(self, start: int, chunk: Tensor, p: Tensor, asked: Tensor, excess: Tensor) -> None:
+        """Takes in the probabilities (n, V) of a chunk, which are used up."""
+        labels = asked.squeeze(1)
+        p *= 1 + excess
+        at_label = p.gather(1, asked) - (1 - self.smoothing)
+        p.scatter_(1, asked, 0.0)
+        small = p.to(chunk.dtype)
+        self.states[start : start + len(chunk)] = (small @ self.w).to(self.full) + at_label * self.w[labels]
+        self.weight += small.mT @ chunk
+        self.weight.index_add_(0, labels, at_label * chunk)
+        if self.bias is not None:
+            self.bias += p.sum(0)
+            self.bias.index_add_(0, labels, at_label.squeeze(1))
+
+    def finished(self, states: torch.dtype, weight: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All three, smoothing included, in the types of what they belong to."""
+        share = self.smoothing / self.w.size(0)
+        if share:
+            self.states -= share * self.w.sum(0, dtype=self.full)
+            self.weight -= share * self.x.sum(0, dtype=self.full)
+            if self.bias is not None:
+                self.bias -= share * self.x.size(0)
+        return self.states.to(states), self.weight.to(weight), None if self.bias is None else self.bias.to(weight)
