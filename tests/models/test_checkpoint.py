@@ -8,6 +8,7 @@ from families import FAMILIES, describe, run, small
 from safetensors.torch import load_file, save_file
 
 from pellucid.config.defaults import default_run, demo_run
+from pellucid.config.optimisation import Checkpoints
 from pellucid.config.run import TextFiles
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import CheckpointError
@@ -32,7 +33,7 @@ def tokenizer():
 
 def saved(tmp_path, family, tokenizer):
     settings = replace(BASE[family], model=describe(family))
-    settings = replace(settings, training=replace(settings.training, save_weights="float32"))
+    settings = replace(settings, training=replace(settings.training, checkpoints=Checkpoints(weights="float32")))
     model = small(family)
     save_run(tmp_path / "run", model, tokenizer, settings)
     return model, settings, tmp_path / "run"

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pellucid.config import model as config
 from pellucid.config import parts
-from pellucid.config.run import Characters, Run, TextFiles, Training, fitting_objective
+from pellucid.config.optimisation import Training
+from pellucid.config.run import Characters, Run, TextFiles, fitting_objective
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.data.corpus import Corpus
 from pellucid.models.build import build

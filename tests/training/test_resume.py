@@ -14,21 +14,13 @@ import torch
 from families import FAMILIES, describe
 from safetensors.torch import load_file
 
-from pellucid.config.run import (
-    Causal,
-    Characters,
-    Cosine,
-    Masked,
-    ParallelFiles,
-    Run,
-    SequenceToSequence,
-    TextFiles,
-    Training,
-)
+from pellucid.config.optimisation import Checkpoints, Cosine, Training
+from pellucid.config.run import Causal, Characters, Masked, ParallelFiles, Run, SequenceToSequence, TextFiles
 from pellucid.data.corpus import Corpus, Pair
 from pellucid.errors import CheckpointError
+from pellucid.training.fit import Evaluated, Resumed, fit
 from pellucid.training.loop import Step
-from pellucid.training.session import Evaluated, Resumed, fit, prepare
+from pellucid.training.session import prepare
 
 STEPS = 18
 WORDS = ["abba", "cab", "deaf", "dad", "face", "bead", "added", "cafe"]
@@ -96,7 +88,7 @@ def test_no_bit_differs(tmp_path, family, precision):
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path):
-    for event in fit(session("decoder", evaluate_every=0, save_every=5), tmp_path):
+    for event in fit(session("decoder", evaluate_every=0, checkpoints=Checkpoints(every=5)), tmp_path):
         if isinstance(event, Step) and event.step == 17:
             break
     newest = tmp_path / "checkpoints/step-15/optimizer.safetensors"
@@ -115,9 +107,9 @@ def test_no_checkpoint_is_told(tmp_path):
 
 
 def test_only_the_newest_are_kept(tmp_path):
-    list(fit(session("decoder", save_every=4, keep_checkpoints=2), tmp_path))
+    list(fit(session("decoder", checkpoints=Checkpoints(every=4, keep=2)), tmp_path))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-16", "step-18"]
-    list(fit(session("decoder", keep_checkpoints=0), tmp_path))
+    list(fit(session("decoder", checkpoints=Checkpoints(keep=0)), tmp_path))
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -140,7 +132,7 @@ def test_kills_at_random_moments(tmp_path, precision):
     kills = int(os.environ.get("PELLUCID_KILLS", "6"))
     (tmp_path / "text.txt").write_text(" ".join(random.Random(1).choices(WORDS, k=4000)))
     settings = [
-        "training.steps=400", "training.evaluate_every=100", "training.save_every=2", "training.batch_tokens=256",
+        "training.steps=400", "training.evaluate_every=100", "training.checkpoints.every=2", "training.batch_tokens=256",
         f"training.precision={precision}", "objective.length=32", "tokenizer.vocab_size=300", "model.stack.dropout=0.1",
         "model.stack.d_model=64", "model.stack.num_layers=2", "model.stack.attention.num_heads=2",
     ]  # fmt: skip

@@ -8,18 +8,8 @@ import torch
 from families import FAMILIES, describe, small
 
 from pellucid.config import parts
-from pellucid.config.run import (
-    AdamW,
-    Causal,
-    Classify,
-    Constant,
-    Cosine,
-    InverseSquareRoot,
-    Linear,
-    Masked,
-    SequenceToSequence,
-    Training,
-)
+from pellucid.config.optimisation import AdamW, Constant, Cosine, InverseSquareRoot, Linear, Training
+from pellucid.config.run import Causal, Classify, Masked, SequenceToSequence
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.errors import TrainingError
 from pellucid.models.build import build

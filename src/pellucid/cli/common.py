@@ -7,13 +7,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pellucid.errors import UserError
+
+if TYPE_CHECKING:
+    from pellucid.training.session import Session
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Texts; without any, lines of standard input.")]
@@ -130,16 +133,41 @@ class Report:
             self.spoke = now
 
     def _other(self, event: Any) -> None:
-        from pellucid.training.session import Evaluated, Resumed, Stopped
+        from pellucid.training.fit import Evaluated, Remark, Resumed, Stopped
 
         match event:
-            case Evaluated(step=step, evaluation=evaluation, best=best):
+            case Evaluated(step=step, evaluation=evaluation, best=best, averaged=averaged):
                 mark = "  best so far, saved" if best else ""
                 figures = f"loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}"
-                say(f"validation after step {step}: {figures}{mark}", self.quiet)
+                what = f"average of {len(averaged)} checkpoints" if averaged else f"validation after step {step}"
+                say(f"{what}: {figures}{mark}", self.quiet)
+            case Remark(text=text):
+                say(text, self.quiet)
             case Resumed(step=step, remarks=remarks):
                 for remark in remarks:
                     say(remark, self.quiet)
                 say(f"going on after step {step}", self.quiet)
-            case Stopped(step=step):
-                say(f"stopped after step {step}; everything is saved, go on with `pellucid train --resume`", self.quiet)
+            case Stopped(step=step, why=why):
+                say(
+                    f"stopped after step {step} ({why}); everything is saved, go on with `pellucid train --resume`",
+                    self.quiet,
+                )
+
+
+def end_card(
+    session: Session, folder: Path, command: str, results: dict[str, Any], *, seconds: float
+) -> dict[str, str]:
+    """Draws the curves of a run and writes its card; returns the card's rows for the terminal."""
+    from pellucid.training.card import card_rows, measure, write_card
+    from pellucid.training.curves import draw
+    from pellucid.training.session import validation_batches
+
+    drawn = {}
+    try:
+        draw(folder)
+    except Exception as error:  # whatever a picture fails of must not lose the end of a run
+        drawn = {"pictures": f"could not be drawn ({error})"}
+    batches = validation_batches(session)
+    costs = measure(session, folder, batches[len(batches) // 2], seconds=seconds)
+    write_card(session, folder, command=command, results=results, costs=costs, chosen=session.chosen)
+    return {**card_rows(session, folder, results, costs), **drawn}

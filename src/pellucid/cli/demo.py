@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pellucid.cli.common import Debug, Device, Json, Report, Seed, device_of, print_json, say
+from pellucid.cli.common import Debug, Device, Json, Report, Seed, device_of, end_card, print_json, say
 from pellucid.config.defaults import DEMOS, demo_run
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ def demo(
         "encoder": _restoring,
     }
     from pellucid.models.checkpoint import load_run
+    from pellucid.training.fit import fit
     from pellucid.training.memory import keep_freed_memory
-    from pellucid.training.session import fit, prepare, write_card
+    from pellucid.training.session import prepare
 
     keep_freed_memory()
     folder = out or Path("runs") / f"demo-{family}"
@@ -56,7 +57,7 @@ def demo(
     # What is judged and shown is the run as saved, read back from its folder.
     figures = show[family](session, load_run(folder, device=device_of(device)), json)
     figures |= {"seconds": round(time.perf_counter() - began, 1), "parameters": parameters, "run": str(folder)}
-    write_card(session, folder, f"pellucid demo {family}", figures)
+    end_card(session, folder, f"pellucid demo {family}", figures, seconds=figures["seconds"])
     if json:
         print_json(figures)
     else:

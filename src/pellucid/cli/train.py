@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli.common import Debug, Device, Json, Report, device_of, print_json, say
+from pellucid.cli.common import Debug, Device, Json, Report, device_of, end_card, print_json, say
 from pellucid.config.defaults import FAMILIES, default_run
 from pellucid.config.files import read_plain
 from pellucid.config.run import Data, LabelledFiles, NamedData, ParallelFiles, Run, TextFiles
@@ -33,6 +34,7 @@ from pellucid.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from pellucid.training.session import Session
+    from pellucid.training.watch import Opener
 
 
 def train(
@@ -51,13 +53,14 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Decides every random choice.")] = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there already.")] = False,
+    wandb: Annotated[str | None, typer.Option(help="Also log to this Weights & Biases project.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     if resume is not None:
         if what or settings:
             raise UserError("--resume", f"together with {what}", "a run folder alone, since its settings are its own")
-        resume_in_folder(resume, device=device, json=json)
+        resume_in_folder(resume, device=device, json=json, wandb=wandb)
         return
     if what is None:
         raise UserError("train", "nothing to train", "a recipe or a family", "see `pellucid train --help`")
@@ -65,39 +68,54 @@ def train(
     run = _run(what, given, mirror, settings or [])
     run = run if seed is None else replace(run, seed=seed)
     folder = out or Path("runs") / (Path(what).stem if _is_file(what) else what)
-    run_in_folder(run, folder, device=device, force=force, json=json)
+    run_in_folder(run, folder, device=device, force=force, json=json, wandb=wandb)
 
 
-def run_in_folder(run: Run, folder: Path, *, device: str, force: bool, json: bool) -> None:
+def run_in_folder(run: Run, folder: Path, *, device: str, force: bool, json: bool, wandb: str | None) -> None:
     """Prepares and trains a run, and leaves its card."""
     from pellucid.training.memory import keep_freed_memory
-    from pellucid.training.session import fit, prepare
+    from pellucid.training.session import prepare
 
     if (folder / "model.safetensors").exists() and not force:
         raise UserError(folder, "a run is there already", hint="choose another --out, or replace it with --force")
+    watchers = _watchers(wandb, run)
     keep_freed_memory()
     say("reading the data and training the tokenizer …", json)
     session = prepare(run, device=device_of(device))
     parameters = sum(p.numel() for p in session.model.parameters())
     kind, count = type(session.model).__name__, len(session.corpus.train)
     say(f"{kind}: {parameters:,} parameters, {session.tokenizer.vocab_size:,} tokens, {count:,} examples", json)
-    _finish(session, fit(session, folder), folder, json)
+    for setting, choice in session.chosen.items():
+        say(f"{setting}: {choice}", json)
+    _follow(session, folder, watchers, resume=False, json=json)
 
 
-def resume_in_folder(folder: Path, *, device: str, json: bool) -> None:
+def resume_in_folder(folder: Path, *, device: str, json: bool, wandb: str | None) -> None:
     """Goes on with a run from its newest whole checkpoint."""
     from pellucid.training.memory import keep_freed_memory
-    from pellucid.training.session import fit, reopen
+    from pellucid.training.session import reopen
 
     keep_freed_memory()
     session = reopen(folder, device=device_of(device))
-    _finish(session, fit(session, folder, resume=True), folder, json)
+    _follow(session, folder, _watchers(wandb, session.run), resume=True, json=json)
 
 
-def _finish(session: Session, events: Iterator[Any], folder: Path, json: bool) -> None:
-    from pellucid.training.session import Evaluated, write_card
+def _watchers(wandb: str | None, run: Run) -> list[Opener]:
+    from pellucid.training.watch import TensorBoard, WeightsAndBiases, require_wandb
 
-    others = Report(session.run.training.steps, quiet=json).follow(events)
+    if wandb is None:
+        return [TensorBoard]
+    require_wandb()
+    return [TensorBoard, partial(WeightsAndBiases, project=wandb, config=to_dict(run))]
+
+
+def _follow(session: Session, folder: Path, watchers: list[Opener], *, resume: bool, json: bool) -> None:
+    from pellucid.training.fit import Evaluated, fit
+
+    began = time.perf_counter()
+    others = Report(session.run.training.steps, quiet=json).follow(
+        fit(session, folder, resume=resume, watchers=watchers)
+    )
     parameters = sum(p.numel() for p in session.model.parameters())
     evaluations = [event for event in others if isinstance(event, Evaluated)]
     if not evaluations:
@@ -106,12 +124,15 @@ def _finish(session: Session, events: Iterator[Any], folder: Path, json: bool) -
     best = min(evaluations, key=lambda event: event.evaluation.loss)
     results = {"step": best.step, **best.evaluation.as_dict()}
     command = "pellucid " + shlex.join(sys.argv[1:])
-    write_card(session, folder, command, {name: f"{value:.6g}" for name, value in results.items()})
+    rows = end_card(session, folder, command, results, seconds=time.perf_counter() - began)
     if json:
         print_json({"run": str(folder), "parameters": parameters, **results})
-    else:
-        figures = f"loss {best.evaluation.loss:.4f}, perplexity {best.evaluation.perplexity:.2f}"
-        say(f"best: {figures}, after step {best.step}; saved in {folder}")
+        return
+    say("")
+    for label, text in rows.items():
+        say(f"{label:>14}  {text}")
+    figures = f"loss {best.evaluation.loss:.4f}, perplexity {best.evaluation.perplexity:.2f}"
+    say(f"\nbest: {figures}, after step {best.step}; saved in {folder}")
 
 
 def _is_file(what: str) -> bool:

@@ -15,21 +15,9 @@ from pellucid.config.model import (
     Tokens,
     XavierInit,
 )
+from pellucid.config.optimisation import AdamW, Checkpoints, Cosine, Linear, Training
 from pellucid.config.parts import Attention, FeedForward, RMSNorm, Rotary, Sinusoidal, Stack
-from pellucid.config.run import (
-    AdamW,
-    ByteBPE,
-    Causal,
-    Classify,
-    Cosine,
-    Data,
-    Linear,
-    Masked,
-    NamedData,
-    Run,
-    SequenceToSequence,
-    Training,
-)
+from pellucid.config.run import ByteBPE, Causal, Classify, Data, Masked, NamedData, Run, SequenceToSequence
 from pellucid.errors import UserError, nearest
 
 FAMILIES = ("decoder", "encoder", "encoder-decoder", "classifier")
@@ -49,7 +37,7 @@ def default_run(family: str, data: Data) -> Run:
                 data=data,
                 tokenizer=ByteBPE(vocab_size=4000),
                 objective=Causal(length=256),
-                training=Training(steps=2000, batch_tokens=4096, schedule=Cosine(peak=2e-3), precision="bfloat16"),
+                training=Training(steps=2000, batch_tokens=4096, schedule=Cosine(peak=2e-3), precision="auto"),
             )
         case "encoder":
             stack = _modern(d_model=256, layers=6, heads=8)
@@ -58,7 +46,7 @@ def default_run(family: str, data: Data) -> Run:
                 data=data,
                 tokenizer=ByteBPE(vocab_size=4000),
                 objective=Masked(length=128),
-                training=Training(steps=2000, batch_tokens=4096, schedule=Cosine(peak=2e-3), precision="bfloat16"),
+                training=Training(steps=2000, batch_tokens=4096, schedule=Cosine(peak=2e-3), precision="auto"),
             )
         case "classifier":
             stack = replace(_modern(d_model=128, layers=3, heads=4), dropout=0.2)
@@ -68,7 +56,7 @@ def default_run(family: str, data: Data) -> Run:
                 data=data,
                 tokenizer=ByteBPE(vocab_size=2000),
                 objective=Classify(label_smoothing=0.1),
-                training=Training(steps=1500, batch_tokens=2048, schedule=Cosine(peak=2e-3), precision="bfloat16"),
+                training=Training(steps=1500, batch_tokens=2048, schedule=Cosine(peak=2e-3), precision="auto"),
             )
         case "encoder-decoder":
             stack = replace(_classic(d_model=256, layers=3, heads=4), dropout=0.1)
@@ -78,7 +66,7 @@ def default_run(family: str, data: Data) -> Run:
                 data=data,
                 tokenizer=ByteBPE(vocab_size=6000),
                 objective=SequenceToSequence(),
-                training=Training(steps=4000, batch_tokens=4096, schedule=Cosine(peak=1e-3), precision="bfloat16"),
+                training=Training(steps=4000, batch_tokens=4096, schedule=Cosine(peak=1e-3), precision="auto"),
             )
         case _:
             raise UserError(
@@ -123,9 +111,8 @@ def _demo_dates() -> Run:
             optimizer=AdamW(betas=(0.9, 0.98), weight_decay=0.01),
             schedule=Linear(peak=3e-3, warmup_steps=150, final=0.02),
             evaluate_every=550,
-            keep_checkpoints=0,
-            precision="bfloat16",
-            save_weights="bfloat16",
+            checkpoints=Checkpoints(keep=0, weights="bfloat16"),
+            precision="auto",
         ),
     )
 
@@ -141,8 +128,8 @@ def _demo_python_docs(model: Decoder | Encoder, objective: Causal | Masked, step
             batch_tokens=2048,
             schedule=Linear(peak=peak, warmup_steps=100),
             evaluate_every=300,
-            keep_checkpoints=0,
-            precision="bfloat16",
+            checkpoints=Checkpoints(keep=0, weights="bfloat16"),
+            precision="auto",
         ),
     )
 

@@ -14,7 +14,8 @@ from pellucid.config.model import (
     Model,
     with_vocab_size,
 )
-from pellucid.config.schema import check, check_fraction, check_positive
+from pellucid.config.optimisation import Training
+from pellucid.config.schema import check, check_fraction
 from pellucid.errors import ConfigError
 
 # ---- data --------------------------------------------------------------------------------------
@@ -174,10 +175,12 @@ class Causal:
     """Predict the next token, over windows of ``length`` tokens cut from the whole text.
 
     With ``separate_documents`` a window that spans several documents is read as several: positions restart and
-    attention stays inside each (packing).
+    attention stays inside each (packing). During the first ``curriculum_steps`` steps the windows are cut into eighths,
+    then quarters, then halves: short contexts first (Li et al. 2022). ``z_loss`` holds the logits back.
     """
 
     length: int = 256
+    curriculum_steps: int = 0
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     separate_documents: bool = False
@@ -227,112 +230,7 @@ class Classify:
 
 Objective = Causal | Masked | SequenceToSequence | Classify
 
-# ---- optimisation ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019); decay is on matrices only."""
-
-    betas: tuple[float, float] = (0.9, 0.95)
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
-
-    def __post_init__(self) -> None:
-        check(all(0 <= b < 1 for b in self.betas), "betas", list(self.betas), "two numbers of at least 0 and below 1")
-        check_positive(self, "epsilon")
-        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InverseSquareRoot:
-    """The paper's schedule (§5.3, eq. 3): linear warm-up, then 1/√step. ``peak`` is the rate where they meet.
-
-    The paper's own peak is (d_model · warmup_steps)^-0.5, which is taken when ``peak`` is left out.
-    """
-
-    peak: float | None = None
-    warmup_steps: int = 4000
-
-    def __post_init__(self) -> None:
-        check_positive(self, "peak", "warmup_steps")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cosine:
-    """Linear warm-up, then half a cosine down to ``final`` times the peak (Loshchilov & Hutter 2017)."""
-
-    peak: float = 1e-3
-    warmup_steps: int = 100
-    final: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_positive(self, "peak")
-        check(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
-        check(0 <= self.final <= 1, "final", self.final, "between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Linear:
-    """Linear warm-up, then a straight line down to ``final`` times the peak."""
-
-    peak: float = 1e-3
-    warmup_steps: int = 100
-    final: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "peak")
-        check(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
-        check(0 <= self.final <= 1, "final", self.final, "between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constant:
-    """Linear warm-up, then the peak for ever."""
-
-    peak: float = 1e-3
-    warmup_steps: int = 0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "peak")
-        check(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
-
-
-Schedule = InverseSquareRoot | Cosine | Linear | Constant
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How long, how fast, in what precision.
-
-    Attributes:
-        batch_tokens: tokens of one batch, padding included; of a pair, the longer side counts.
-        accumulate: batches summed before an update, weighted by their tokens.
-        clip_norm: the largest norm of the gradient; 0 does not clip.
-        evaluate_every: steps between evaluations on the validation data; 0 for only at the end.
-        save_every: steps between checkpoints that a run can go on from; 0 for whenever it is evaluated.
-        keep_checkpoints: how many of them stay; 0 for none, except where a run is stopped early.
-        precision: of the matrix products; weights, norms, softmax and loss stay in float32.
-        save_weights: precision of the saved weights.
-    """
-
-    steps: int = 1000
-    batch_tokens: int = 4096
-    accumulate: int = 1
-    optimizer: AdamW = field(default_factory=AdamW)
-    schedule: Schedule = field(default_factory=Cosine)
-    clip_norm: float = 1.0
-    evaluate_every: int = 250
-    save_every: int = 0
-    keep_checkpoints: int = 2
-    precision: Literal["float32", "bfloat16"] = "float32"
-    save_weights: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        check_positive(self, "steps", "batch_tokens", "accumulate")
-        check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
-        for name in ("evaluate_every", "save_every", "keep_checkpoints"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+# ---- the run ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ def save_run(folder: Path, model: Model, tokenizer: Tokenizer, run: Run) -> None
         CheckpointError: when it cannot be written; files saved earlier stay as they were.
     """
     save_description(folder, tokenizer, run)
-    save_weights(model, folder / WEIGHTS, getattr(torch, run.training.save_weights))
+    save_weights(model, folder / WEIGHTS, getattr(torch, run.training.checkpoints.weights))
     sums = {name: checksum(folder / name) for name in (CONFIG, WEIGHTS, TOKENIZER)}
     write_whole(folder / CHECKSUMS, lambda path: path.write_text(json.dumps(sums, indent=2) + "\n"))
 

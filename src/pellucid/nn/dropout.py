@@ -23,7 +23,7 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, probability)
-    dropped: Tensor = _Dropout.apply(x, probability)
+    dropped: Tensor = _Dropout.apply(x, probability)  # type: ignore[no-untyped-call]
     return dropped
 
 

@@ -113,7 +113,7 @@ def blocked(
     if softcap is not None or dropout or (additive is not None and additive.requires_grad):
         return explicit(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout, tap=tap)
     k, v = _for_each_head(k, q), _for_each_head(v, q)
-    out: Tensor = BlockedAttention.apply(q, k, v, additive, mask.blind(), triangle, scale)
+    out: Tensor = BlockedAttention.apply(q, k, v, additive, mask.blind(), triangle, scale)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -27,6 +27,7 @@ from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.models.tower import Tower
 from pellucid.nn.attention import Attention
 from pellucid.training.curves import CURVES, CURVES_PNG
+from pellucid.training.precision import products
 from pellucid.training.sheet import SAMPLES_SVG
 from pellucid.training.watch import METRICS, SAMPLES, TENSORBOARD, read_records
 from pellucid.version import __version__
@@ -159,7 +160,8 @@ def matrix_peak(device: torch.device, precision: str) -> float:
     seconds = []
     for _ in range(6):
         began = time.perf_counter()
-        a @ b
+        with products(device, precision):
+            a @ b
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         seconds.append(time.perf_counter() - began)

@@ -13,8 +13,8 @@ from pellucid.config.run import Objective
 from pellucid.data.batch import Batch
 from pellucid.data.files import Document, pieces
 from pellucid.models.build import Model
-from pellucid.training.loop import autocast
 from pellucid.training.objectives import loss_function
+from pellucid.training.precision import products
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def evaluate(model: Model, batches: Iterable[Batch], objective: Objective, preci
     model.eval()
     loss_of, nats, correct, count = loss_function(objective), 0.0, 0, 0
     for batch in batches:
-        with autocast(model, precision):
+        with products(model.device, precision):
             loss = loss_of(model, batch.to(model.device))
         nats, correct, count = nats + loss.nats.item(), correct + int(loss.correct), count + loss.count
     model.train(was_training)

@@ -7,22 +7,37 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid.config.model import stacks
-from pellucid.config.run import Objective, Training
+from pellucid.config.optimisation import Training
+from pellucid.config.run import Causal, Objective
 from pellucid.data.batch import Batch, TrainingBatches
 from pellucid.errors import TrainingError
 from pellucid.models.build import Model
 from pellucid.trace import trace
 from pellucid.training.objectives import LossFunction, loss_function
-from pellucid.training.optim import optimizer
+from pellucid.training.optim import Optimizers, optimizer
+from pellucid.training.precision import products
 from pellucid.training.schedule import learning_rate
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one update did: mean loss in nats per label, gradient norm before clipping, tokens read, seconds taken."""
+    """What one update did.
+
+    Attributes:
+        step: counted from 1.
+        loss: mean in nats per label.
+        learning_rate: of this update.
+        gradient_norm: before clipping.
+        tokens: real tokens read, those of a source included.
+        seconds: taken.
+        update_ratio: the size of the update over that of the weights; ``None`` where it was not measured.
+        gradient_noise: labels in a batch above which more of them would hardly make the gradient better: the simple
+            noise scale of McCandlish et al. 2018, appendix A.1, from one part of an accumulated batch against the
+            whole. A single figure is noisy: average many. ``None`` where not measured or nothing is accumulated.
+    """
 
     step: int
     loss: float
@@ -30,6 +45,8 @@ class Step:
     gradient_norm: float
     tokens: int
     seconds: float
+    update_ratio: float | None = None
+    gradient_noise: float | None = None
 
 
 def train(
@@ -38,50 +55,86 @@ def train(
     objective: Objective,
     training: Training,
     *,
-    adam: torch.optim.Optimizer | None = None,
+    optimizers: Optimizers | None = None,
     after: int = 0,
+    measure_every: int = 0,
 ) -> Iterator[Step]:
     """Trains the model in place, going on ``after`` so many steps with an optimiser that has done them.
 
-    Gradients of accumulated batches are weighted by their labels, so that accumulating equals one larger batch.
+    Gradients of accumulated batches are weighted by their labels, so that accumulating equals one larger batch. Every
+    ``measure_every`` steps the ratio of update to weights and the gradient's noise are measured too.
 
     Raises:
         TrainingError: for a loss that is not finite; names the step and the first tensor that is not.
     """
     loss_of = loss_function(objective)
-    adam = optimizer(model, training.optimizer) if adam is None else adam
+    optimizers = optimizer(model, training.optimizer) if optimizers is None else optimizers
     rate = learning_rate(training.schedule, steps=training.steps, d_model=stacks(model.config)[-1].d_model)
     for step in range(after + 1, training.steps + 1):
         began = time.perf_counter()
+        measures = measure_every > 0 and step % measure_every == 0
         model.train()
-        for group in adam.param_groups:
-            group["lr"] = rate(step)
+        optimizers.set_rate(rate(step))
         first = (step - 1) * training.accumulate
-        parts = [batches[first + i].to(model.device) for i in range(training.accumulate)]
-        loss = _backward(model, parts, loss_of, training.precision)
+        parts = [shortened(batches[first + i], objective, step) for i in range(training.accumulate)]
+        parts = [part.to(model.device) for part in parts]
+        loss, noise = _backward(model, parts, loss_of, training.precision, measures)
         if not torch.isfinite(loss):
             raise _not_finite(model, parts, loss_of, training.precision, step, rate(step))
         norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm or torch.inf)
-        adam.step()
-        adam.zero_grad()
-        tokens = sum(part.num_tokens for part in parts)
-        yield Step(step, loss.item(), rate(step), norm.item(), tokens, time.perf_counter() - began)
+        before = [p.detach().clone() for p in model.parameters()] if measures else []
+        optimizers.step()
+        optimizers.zero_grad()
+        tokens, seconds = sum(part.num_tokens for part in parts), time.perf_counter() - began
+        ratio = _update_ratio(model, before) if measures else None
+        yield Step(step, loss.item(), rate(step), norm.item(), tokens, seconds, ratio, noise)
 
 
-def autocast(model: Model, precision: str) -> torch.autocast:
-    """Matrix products in the given precision; weights, norms, softmax and loss stay as they are."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+def shortened(batch: Batch, objective: Objective, step: int) -> Batch:
+    """The windows of a batch cut into shorter ones while a curriculum of lengths is on; all tokens stay."""
+    if not isinstance(objective, Causal) or step > objective.curriculum_steps or batch.positions is not None:
+        return batch
+    quarter = 4 * (step - 1) // objective.curriculum_steps  # eighths, quarters, halves, and halves once more
+    pieces = 8 >> min(quarter, 2)
+    length = batch.tokens.size(1)
+    while pieces > 1 and length % pieces:
+        pieces //= 2
+    return Batch(batch.tokens.reshape(-1, length // pieces), batch.labels.reshape(-1, length // pieces))
 
 
-def _backward(model: Model, parts: list[Batch], loss_of: LossFunction, precision: str) -> torch.Tensor:
-    count = max(sum(part.num_labels for part in parts), 1)
-    mean = torch.zeros((), device=model.device)
-    for part in parts:
-        with autocast(model, precision):
+def _backward(
+    model: Model, parts: list[Batch], loss_of: LossFunction, precision: str, measures: bool = False
+) -> tuple[Tensor, float | None]:
+    """Fills the gradients; returns the mean loss, and the gradient's noise where that is asked for."""
+    counts = [part.num_labels for part in parts]
+    count = max(sum(counts), 1)
+    mean, of_part = torch.zeros((), device=model.device), None
+    with products(model.device, precision):
+        for part in parts:
             loss = loss_of(model, part).total / count
-        loss.backward()
-        mean += loss.detach()
-    return mean
+            loss.backward()
+            mean += loss.detach()
+            if measures and of_part is None and len(parts) > 1:
+                of_part = _norm(model) * count / max(counts[0], 1)
+    return mean, None if of_part is None else _noise(of_part**2, _norm(model) ** 2, counts[0], count)
+
+
+def _norm(model: nn.Module) -> float:
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+
+
+def _noise(small: float, large: float, of_small: int, of_large: int) -> float:
+    """From the squared gradient norms of a smaller and a larger batch: trace of the covariance over squared mean."""
+    signal = (of_large * large - of_small * small) / (of_large - of_small)
+    noise = (small - large) / (1 / of_small - 1 / of_large)
+    return noise / signal if signal > 0 else float("inf")
+
+
+@torch.no_grad()
+def _update_ratio(model: nn.Module, before: list[Tensor]) -> float:
+    now = [p.detach() for p in model.parameters()]
+    updates = torch._foreach_sub(now, before)
+    return (nn.utils.get_total_norm(updates) / nn.utils.get_total_norm(before).clamp(min=1e-30)).item()
 
 
 def _not_finite(
@@ -95,7 +148,7 @@ def _not_finite(
             break
     else:
         for part in parts:
-            with torch.no_grad(), trace(model) as tape, autocast(model, precision):
+            with torch.no_grad(), trace(model) as tape, products(model.device, precision):
                 loss_of(model, part)
             hidden = ("scores",)  # -inf there is the mask at work
             bad = [n for n in tape if not n.endswith(hidden) and not torch.isfinite(tape[n]).all()]

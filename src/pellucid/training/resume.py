@@ -1,8 +1,9 @@
 """Exact resume: all that a run needs to go on as if it had never stopped.
 
-``checkpoints/step-N/`` holds the weights, the optimiser's moments, the random state and ``state.json`` with the sha256
-of each. The folder is written under another name, synced and renamed, so that one that exists is whole. Where the data
-stands is not saved: batch n is a function of the seed and n.
+``checkpoints/step-N/`` holds the weights, their running average where there is one, the optimiser's moments, the random
+state, and ``state.json`` with the sha256 of each and the number of threads. The folder is written under another name,
+synced and renamed, so that one that exists is whole. Where the data stands is not saved: batch n is a function of the
+seed and n.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,19 +23,32 @@ from torch import Tensor
 from pellucid.errors import CheckpointError
 from pellucid.models.build import Model
 from pellucid.models.checkpoint import WEIGHTS, checksum, load_weights, save_weights, write_whole
+from pellucid.training.average import Running
+from pellucid.training.optim import Optimizers
 
-OPTIMIZER, RANDOM, STATE = "optimizer.safetensors", "random.safetensors", "state.json"
+OPTIMIZER, RANDOM, AVERAGE = "optimizer.safetensors", "random.safetensors", "average.safetensors"
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come: steps done, and the best validation loss so far."""
+    """How far a run has come: steps done, the best validation loss so far, evaluations since without a better one."""
 
     step: int = 0
     best: float = float("inf")
+    stale: int = 0
 
 
-def save_checkpoint(folder: Path, model: Model, adam: torch.optim.Optimizer, position: Position, keep: int) -> None:
+@dataclass(frozen=True)
+class Learner:
+    """All that changes while a run trains."""
+
+    model: Model
+    optimizers: Optimizers
+    average: Running | None = None
+
+
+def save_checkpoint(folder: Path, learner: Learner, position: Position, keep: int) -> None:
     """Writes ``checkpoints/step-N`` of a run folder and removes all but the newest ``keep``.
 
     Raises:
@@ -43,11 +58,11 @@ def save_checkpoint(folder: Path, model: Model, adam: torch.optim.Optimizer, pos
     final, part = checkpoints / f"step-{position.step}", checkpoints / ".part"
     shutil.rmtree(part, ignore_errors=True)
     try:
-        save_weights(model, part / WEIGHTS)
-        write_whole(part / OPTIMIZER, lambda path: save_file(_moments(model, adam), path))
-        write_whole(part / RANDOM, lambda path: save_file(_random_state(), path))
-        sums = {name: checksum(part / name) for name in (WEIGHTS, OPTIMIZER, RANDOM)}
-        state = {"format": 1, "step": position.step, "best": position.best, "checksums": sums, "threads": _threads()}
+        save_weights(learner.model, part / WEIGHTS)
+        for name, tensors in _tensors(learner).items():
+            write_whole(part / name, lambda path, tensors=tensors: save_file(tensors, path))
+        sums = {path.name: checksum(path) for path in sorted(part.iterdir())}
+        state = {"format": 1, **asdict(position), "checksums": sums, "threads": torch.get_num_threads()}
         write_whole(part / STATE, lambda path: path.write_text(json.dumps(state, indent=2) + "\n"))
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
@@ -60,14 +75,14 @@ def save_checkpoint(folder: Path, model: Model, adam: torch.optim.Optimizer, pos
         shutil.rmtree(old)
 
 
-def restore(folder: Path, model: Model, adam: torch.optim.Optimizer) -> tuple[Position, list[str]]:
-    """Fills model, optimiser and random state from the newest whole checkpoint of a run.
+def restore(folder: Path, learner: Learner) -> tuple[Position, list[str]]:
+    """Fills weights, averages, moments, random state and number of threads from the newest whole checkpoint of a run.
 
     Returns:
         Where the run stands, and what is to be said of checkpoints that were passed over.
 
     Raises:
-        CheckpointError: when there is no checkpoint, or none that is whole.
+        CheckpointError: when there is no checkpoint, none that is whole, or one of another model.
     """
     passed_over: list[str] = []
     for path in _newest_first(folder):
@@ -76,19 +91,18 @@ def restore(folder: Path, model: Model, adam: torch.optim.Optimizer) -> tuple[Po
         except CheckpointError as error:
             passed_over.append(str(error))
             continue
-        load_weights(model, path / WEIGHTS)
-        _restore_moments(model, adam, load_file(path / OPTIMIZER))
+        load_weights(learner.model, path / WEIGHTS)
+        if learner.average is not None:
+            learner.average.weights = load_file(path / AVERAGE, learner.model.device.type)
+        _restore_moments(learner, path / OPTIMIZER)
         _restore_random(load_file(path / RANDOM))
-        if state["threads"] != _threads():
-            passed_over.append(
-                f"{path}: saved with {state['threads']} threads, going on with {_threads()}: not equal in every bit"
-            )
-        return Position(state["step"], state["best"]), passed_over
+        passed_over += _restore_threads(path, int(state["threads"]))
+        return Position(state["step"], state["best"], state["stale"]), passed_over
     found = "; ".join(passed_over) or "no checkpoint"
     raise CheckpointError(folder / "checkpoints", found, "one to go on from", "start the run anew with --force")
 
 
-def _verified(path: Path) -> dict[str, object]:
+def _verified(path: Path) -> dict[str, Any]:
     try:
         state = json.loads((path / STATE).read_text())
         torn = [name for name, expected in state["checksums"].items() if checksum(path / name) != expected]
@@ -104,20 +118,32 @@ def _newest_first(folder: Path) -> Iterator[Path]:
     yield from sorted(found, key=lambda path: -int(path.name[5:]))
 
 
-def _moments(model: Model, adam: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
+def _tensors(learner: Learner) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint holds beside the weights, by file."""
+    moments = {
         f"{name}/{key}": value.cpu()
-        for name, parameter in model.named_parameters()
-        for key, value in adam.state[parameter].items()
+        for name, parameter in learner.model.named_parameters()
+        for key, value in learner.optimizers.state(parameter).items()
     }
+    files = {OPTIMIZER: moments, RANDOM: _random_state()}
+    return files if learner.average is None else {**files, AVERAGE: learner.average.weights}
 
 
-def _restore_moments(model: Model, adam: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for full_name, value in moments.items():
+def _restore_moments(learner: Learner, path: Path) -> None:
+    parameters = dict(learner.model.named_parameters())
+    for full_name, value in load_file(path).items():
         name, _, key = full_name.rpartition("/")
-        parameter = parameters[name]
-        adam.state[parameter][key] = value.to(parameter.device)
+        if name not in parameters:
+            raise CheckpointError(path, f"moments of {name}", "those of this run's model", "was config.toml changed?")
+        learner.optimizers.state(parameters[name])[key] = value.to(parameters[name].device)
+
+
+def _restore_threads(path: Path, threads: int) -> list[str]:
+    """As many threads as before, since sums are split among them; says so where there are not as many processors."""
+    if threads <= (os.cpu_count() or 1):
+        torch.set_num_threads(threads)
+        return []
+    return [f"{path}: saved with {threads} threads, going on with {torch.get_num_threads()}: not equal in every bit"]
 
 
 def _random_state() -> dict[str, Tensor]:
@@ -132,10 +158,6 @@ def _restore_random(state: dict[str, Tensor]) -> None:
     devices = [value for name, value in sorted(state.items()) if name.startswith("cuda:")]
     if devices and torch.cuda.device_count() == len(devices):
         torch.cuda.set_rng_state_all(devices)
-
-
-def _threads() -> int:
-    return torch.get_num_threads()
 
 
 def _sync(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from pellucid.config.run import Constant, Cosine, InverseSquareRoot, Linear, Schedule
+from pellucid.config.optimisation import Constant, Cosine, InverseSquareRoot, Linear, Schedule, WarmupStableDecay
 
 Rate = Callable[[int], float]
 
@@ -23,6 +23,10 @@ def learning_rate(schedule: Schedule, *, steps: int, d_model: int) -> Rate:
             )
         case Linear(peak=peak, warmup_steps=warmup, final=final):
             return _warmed(warmup, steps, lambda done: peak * (1 - done * (1 - final)), peak)
+        case WarmupStableDecay(peak=peak, warmup_steps=warmup, decay=decay, final=final):
+            return _warmed(
+                warmup, steps, lambda done: peak * (1 - (1 - final) * math.sqrt(max(0.0, 1 - (1 - done) / decay))), peak
+            )
         case Constant(peak=peak, warmup_steps=warmup):
             return _warmed(warmup, steps, lambda done: peak, peak)
 

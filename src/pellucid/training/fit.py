@@ -1,0 +1,222 @@
+"""A run in its folder: train, evaluate along the way, keep the best, be ready to go on."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from pellucid.config.optimisation import CheckpointAverage, ExponentialAverage, Training
+from pellucid.data.batches import training_batches
+from pellucid.models.checkpoint import save_description, save_run
+from pellucid.training.average import Running, Snapshots
+from pellucid.training.evaluate import Evaluation, evaluate
+from pellucid.training.loop import Step, train
+from pellucid.training.optim import optimizer
+from pellucid.training.resume import Learner, Position, restore, save_checkpoint
+from pellucid.training.samples import samples
+from pellucid.training.session import Session, validation_batches
+from pellucid.training.watch import Opener, Sinks, open_sinks
+
+LOG_EVERY = 10  # steps between lines of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the validation data said after a step, and whether it is the best so far.
+
+    ``averaged`` lists the steps whose weights were averaged; none for those of the step itself.
+    """
+
+    step: int
+    evaluation: Evaluation
+    best: bool
+    averaged: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The run goes on after a step; remarks say what was passed over or cannot be equal."""
+
+    step: int
+    remarks: list[str]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The run ended early, because it was asked to or got no better; everything up to this step is saved."""
+
+    step: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something the user should know; the run goes on."""
+
+    text: str
+
+
+Event = Step | Evaluated | Stopped | Resumed | Remark
+
+
+def fit(session: Session, folder: Path, *, resume: bool = False, watchers: Sequence[Opener] = ()) -> Iterator[Event]:
+    """Trains into a run folder, yielding what happens.
+
+    The weights in the folder are the best on the validation data so far; ``checkpoints/`` holds what is needed to go
+    on, which with ``resume`` is done: bit for bit as if the run had never stopped. The first Ctrl-C ends the run after
+    the step at hand, with everything saved.
+
+    Raises:
+        TrainingError: for a loss that is not finite; what was saved stays.
+        CheckpointError: when the folder cannot be written, or there is nothing to go on from.
+    """
+    run, model = session.run, session.model
+    average = run.training.average
+    running = Running(model, average.decay) if isinstance(average, ExponentialAverage) else None
+    learner, position = Learner(model, optimizer(model, run.training.optimizer), running), Position()
+    if resume:
+        position, told = restore(folder, learner)
+        yield Resumed(position.step, told)
+    else:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        save_description(folder, session.tokenizer, run)
+    snapshots = Snapshots(folder, average, position.step) if isinstance(average, CheckpointAverage) else None
+    remarks: list[str] = []
+    with open_sinks(folder, position.step, watchers, remarks.append) as sinks, _interrupts() as interrupted:
+        keeper = _Keeper(session, folder, learner, snapshots, sinks, position)
+        for step in _steps(session, learner, position.step):
+            if running is not None:
+                running.update(model, step.step)
+            ends = step.step == run.training.steps
+            why = "interrupted" if interrupted.is_set() and not ends else ""
+            due = _due(step.step, run.training, bool(why))
+            if step.step % LOG_EVERY == 0 or step.step == 1 or due.evaluate:
+                sinks.scalars(step.step, _figures(step))
+            yield step
+            keeper.position = replace(keeper.position, step=step.step)
+            if due.evaluate:
+                yield keeper.evaluated()
+                if run.training.patience and keeper.position.stale >= run.training.patience and not ends:
+                    why = f"no better for {run.training.patience} evaluations"
+            if due.save or why:
+                save_checkpoint(folder, learner, keeper.position, run.training.checkpoints.keep)
+            yield from map(Remark, remarks)
+            remarks.clear()
+            if why or ends:
+                yield from keeper.average()
+            if why:
+                yield Stopped(step.step, why)
+                return
+
+
+def _steps(session: Session, learner: Learner, after: int) -> Iterator[Step]:
+    run = session.run
+    batches = training_batches(
+        session.corpus.train,
+        session.tokenizer,
+        run.objective,
+        batch_tokens=run.training.batch_tokens,
+        seed=run.seed,
+        labels=session.corpus.labels,
+    )
+    return train(
+        learner.model,
+        batches,
+        run.objective,
+        run.training,
+        optimizers=learner.optimizers,
+        after=after,
+        measure_every=LOG_EVERY,
+    )
+
+
+@dataclass
+class _Keeper:
+    """Evaluates, tells, and keeps the best weights in the run folder."""
+
+    session: Session
+    folder: Path
+    learner: Learner
+    snapshots: Snapshots | None
+    sinks: Sinks
+    position: Position
+
+    def evaluated(self) -> Evaluated:
+        """Evaluates the weights at hand, or their running average."""
+        average, model = self.learner.average, self.learner.model
+        with nullcontext() if average is None else average.in_place(model):
+            event = self._judged(())
+            shown = samples(self.session)
+        if shown:
+            self.sinks.texts(self.position.step, "samples", shown)
+        if self.snapshots is not None:
+            self.snapshots.add(model, self.position.step, event.evaluation.loss)
+        return event
+
+    def average(self) -> Iterator[Evaluated]:
+        """Evaluates the mean of the snapshots, where there are any; the model keeps it."""
+        if self.snapshots is not None and len(steps := self.snapshots.steps()) > 1:
+            self.snapshots.average_into(self.learner.model)
+            yield self._judged(tuple(steps))
+
+    def _judged(self, averaged: tuple[int, ...]) -> Evaluated:
+        run, model = self.session.run, self.learner.model
+        evaluation = evaluate(model, validation_batches(self.session), run.objective, run.training.precision)
+        best = evaluation.loss < self.position.best
+        if best:
+            save_run(self.folder, model, self.session.tokenizer, run)
+            self.position = replace(self.position, best=evaluation.loss, stale=0)
+        else:
+            self.position = replace(self.position, stale=self.position.stale + 1)
+        kind = "average" if averaged else "validation"
+        figures = {f"{kind}/{name}": value for name, value in evaluation.as_dict().items()}
+        self.sinks.scalars(self.position.step, {**figures, "best": best})
+        return Evaluated(self.position.step, evaluation, best, averaged)
+
+
+def _figures(step: Step) -> dict[str, float]:
+    """What is logged of a step; what was not measured is left out."""
+    values = asdict(step)
+    values.pop("step")
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _Due:
+    evaluate: bool
+    save: bool
+
+
+def _due(step: int, training: Training, stops: bool) -> _Due:
+    """What a step is followed by."""
+    ends = stops or step == training.steps
+    evaluates = ends or bool(training.evaluate_every and step % training.evaluate_every == 0)
+    every = training.checkpoints.every
+    saves = step % every == 0 or ends if every else evaluates
+    return _Due(evaluates, saves and training.checkpoints.keep > 0)
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Turns the first Ctrl-C into a flag, so that a step is never cut in half; the second ends at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # only the main thread may handle signals
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
