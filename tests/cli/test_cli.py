@@ -184,7 +184,7 @@ def test_a_torn_checkpoint_is_told(folder, encoder):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to write to")
 def test_a_full_disk_is_told(folder):
     (folder / "runs/full").mkdir(parents=True)
-    (folder / "runs/full/metrics.jsonl").symlink_to("/dev/full")
+    (folder / "runs/full/.part-config.toml").symlink_to("/dev/full")  # where a file is written before it is renamed
     done = call(
         "train",
         "decoder",

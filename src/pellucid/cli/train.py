@@ -10,6 +10,10 @@ Examples:
 
 `pellucid train recipes/shakespeare-char.toml training.steps=500`
 
+`pellucid train --from runs/encoder classifier --labelled mails.tsv --out runs/mails`
+
+`torchrun --nproc-per-node 4 -m pellucid train decoder --text notes.txt --out runs/notes`
+
 `pellucid train --resume runs/notes`
 """
 
@@ -26,13 +30,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pellucid.cli.common import Debug, Device, Json, Report, device_of, end_card, print_json, say
-from pellucid.config.defaults import FAMILIES, default_run
+from pellucid.config.defaults import FAMILIES, continued_run, default_run
 from pellucid.config.files import read_plain
 from pellucid.config.run import Data, LabelledFiles, NamedData, ParallelFiles, Run, TextFiles
 from pellucid.config.schema import from_dict, to_dict, with_overrides
+from pellucid.config.start import LoRA, Pretrained
 from pellucid.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from pellucid.training.distributed import World
     from pellucid.training.session import Session
     from pellucid.training.watch import Opener
 
@@ -49,10 +55,16 @@ def train(
     data: Annotated[str | None, typer.Option(help="A set by name; see `pellucid data list`.")] = None,
     mirror: Annotated[str | None, typer.Option(help="A folder to read a catalogue set from.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME by default.")] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="A run whose weights to begin at: fine-tuning.")] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help='With --from: parameters to leave, as "embedding.*".')
+    ] = None,
+    lora: Annotated[int | None, typer.Option(help="With --from: train low-rank terms of this rank instead.")] = None,
     resume: Annotated[Path | None, typer.Option(help="A run folder to go on with, exactly where it stopped.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random choice.")] = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there already.")] = False,
+    shard: Annotated[bool, typer.Option("--shard", help="Under torchrun: split the weights too (FSDP).")] = False,
     wandb: Annotated[str | None, typer.Option(help="Also log to this Weights & Biases project.")] = None,
     json: Json = False,
     debug: Debug = False,
@@ -60,44 +72,48 @@ def train(
     if resume is not None:
         if what or settings:
             raise UserError("--resume", f"together with {what}", "a run folder alone, since its settings are its own")
-        resume_in_folder(resume, device=device, json=json, wandb=wandb)
+        _train(None, resume, device=device, shard=shard, force=force, json=json, wandb=wandb)
         return
-    if what is None:
+    if what is None and start is None:
         raise UserError("train", "nothing to train", "a recipe or a family", "see `pellucid train --help`")
     given = _data(text, source, target, labelled, data, mirror)
-    run = _run(what, given, mirror, settings or [])
+    if start is None:
+        run = _run(what, given, mirror, settings or [])
+    else:
+        run = _continued(start, what, given, freeze or [], lora, settings or [])
     run = run if seed is None else replace(run, seed=seed)
-    folder = out or Path("runs") / (Path(what).stem if _is_file(what) else what)
-    run_in_folder(run, folder, device=device, force=force, json=json, wandb=wandb)
+    name = Path(what).stem if what and _is_file(what) else what or f"{start.name}-tuned"
+    folder = out or Path("runs") / name
+    _train(run, folder, device=device, shard=shard, force=force, json=json, wandb=wandb)
 
 
-def run_in_folder(run: Run, folder: Path, *, device: str, force: bool, json: bool, wandb: str | None) -> None:
-    """Prepares and trains a run, and leaves its card."""
+def _train(
+    run: Run | None, folder: Path, *, device: str, shard: bool, force: bool, json: bool, wandb: str | None
+) -> None:
+    """Trains a run, or goes on with the one in the folder, in however many processes there are; leaves its card."""
+    from pellucid.training.distributed import joined
     from pellucid.training.memory import keep_freed_memory
-    from pellucid.training.session import prepare
+    from pellucid.training.session import prepare, reopen
 
-    if (folder / "model.safetensors").exists() and not force:
-        raise UserError(folder, "a run is there already", hint="choose another --out, or replace it with --force")
-    watchers = _watchers(wandb, run)
-    keep_freed_memory()
-    say("reading the data and training the tokenizer …", json)
-    session = prepare(run, device=device_of(device))
-    parameters = sum(p.numel() for p in session.model.parameters())
-    kind, count = type(session.model).__name__, len(session.corpus.train)
-    say(f"{kind}: {parameters:,} parameters, {session.tokenizer.vocab_size:,} tokens, {count:,} examples", json)
-    for setting, choice in session.chosen.items():
-        say(f"{setting}: {choice}", json)
-    _follow(session, folder, watchers, resume=False, json=json)
-
-
-def resume_in_folder(folder: Path, *, device: str, json: bool, wandb: str | None) -> None:
-    """Goes on with a run from its newest whole checkpoint."""
-    from pellucid.training.memory import keep_freed_memory
-    from pellucid.training.session import reopen
-
-    keep_freed_memory()
-    session = reopen(folder, device=device_of(device))
-    _follow(session, folder, _watchers(wandb, session.run), resume=True, json=json)
+    with joined(device_of(device), sharded=shard) as (world, own_device):
+        quiet = json or not world.leads
+        if run is not None and (folder / "checkpoints").exists() and world.restarted:
+            run = None  # torchrun started us again after a process was lost
+        if run is not None and (folder / "model.safetensors").exists() and not force:
+            hint = "choose another --out, go on with it by --resume, or replace it with --force"
+            raise UserError(folder, "a run is there already", hint=hint)
+        keep_freed_memory()
+        say("reading the data and training the tokenizer …" if run else "reading the data …", quiet)
+        session = reopen(folder, device=own_device) if run is None else prepare(run, device=own_device)
+        parameters = sum(p.numel() for p in session.model.parameters())
+        kind, count = type(session.model).__name__, len(session.corpus.train)
+        say(f"{kind}: {parameters:,} parameters, {session.tokenizer.vocab_size:,} tokens, {count:,} examples", quiet)
+        if world.size > 1:
+            say(f"{world.size} processes, {'weights split' if shard else 'weights copied'}", quiet)
+        for setting, choice in session.chosen.items():
+            say(f"{setting}: {choice}", quiet)
+        watchers = _watchers(wandb, session.run) if world.leads else []
+        _follow(session, folder, watchers, world, resume=run is None, quiet=quiet, json=json)
 
 
 def _watchers(wandb: str | None, run: Run) -> list[Opener]:
@@ -109,13 +125,17 @@ def _watchers(wandb: str | None, run: Run) -> list[Opener]:
     return [TensorBoard, partial(WeightsAndBiases, project=wandb, config=to_dict(run))]
 
 
-def _follow(session: Session, folder: Path, watchers: list[Opener], *, resume: bool, json: bool) -> None:
+def _follow(
+    session: Session, folder: Path, watchers: list[Opener], world: World, *, resume: bool, quiet: bool, json: bool
+) -> None:
     from pellucid.training.fit import Evaluated, fit
 
     began = time.perf_counter()
-    others = Report(session.run.training.steps, quiet=json).follow(
-        fit(session, folder, resume=resume, watchers=watchers)
+    others = Report(session.run.training.steps, quiet=quiet).follow(
+        fit(session, folder, resume=resume, watchers=watchers, world=world)
     )
+    if not world.leads:
+        return
     parameters = sum(p.numel() for p in session.model.parameters())
     evaluations = [event for event in others if isinstance(event, Evaluated)]
     if not evaluations:
@@ -137,6 +157,22 @@ def _follow(session: Session, folder: Path, watchers: list[Opener], *, resume: b
 
 def _is_file(what: str) -> bool:
     return Path(what).suffix in (".toml", ".json")
+
+
+def _continued(
+    start: Path, what: str | None, given: Data | None, freeze: list[str], lora: int | None, settings: list[str]
+) -> Run:
+    from pellucid.models.checkpoint import load_description
+
+    if given is None:
+        raise UserError("train --from", "no data", "--text, --source and --target, --labelled or --data")
+    if what is not None and "=" in what:  # a setting: there is no family to name
+        what, settings = None, [what, *settings]
+    run = continued_run(load_description(start)[0], str(start), what, given)
+    low_rank = None if lora is None else LoRA(rank=lora, alpha=2.0 * lora)
+    run = replace(run, start=Pretrained(path=str(start), freeze=tuple(freeze), lora=low_rank))
+    changed: Run = from_dict(Run, with_overrides(to_dict(run), settings))
+    return changed
 
 
 def _run(what: str, given: Data | None, mirror: str | None, settings: list[str]) -> Run:

@@ -18,6 +18,7 @@ from pellucid.config.model import (
 from pellucid.config.optimisation import AdamW, Checkpoints, Cosine, Linear, Training
 from pellucid.config.parts import Attention, FeedForward, RMSNorm, Rotary, Sinusoidal, Stack
 from pellucid.config.run import ByteBPE, Causal, Classify, Data, Masked, NamedData, Run, SequenceToSequence
+from pellucid.config.start import Pretrained
 from pellucid.errors import UserError, nearest
 
 FAMILIES = ("decoder", "encoder", "encoder-decoder", "classifier")
@@ -72,6 +73,43 @@ def default_run(family: str, data: Data) -> Run:
             raise UserError(
                 f'family "{family}"', "not known", "one of " + ", ".join(FAMILIES), nearest(family, FAMILIES)
             )
+
+
+def continued_run(source: Run, path: str, family: str | None, data: Data) -> Run:
+    """A run that goes on from the weights of another, on other data or as a classifier.
+
+    Args:
+        source: the run that ``path`` holds.
+        family: what it shall become; as it was when left out. An encoder can become a classifier.
+
+    Raises:
+        UserError: for a model that cannot become this.
+    """
+    own = _family(source)
+    family = family or own
+    run = default_run(family, data)
+    if family != own and not (own == "encoder" and family == "classifier"):
+        raise UserError(f"--from {path}", f"holds a {own}", f"a run that can become a {family}")
+    model, objective = source.model, source.objective
+    if family != own:
+        assert isinstance(source.model, Encoder)
+        model = replace(source.model, head=Classification(pooling="mean", projected=False), tie=())
+        objective = run.objective
+    # A tenth of the rate that starts at nothing: what was learned should not be shaken off.
+    training = replace(run.training, steps=1000, schedule=Cosine(peak=3e-4, warmup_steps=50))
+    return replace(run, model=model, objective=objective, training=training, start=Pretrained(path=path))
+
+
+def _family(run: Run) -> str:
+    match run.model:
+        case Decoder():
+            return "decoder"
+        case EncoderDecoder():
+            return "encoder-decoder"
+        case Encoder(head=Classification()):
+            return "classifier"
+        case _:
+            return "encoder"
 
 
 def demo_run(family: str) -> Run:

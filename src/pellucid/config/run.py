@@ -16,6 +16,7 @@ from pellucid.config.model import (
 )
 from pellucid.config.optimisation import Training
 from pellucid.config.schema import check, check_fraction
+from pellucid.config.start import Scratch, Start
 from pellucid.errors import ConfigError
 
 # ---- data --------------------------------------------------------------------------------------
@@ -242,6 +243,7 @@ class Run:
     tokenizer: Tokenizer
     objective: Objective
     training: Training = field(default_factory=Training)
+    start: Start = field(default_factory=Scratch)
     seed: int = 0
     format: Literal[1] = 1
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pellucid.config.optimisation import CheckpointAverage
-from pellucid.models.checkpoint import write_whole
+from pellucid.models.checkpoint import fill, whole, write_whole, writes
 
 
 class Running:
@@ -58,14 +58,16 @@ class Snapshots:
     def __init__(self, folder: Path, settings: CheckpointAverage, after: int) -> None:
         self.folder, self.settings = folder / "snapshots", settings
         for path, step in self._found().items():
-            if step > after:
+            if step > after and writes():
                 path.unlink()
 
     def add(self, model: nn.Module, step: int, loss: float) -> None:
         """Takes in the weights after a step and drops the snapshot that is one too many."""
-        weights = {name: p.detach().cpu() for name, p in model.named_parameters()}
+        weights = {name: whole(p.detach()).cpu() for name, p in model.named_parameters()}
         loss_of_step = {"loss": repr(loss)}
         write_whole(self.folder / f"step-{step}.safetensors", lambda path: save_file(weights, path, loss_of_step))
+        if not writes():
+            return
         ranked = sorted(self._found().items(), key=lambda found: self._rank(*found))
         for path, _ in ranked[self.settings.count :]:
             path.unlink()
@@ -83,7 +85,7 @@ class Snapshots:
             for name, value in load_file(path).items():
                 sums[name] = sums[name] + value.double() if name in sums else value.double()
         for name, parameter in model.named_parameters():
-            parameter.copy_(sums[name] / len(paths))
+            fill(parameter, (sums[name] / len(paths)).to(parameter.dtype))
 
     def _rank(self, path: Path, step: int) -> float:
         return self._loss(path) if self.settings.which == "best" else -step

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from pellucid.config.run import Objective
 from pellucid.data.batch import Batch
 from pellucid.data.files import Document, pieces
 from pellucid.models.build import Model
-from pellucid.training.objectives import loss_function
+from pellucid.training.distributed import World
+from pellucid.training.objectives import Criterion
 from pellucid.training.precision import products
+
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,29 @@ class Evaluation:
         return {"loss": self.loss, "perplexity": self.perplexity, "accuracy": self.accuracy, "count": self.count}
 
 
-@torch.inference_mode()
-def evaluate(model: Model, batches: Iterable[Batch], objective: Objective, precision: str = "float32") -> Evaluation:
-    """Every batch once, without dropout and without smoothing."""
+@torch.no_grad()
+def evaluate(
+    model: Model,
+    batches: Iterable[Batch],
+    objective: Objective,
+    precision: str = "float32",
+    *,
+    world: World = ALONE,
+    criterion: nn.Module | None = None,
+) -> Evaluation:
+    """Every batch once, without dropout and without smoothing; ``world`` and ``criterion`` as for training."""
     was_training = model.training
     model.eval()
-    loss_of, nats, correct, count = loss_function(objective), 0.0, 0, 0
+    criterion = Criterion(model, objective) if criterion is None else criterion
+    sums = torch.zeros(3, dtype=torch.float64)  # nats, hits, labels
     for batch in batches:
         with products(model.device, precision):
-            loss = loss_of(model, batch.to(model.device))
-        nats, correct, count = nats + loss.nats.item(), correct + int(loss.correct), count + loss.count
+            loss = criterion(world.share(batch).to(model.device))
+        sums += torch.tensor([loss.nats.item(), loss.correct.item(), loss.count], dtype=torch.float64)
+    world.split_again(criterion)
     model.train(was_training)
-    return Evaluation(nats / max(count, 1), correct / max(count, 1), count)
+    nats, correct, count = world.total(sums.to(model.device)).tolist()
+    return Evaluation(nats / max(count, 1), correct / max(count, 1), int(count))
 
 
 def text_bytes(documents: Iterable[Document]) -> int:

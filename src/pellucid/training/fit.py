@@ -11,18 +11,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from torch import nn
+
 from pellucid.config.optimisation import CheckpointAverage, ExponentialAverage, Training
 from pellucid.data.batches import training_batches
 from pellucid.models.checkpoint import save_description, save_run
 from pellucid.training.average import Running, Snapshots
+from pellucid.training.distributed import World
 from pellucid.training.evaluate import Evaluation, evaluate
 from pellucid.training.loop import Step, train
+from pellucid.training.objectives import Criterion
 from pellucid.training.optim import optimizer
 from pellucid.training.resume import Learner, Position, restore, save_checkpoint
 from pellucid.training.samples import samples
 from pellucid.training.session import Session, validation_batches
-from pellucid.training.watch import Opener, Sinks, open_sinks
+from pellucid.training.watch import NoSink, Opener, Sinks, open_sinks
 
+ALONE = World()
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
 
 
@@ -65,57 +70,63 @@ class Remark:
 Event = Step | Evaluated | Stopped | Resumed | Remark
 
 
-def fit(session: Session, folder: Path, *, resume: bool = False, watchers: Sequence[Opener] = ()) -> Iterator[Event]:
+def fit(
+    session: Session, folder: Path, *, resume: bool = False, watchers: Sequence[Opener] = (), world: World = ALONE
+) -> Iterator[Event]:
     """Trains into a run folder, yielding what happens.
 
     The weights in the folder are the best on the validation data so far; ``checkpoints/`` holds what is needed to go
     on, which with ``resume`` is done: bit for bit as if the run had never stopped. The first Ctrl-C ends the run after
     the step at hand, with everything saved.
 
+    Args:
+        watchers: where figures go beside ``metrics.jsonl``.
+        world: the processes that train together. All of them call this; the first one writes.
+
     Raises:
         TrainingError: for a loss that is not finite; what was saved stays.
         CheckpointError: when the folder cannot be written, or there is nothing to go on from.
     """
-    run, model = session.run, session.model
-    average = run.training.average
-    running = Running(model, average.decay) if isinstance(average, ExponentialAverage) else None
-    learner, position = Learner(model, optimizer(model, run.training.optimizer), running), Position()
+    run = session.run
+    criterion = world.spread(Criterion(session.model, run.objective))  # before the optimiser sees the weights
+    learner, position = _learner(session), Position()
     if resume:
         position, told = restore(folder, learner)
         yield Resumed(position.step, told)
-    else:
+    elif world.leads:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         save_description(folder, session.tokenizer, run)
-    snapshots = Snapshots(folder, average, position.step) if isinstance(average, CheckpointAverage) else None
     remarks: list[str] = []
-    with open_sinks(folder, position.step, watchers, remarks.append) as sinks, _interrupts() as interrupted:
-        keeper = _Keeper(session, folder, learner, snapshots, sinks, position)
-        for step in _steps(session, learner, position.step):
-            if running is not None:
-                running.update(model, step.step)
+    opened = open_sinks(folder, position.step, watchers, remarks.append) if world.leads else Sinks(NoSink())
+    with opened as sinks, _interrupts() as interrupted:
+        keeper = _Keeper(session, folder, learner, criterion, world, sinks, position)
+        for step in _steps(session, learner, criterion, world, position.step):
             ends = step.step == run.training.steps
-            why = "interrupted" if interrupted.is_set() and not ends else ""
+            why = "interrupted" if world.any(interrupted.is_set()) and not ends else ""
             due = _due(step.step, run.training, bool(why))
-            if step.step % LOG_EVERY == 0 or step.step == 1 or due.evaluate:
-                sinks.scalars(step.step, _figures(step))
+            keeper.take(step, log=step.step % LOG_EVERY == 0 or step.step == 1 or due.evaluate)
             yield step
-            keeper.position = replace(keeper.position, step=step.step)
             if due.evaluate:
                 yield keeper.evaluated()
-                if run.training.patience and keeper.position.stale >= run.training.patience and not ends:
-                    why = f"no better for {run.training.patience} evaluations"
+                why = why or ("" if ends else keeper.no_better())
             if due.save or why:
                 save_checkpoint(folder, learner, keeper.position, run.training.checkpoints.keep)
-            yield from map(Remark, remarks)
-            remarks.clear()
             if why or ends:
                 yield from keeper.average()
+            yield from map(Remark, remarks)
+            remarks.clear()
             if why:
                 yield Stopped(step.step, why)
                 return
 
 
-def _steps(session: Session, learner: Learner, after: int) -> Iterator[Step]:
+def _learner(session: Session) -> Learner:
+    average, model = session.run.training.average, session.model
+    running = Running(model, average.decay) if isinstance(average, ExponentialAverage) else None
+    return Learner(model, optimizer(model, session.run.training.optimizer), running)
+
+
+def _steps(session: Session, learner: Learner, criterion: nn.Module, world: World, after: int) -> Iterator[Step]:
     run = session.run
     batches = training_batches(
         session.corpus.train,
@@ -133,6 +144,9 @@ def _steps(session: Session, learner: Learner, after: int) -> Iterator[Step]:
         optimizers=learner.optimizers,
         after=after,
         measure_every=LOG_EVERY,
+        seed=run.seed,
+        world=world,
+        criterion=criterion,
     )
 
 
@@ -143,21 +157,40 @@ class _Keeper:
     session: Session
     folder: Path
     learner: Learner
-    snapshots: Snapshots | None
+    criterion: nn.Module
+    world: World
     sinks: Sinks
     position: Position
+
+    def __post_init__(self) -> None:
+        average = self.session.run.training.average
+        averages = isinstance(average, CheckpointAverage)
+        self.snapshots = Snapshots(self.folder, average, self.position.step) if averages else None
+
+    def take(self, step: Step, *, log: bool) -> None:
+        """Takes note of a step that was done."""
+        self.position = replace(self.position, step=step.step)
+        if self.learner.average is not None:
+            self.learner.average.update(self.learner.model, step.step)
+        if log:
+            self.sinks.scalars(step.step, _figures(step))
 
     def evaluated(self) -> Evaluated:
         """Evaluates the weights at hand, or their running average."""
         average, model = self.learner.average, self.learner.model
         with nullcontext() if average is None else average.in_place(model):
             event = self._judged(())
-            shown = samples(self.session)
+            shown = [] if self.world.size > 1 else samples(self.session)
         if shown:
             self.sinks.texts(self.position.step, "samples", shown)
         if self.snapshots is not None:
             self.snapshots.add(model, self.position.step, event.evaluation.loss)
         return event
+
+    def no_better(self) -> str:
+        """Why the run should end early, if it should."""
+        patience = self.session.run.training.patience
+        return f"no better for {patience} evaluations" if 0 < patience <= self.position.stale else ""
 
     def average(self) -> Iterator[Evaluated]:
         """Evaluates the mean of the snapshots, where there are any; the model keeps it."""
@@ -167,7 +200,14 @@ class _Keeper:
 
     def _judged(self, averaged: tuple[int, ...]) -> Evaluated:
         run, model = self.session.run, self.learner.model
-        evaluation = evaluate(model, validation_batches(self.session), run.objective, run.training.precision)
+        evaluation = evaluate(
+            model,
+            validation_batches(self.session),
+            run.objective,
+            run.training.precision,
+            world=self.world,
+            criterion=self.criterion,
+        )
         best = evaluation.loss < self.position.best
         if best:
             save_run(self.folder, model, self.session.tokenizer, run)

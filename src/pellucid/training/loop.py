@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pellucid.config.model import stacks
 from pellucid.config.optimisation import Training
@@ -16,10 +17,13 @@ from pellucid.data.batch import Batch, TrainingBatches
 from pellucid.errors import TrainingError
 from pellucid.models.build import Model
 from pellucid.trace import trace
-from pellucid.training.objectives import LossFunction, loss_function
+from pellucid.training.distributed import World
+from pellucid.training.objectives import Criterion, LossFunction, loss_function
 from pellucid.training.optim import Optimizers, optimizer
 from pellucid.training.precision import products
 from pellucid.training.schedule import learning_rate
+
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -58,30 +62,34 @@ def train(
     optimizers: Optimizers | None = None,
     after: int = 0,
     measure_every: int = 0,
+    seed: int = 0,
+    world: World = ALONE,
+    criterion: nn.Module | None = None,
 ) -> Iterator[Step]:
     """Trains the model in place, going on ``after`` so many steps with an optimiser that has done them.
 
     Gradients of accumulated batches are weighted by their labels, so that accumulating equals one larger batch. Every
-    ``measure_every`` steps the ratio of update to weights and the gradient's noise are measured too.
+    ``measure_every`` steps the ratio of update to weights and the gradient's noise are measured too. In a world of
+    several processes ``criterion`` is what ``world`` made of the model, and ``seed`` gives each its random numbers.
 
     Raises:
         TrainingError: for a loss that is not finite; names the step and the first tensor that is not.
     """
-    loss_of = loss_function(objective)
+    criterion = Criterion(model, objective) if criterion is None else criterion
     optimizers = optimizer(model, training.optimizer) if optimizers is None else optimizers
     rate = learning_rate(training.schedule, steps=training.steps, d_model=stacks(model.config)[-1].d_model)
     for step in range(after + 1, training.steps + 1):
         began = time.perf_counter()
         measures = measure_every > 0 and step % measure_every == 0
         model.train()
+        world.seed(seed, step)
         optimizers.set_rate(rate(step))
         first = (step - 1) * training.accumulate
         parts = [shortened(batches[first + i], objective, step) for i in range(training.accumulate)]
-        parts = [part.to(model.device) for part in parts]
-        loss, noise = _backward(model, parts, loss_of, training.precision, measures)
+        loss, noise = _backward(criterion, parts, training.precision, model.device, world, measures)
         if not torch.isfinite(loss):
-            raise _not_finite(model, parts, loss_of, training.precision, step, rate(step))
-        norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm or torch.inf)
+            raise _not_finite(model, parts, loss_function(objective), training.precision, step, rate(step))
+        norm = _whole(nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm or torch.inf))
         before = [p.detach().clone() for p in model.parameters()] if measures else []
         optimizers.step()
         optimizers.zero_grad()
@@ -103,24 +111,34 @@ def shortened(batch: Batch, objective: Objective, step: int) -> Batch:
 
 
 def _backward(
-    model: Model, parts: list[Batch], loss_of: LossFunction, precision: str, measures: bool = False
+    criterion: nn.Module, parts: list[Batch], precision: str, device: torch.device, world: World, measures: bool
 ) -> tuple[Tensor, float | None]:
     """Fills the gradients; returns the mean loss, and the gradient's noise where that is asked for."""
     counts = [part.num_labels for part in parts]
     count = max(sum(counts), 1)
-    mean, of_part = torch.zeros((), device=model.device), None
-    with products(model.device, precision):
-        for part in parts:
-            loss = loss_of(model, part).total / count
-            loss.backward()
-            mean += loss.detach()
-            if measures and of_part is None and len(parts) > 1:
-                of_part = _norm(model) * count / max(counts[0], 1)
-    return mean, None if of_part is None else _noise(of_part**2, _norm(model) ** 2, counts[0], count)
+    mean, of_part = torch.zeros((), device=device), None
+    compares = measures and len(parts) > 1 and world.size == 1
+    with products(device, precision):
+        for i, part in enumerate(parts):
+            own = world.share(part).to(device)
+            with world.exchange(criterion, now=i == len(parts) - 1):
+                total = criterion(own).total
+                # Gradients are averaged over the processes; what is wanted is their sum.
+                (total * (world.size / count)).backward()
+            mean += total.detach() / count
+            if compares and i == 0:
+                of_part = _norm(criterion) * count / max(counts[0], 1)
+    noise = None if of_part is None else _noise(of_part**2, _norm(criterion) ** 2, counts[0], count)
+    return world.total(mean), noise
 
 
 def _norm(model: nn.Module) -> float:
     return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A tensor that may be split among processes, in one piece."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _noise(small: float, large: float, of_small: int, of_large: int) -> float:
@@ -134,7 +152,8 @@ def _noise(small: float, large: float, of_small: int, of_large: int) -> float:
 def _update_ratio(model: nn.Module, before: list[Tensor]) -> float:
     now = [p.detach() for p in model.parameters()]
     updates = torch._foreach_sub(now, before)
-    return (nn.utils.get_total_norm(updates) / nn.utils.get_total_norm(before).clamp(min=1e-30)).item()
+    change, size = (_whole(nn.utils.get_total_norm(tensors)) for tensors in (updates, before))
+    return (change / size.clamp(min=1e-30)).item()
 
 
 def _not_finite(
@@ -149,7 +168,7 @@ def _not_finite(
     else:
         for part in parts:
             with torch.no_grad(), trace(model) as tape, products(model.device, precision):
-                loss_of(model, part)
+                loss_of(model, part.to(model.device))
             hidden = ("scores",)  # -inf there is the mask at work
             bad = [n for n in tape if not n.endswith(hidden) and not torch.isfinite(tape[n]).all()]
             if bad:

@@ -6,9 +6,9 @@ Shapes: B batch, T positions, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.config.run import Causal, Classify, Masked, Objective, SequenceToSequence
 from pellucid.data.batch import IGNORE, Batch
@@ -17,8 +17,7 @@ from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.training import cross_entropy
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """The loss summed over what the labels ask, in nats.
 
     Attributes:
@@ -46,6 +45,17 @@ def loss_function(objective: Objective) -> LossFunction:
             return lambda model, batch: _of_tokens(model, batch, 0.0, objective.z_loss)
         case Classify():
             return lambda model, batch: _of_texts(model, batch, objective.label_smoothing)
+
+
+class Criterion(nn.Module):
+    """A model and what it is trained to do as one module, a batch in and its loss out: what gets distributed."""
+
+    def __init__(self, model: Model, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.loss_of = model, loss_function(objective)
+
+    def forward(self, batch: Batch) -> Loss:
+        return self.loss_of(self.model, batch)
 
 
 def _of_tokens(model: Model, batch: Batch, smoothing: float, z_loss: float) -> Loss:

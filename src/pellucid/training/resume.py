@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pellucid.errors import CheckpointError
 from pellucid.models.build import Model
-from pellucid.models.checkpoint import WEIGHTS, checksum, load_weights, save_weights, write_whole
+from pellucid.models.checkpoint import WEIGHTS, checksum, fill, load_weights, whole, write_whole, writes
 from pellucid.training.average import Running
 from pellucid.training.optim import Optimizers
 
@@ -54,12 +54,14 @@ def save_checkpoint(folder: Path, learner: Learner, position: Position, keep: in
     Raises:
         CheckpointError: when it cannot be written; earlier checkpoints stay.
     """
+    files = _tensors(learner)
+    if not writes():  # gathering what is split took all processes
+        return
     checkpoints = folder / "checkpoints"
     final, part = checkpoints / f"step-{position.step}", checkpoints / ".part"
     shutil.rmtree(part, ignore_errors=True)
     try:
-        save_weights(learner.model, part / WEIGHTS)
-        for name, tensors in _tensors(learner).items():
+        for name, tensors in files.items():
             write_whole(part / name, lambda path, tensors=tensors: save_file(tensors, path))
         sums = {path.name: checksum(path) for path in sorted(part.iterdir())}
         state = {"format": 1, **asdict(position), "checksums": sums, "threads": torch.get_num_threads()}
@@ -93,7 +95,8 @@ def restore(folder: Path, learner: Learner) -> tuple[Position, list[str]]:
             continue
         load_weights(learner.model, path / WEIGHTS)
         if learner.average is not None:
-            learner.average.weights = load_file(path / AVERAGE, learner.model.device.type)
+            for name, value in load_file(path / AVERAGE).items():
+                fill(learner.average.weights[name], value)
         _restore_moments(learner, path / OPTIMIZER)
         _restore_random(load_file(path / RANDOM))
         passed_over += _restore_threads(path, int(state["threads"]))
@@ -119,14 +122,18 @@ def _newest_first(folder: Path) -> Iterator[Path]:
 
 
 def _tensors(learner: Learner) -> dict[str, dict[str, Tensor]]:
-    """What a checkpoint holds beside the weights, by file."""
+    """What a checkpoint holds, by file, in one piece."""
+    parameters = dict(learner.model.named_parameters())
     moments = {
-        f"{name}/{key}": value.cpu()
-        for name, parameter in learner.model.named_parameters()
+        f"{name}/{key}": whole(value).cpu()
+        for name, parameter in parameters.items()
         for key, value in learner.optimizers.state(parameter).items()
     }
-    files = {OPTIMIZER: moments, RANDOM: _random_state()}
-    return files if learner.average is None else {**files, AVERAGE: learner.average.weights}
+    weights = {name: whole(parameter.detach()).cpu() for name, parameter in parameters.items()}
+    files = {WEIGHTS: weights, OPTIMIZER: moments, RANDOM: _random_state()}
+    if learner.average is not None:
+        files[AVERAGE] = {name: whole(value).cpu() for name, value in learner.average.weights.items()}
+    return files
 
 
 def _restore_moments(learner: Learner, path: Path) -> None:
@@ -135,7 +142,11 @@ def _restore_moments(learner: Learner, path: Path) -> None:
         name, _, key = full_name.rpartition("/")
         if name not in parameters:
             raise CheckpointError(path, f"moments of {name}", "those of this run's model", "was config.toml changed?")
-        learner.optimizers.state(parameters[name])[key] = value.to(parameters[name].device)
+        moment = value.to(parameters[name].device)
+        if value.shape == parameters[name].shape:
+            moment = torch.zeros_like(parameters[name])  # split among processes where the parameter is
+            fill(moment, value)
+        learner.optimizers.state(parameters[name])[key] = moment
 
 
 def _restore_threads(path: Path, threads: int) -> list[str]:

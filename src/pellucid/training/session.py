@@ -11,6 +11,7 @@ import torch
 
 from pellucid.config.model import stacks
 from pellucid.config.run import Causal, Masked, Run
+from pellucid.config.start import Pretrained
 from pellucid.data.batches import evaluation_batches
 from pellucid.data.corpora import load_corpus
 from pellucid.data.corpus import Corpus
@@ -19,6 +20,7 @@ from pellucid.errors import ConfigError
 from pellucid.models.build import Model, build
 from pellucid.models.checkpoint import load_description
 from pellucid.training.precision import fastest
+from pellucid.training.start import prepare_parameters, take_over
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,17 @@ def prepare(run: Run, *, corpus: Corpus | None = None, device: str | torch.devic
     _check_length(run)
     run, chosen = _measured(run, torch.device(device).type)
     corpus = load_corpus(run.data) if corpus is None else corpus
-    tokenizer = Tokenizer.train(run.tokenizer, corpus.training_texts())
+    if isinstance(run.start, Pretrained):
+        _, tokenizer = load_description(Path(run.start.path))
+    else:
+        tokenizer = Tokenizer.train(run.tokenizer, corpus.training_texts())
     completed = run.completed(vocab_size=tokenizer.vocab_size, labels=corpus.labels)
     torch.manual_seed(run.seed)
-    return Session(completed, corpus, tokenizer, build(completed.model).to(device), chosen)
+    model = build(completed.model)
+    if isinstance(run.start, Pretrained) and (new := take_over(model, run.start)):
+        chosen["begins at random"] = ", ".join(new)
+    prepare_parameters(model, run)
+    return Session(completed, corpus, tokenizer, model.to(device), chosen)
 
 
 def reopen(folder: Path, *, device: str | torch.device = "cpu") -> Session:
@@ -57,7 +66,9 @@ def reopen(folder: Path, *, device: str | torch.device = "cpu") -> Session:
     """
     run, tokenizer = load_description(folder)
     torch.manual_seed(run.seed)
-    return Session(run, load_corpus(run.data), tokenizer, build(run.model).to(device))
+    model = build(run.model)
+    prepare_parameters(model, run)
+    return Session(run, load_corpus(run.data), tokenizer, model.to(device))
 
 
 def _measured(run: Run, device_type: str) -> tuple[Run, dict[str, str]]:

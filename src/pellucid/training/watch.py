@@ -38,6 +38,19 @@ class Sink(Protocol):
         """Writes what is still to be written; nothing comes after."""
 
 
+class NoSink:
+    """Keeps nothing: for processes that train along but do not write."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def texts(self, step: int, name: str, samples: list[tuple[str, ...]]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 Opener = Callable[[Path, int], Sink]
 """Makes a sink for a run folder that goes on after a step; 0 begins anew. ``TensorBoard`` is one."""
 

@@ -1,0 +1,121 @@
+"""Training in several processes, as started by ``torchrun``.
+
+Every process makes every batch, which is cheap and needs no agreement, and works on every Nth of its rows. The loss is
+divided by the labels of the whole batch and gradients are summed, so that a step is the same whatever the number of
+processes; a run can go on with another number. Weights are copied to all (DDP) or split among them (FSDP2).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from pellucid.data.batch import IGNORE, Batch
+from pellucid.training.objectives import Criterion
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train one model together; by default there is one.
+
+    Attributes:
+        rank: the number of this one; the first writes and speaks.
+        size: how many there are.
+        sharded: weights, gradients and moments are split among them.
+        restarted: ``torchrun`` has started them again, after one was lost.
+    """
+
+    rank: int = 0
+    size: int = 1
+    sharded: bool = False
+    restarted: bool = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, batch: Batch) -> Batch:
+        """This process's rows of a batch. One that would have none works on a row in which nothing is asked."""
+        if self.size == 1:
+            return batch
+        rows = slice(self.rank, None, self.size) if self.rank < batch.tokens.size(0) else slice(0, 1)
+        own = {f.name: value[rows] for f in fields(batch) if (value := getattr(batch, f.name)) is not None}
+        part = Batch(**own)
+        idle = self.rank >= batch.tokens.size(0)
+        return replace(part, labels=torch.full_like(part.labels, IGNORE)) if idle else part
+
+    def spread(self, criterion: Criterion) -> nn.Module:
+        """The module that every process calls: its gradients are those of all."""
+        if self.size == 1:
+            return criterion
+        if not self.sharded:
+            return DistributedDataParallel(criterion)
+        mesh = init_device_mesh(criterion.model.device.type, (self.size,))
+        for module in criterion.modules():
+            for block in getattr(module, "blocks", ()):
+                fully_shard(block, mesh=mesh)
+        fully_shard(criterion, mesh=mesh)
+        return criterion
+
+    @contextmanager
+    def exchange(self, criterion: nn.Module, now: bool) -> Iterator[None]:
+        """Inside, a backward pass sums gradients over all processes only if ``now``: once for accumulated batches."""
+        if isinstance(criterion, FSDPModule):
+            criterion.set_requires_gradient_sync(now)
+            yield
+        elif isinstance(criterion, DistributedDataParallel) and not now:
+            with criterion.no_sync():
+                yield
+        else:
+            yield
+
+    def split_again(self, criterion: nn.Module) -> None:
+        """Splits weights again that a forward pass without a backward one has left whole: the optimiser knows only
+        the split ones."""
+        if isinstance(criterion, FSDPModule):
+            criterion.reshard()
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.size > 1:
+            moved = value.cuda() if dist.get_backend() == "nccl" else value
+            dist.all_reduce(moved)
+            return moved
+        return value
+
+    def any(self, said: bool) -> bool:
+        """Whether any process says so, which then all know."""
+        return said if self.size == 1 else bool(self.total(torch.tensor(float(said))).item())
+
+    def seed(self, seed: int, step: int) -> None:
+        """Gives each process random numbers of its own, the same whenever this step is done by as many."""
+        if self.size > 1:
+            torch.manual_seed((seed * 1_000_003 + step) * 65_537 + self.rank)
+
+
+@contextmanager
+def joined(device: str, *, sharded: bool = False) -> Iterator[tuple[World, str]]:
+    """The world that ``torchrun`` started this process in, and its device; a world of one without it."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield World(), device
+        return
+    kind = device.split(":")[0]
+    if kind == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        yield World(dist.get_rank(), dist.get_world_size(), sharded, again), device
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,79 @@
+"""Several processes on gloo train as one does: the same losses, the same weights, and one goes on where they stopped."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pellucid.data.batch import IGNORE, Batch
+from pellucid.training.distributed import World
+
+SETTINGS = [
+    "training.steps=12", "training.evaluate_every=6", "training.batch_tokens=96", "training.accumulate=2",
+    "training.precision=float32", "objective.length=16", "tokenizer.vocab_size=300", "training.schedule.warmup_steps=2",
+    "model.stack.d_model=32", "model.stack.num_layers=2", "model.stack.attention.num_heads=2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8])
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_row_is_worked_on_once(rows, size):
+    tokens = torch.arange(rows * 3).view(rows, 3)
+    batch = Batch(tokens, tokens.clone(), keep=tokens >= 0)
+    shares = [World(rank, size).share(batch) for rank in range(size)]
+    asked = torch.cat([share.labels[share.labels != IGNORE] for share in shares])
+    assert sorted(asked.tolist()) == list(range(rows * 3))
+    assert all(share.tokens.size(0) >= 1 for share in shares)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "text.txt").write_text(" ".join(f"word{i * i % 97}" for i in range(3000)))
+    return folder
+
+
+def run(folder, processes, *arguments):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    start = [sys.executable, *(launcher if processes > 1 else []), "-m", "pellucid", "train", *arguments]
+    done = subprocess.run(start, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line.get("loss", line.get("validation", {}).get("loss")) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def alone(text):
+    run(text, 1, "decoder", "--text", "text.txt", "--out", "alone", *SETTINGS)
+    return text / "alone"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "shard"), [(2, False), (4, False), (2, True), (4, True)])
+def test_several_processes_train_as_one(text, alone, processes, shard):
+    name = f"world-{processes}-{shard}"
+    flags = ["--shard"] if shard else []
+    run(text, processes, "decoder", "--text", "text.txt", "--out", name, *flags, *SETTINGS)
+    assert losses(text / name) == pytest.approx(losses(alone), rel=2e-4)
+    one, many = (load_file(folder / "model.safetensors") for folder in (alone, text / name))
+    for key, value in one.items():
+        torch.testing.assert_close(many[key], value, atol=2e-4, rtol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_run_goes_on_with_another_number_of_processes(text, alone, shard):
+    name, flags = f"moved-{shard}", ["--shard"] if shard else []
+    run(text, 2, "decoder", "--text", "text.txt", "--out", name, *flags, *SETTINGS)
+    config = text / name / "checkpoints/step-12"
+    for path in sorted(config.iterdir()):
+        path.unlink()
+    config.rmdir()  # as if it had been stopped after step 6
+    run(text, 1, "--resume", name)
+    assert losses(text / name) == pytest.approx(losses(alone), rel=2e-4)

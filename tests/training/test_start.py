@@ -1,0 +1,104 @@
+"""Beginning at another run: its weights and tokenizer are taken over, some frozen, some adapted."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from families import FAMILIES, small
+from safetensors.torch import load_file
+from test_resume import session
+
+from pellucid.config.defaults import continued_run
+from pellucid.config.run import LabelledFiles
+from pellucid.config.start import LoRA, Pretrained
+from pellucid.data.corpus import Corpus, Labelled
+from pellucid.errors import CheckpointError, ConfigError, UserError
+from pellucid.models.checkpoint import load_run
+from pellucid.nn.lora import adapt, merged_weights
+from pellucid.training.fit import fit
+from pellucid.training.session import prepare
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folders = {family: tmp_path_factory.mktemp(family) for family in FAMILIES}
+    for family, folder in folders.items():
+        list(fit(session(family), folder))
+    return folders
+
+
+def continued(family, folder, **start):
+    before = session(family)
+    run = replace(before.run, start=Pretrained(path=str(folder), **start))
+    return prepare(run, corpus=before.corpus)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_and_tokenizer_are_taken_over(runs, family):
+    begun, saved = continued(family, runs[family]), load_run(runs[family])
+    assert begun.tokenizer.raw.to_str() == saved.tokenizer.raw.to_str()
+    expected = dict(saved.model.named_parameters())
+    assert all(torch.equal(p, expected[name]) for name, p in begun.model.named_parameters())
+
+
+def test_frozen_weights_stay_and_the_others_move(runs, tmp_path):
+    begun = continued("decoder", runs["decoder"], freeze=("embedding.*", "blocks.0.*"))
+    before = {name: p.detach().clone() for name, p in begun.model.named_parameters()}
+    list(fit(begun, tmp_path))
+    for name, p in begun.model.named_parameters():
+        assert torch.equal(p, before[name]) == name.startswith(("embedding.", "blocks.0."))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_low_rank_terms_begin_at_nothing_and_merge_exactly(family):
+    torch.manual_seed(0)
+    model, plain = small(family).eval(), small(family).eval()
+    plain.load_state_dict(model.state_dict())
+    adapted = adapt(model, ("query", "value"), rank=2, alpha=4.0, dropout=0.0)
+    assert all(name.endswith((".query", ".value")) for name in adapted)
+    assert all(torch.equal(value, dict(plain.named_parameters())[name]) for name, value in merged_weights(model))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+        for name, value in merged_weights(model):
+            plain.get_parameter(name).copy_(value)
+    tokens = torch.randint(2, 50, (2, 7))
+    inputs = (tokens, tokens) if family == "encoder_decoder" else (tokens,)
+    torch.testing.assert_close(model(*inputs), plain(*inputs), atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapted_run_trains_little_and_loads_as_a_plain_one(runs, tmp_path):
+    begun = continued("decoder", runs["decoder"], lora=LoRA(rank=2))
+    trained = [name for name, p in begun.model.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in name or name.startswith("head.") for name in trained)
+    list(fit(begun, tmp_path))
+    assert set(load_file(tmp_path / "model.safetensors")) == set(load_file(runs["decoder"] / "model.safetensors"))
+    load_run(tmp_path)
+
+
+def test_an_encoder_becomes_a_classifier(runs, tmp_path):
+    source = load_run(runs["encoder"]).run
+    examples = [Labelled("abba cab" if i % 2 else "deaf dad", "ab" if i % 2 else "de") for i in range(20)]
+    corpus = Corpus("labelled", examples[:16], examples[16:], labels=("ab", "de"))
+    run = continued_run(source, str(runs["encoder"]), "classifier", LabelledFiles(train="x"))
+    run = replace(run, training=replace(run.training, steps=30, batch_tokens=64, evaluate_every=0, precision="float32"))
+    begun = prepare(run, corpus=corpus)
+    assert "head.project.weight" in begun.chosen["begins at random"]
+    list(fit(begun, tmp_path))
+    assert load_run(tmp_path).run.model.head.labels == ("ab", "de")
+
+
+def test_what_cannot_be_is_told(runs):
+    with pytest.raises(UserError, match="holds a decoder"):
+        continued_run(load_run(runs["decoder"]).run, "runs/x", "classifier", LabelledFiles(train="x"))
+    with pytest.raises(ConfigError, match="fits nothing"):
+        continued("decoder", runs["decoder"], freeze=("blokcs.*",))
+    with pytest.raises(ConfigError, match="fits nothing"):
+        continued("decoder", runs["decoder"], lora=LoRA(targets=("quary",)))
+    before = session("decoder")
+    model = replace(before.run.model, stack=replace(before.run.model.stack, d_model=16))
+    run = replace(before.run, model=model, start=Pretrained(path=str(runs["decoder"])))
+    with pytest.raises(CheckpointError, match="another shape"):
+        prepare(run, corpus=before.corpus)
