@@ -35,7 +35,9 @@ def main() -> None:
             times = interleaved(candidates, ROUNDS)
             ratio = median(times["theirs"]) / median(times["ours"])
             name = str(dtype).removeprefix("torch.")
-            rows.append(f"| {name} | 4096 × {width} | {middle(times['ours'])} | {middle(times['theirs'])} | {ratio:.1f} |")
+            rows.append(
+                f"| {name} | 4096 × {width} | {middle(times['ours'])} | {middle(times['theirs'])} | {ratio:.1f} |"
+            )
     head = "| precision | shape | ours, ms | `F.dropout`, ms | ratio |\n|---|---|---|---|---|\n"
     note = f"\n\nForward and backward, p = 0.3; medians (ranges) of {ROUNDS} rounds."
     write_page("dropout", "Dropout on a CPU", head + "\n".join(rows) + note)

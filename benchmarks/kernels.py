@@ -45,7 +45,9 @@ def main() -> None:
             ratio = median(times["sdpa"]) / median(times["blocked"])
             figures = " | ".join(middle(times[name]) for name in ("explicit", "blocked", "sdpa"))
             rows.append(f"| {str(dtype).removeprefix('torch.')} | {length} | {figures} | {ratio:.2f} |")
-    head = "| precision | length | explicit, ms | blocked, ms | sdpa, ms | sdpa / blocked |\n|---|---|---|---|---|---|\n"
+    head = (
+        "| precision | length | explicit, ms | blocked, ms | sdpa, ms | sdpa / blocked |\n|---|---|---|---|---|---|\n"
+    )
     note = f"\n\nForward and backward, causal, 4 heads of 32, {TOKENS} tokens; medians (ranges) of {ROUNDS} rounds."
     write_page("kernels", "Training kernels on a CPU", head + "\n".join(rows) + note)
 
