@@ -103,6 +103,9 @@ class World:
             torch.manual_seed((seed * 1_000_003 + step) * 65_537 + self.rank)
 
 
+ALONE = World()
+
+
 @contextmanager
 def joined(device: str, *, sharded: bool = False) -> Iterator[tuple[World, str]]:
     """The world that ``torchrun`` started this process in, and its device; a world of one without it."""

@@ -14,11 +14,9 @@ from pellucid.config.run import Objective
 from pellucid.data.batch import Batch
 from pellucid.data.files import Document, pieces
 from pellucid.models.build import Model
-from pellucid.training.distributed import World
+from pellucid.training.distributed import ALONE, World
 from pellucid.training.objectives import Criterion
 from pellucid.training.precision import products
-
-ALONE = World()
 
 
 @dataclass(frozen=True)

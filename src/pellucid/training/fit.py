@@ -17,7 +17,7 @@ from pellucid.config.optimisation import CheckpointAverage, ExponentialAverage, 
 from pellucid.data.batches import training_batches
 from pellucid.models.checkpoint import save_description, save_run
 from pellucid.training.average import Running, Snapshots
-from pellucid.training.distributed import World
+from pellucid.training.distributed import ALONE, World
 from pellucid.training.evaluate import Evaluation, evaluate
 from pellucid.training.loop import Step, train
 from pellucid.training.objectives import Criterion
@@ -27,7 +27,6 @@ from pellucid.training.samples import samples
 from pellucid.training.session import Session, validation_batches
 from pellucid.training.watch import NoSink, Opener, Sinks, open_sinks
 
-ALONE = World()
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
 
 

@@ -17,13 +17,11 @@ from pellucid.data.batch import Batch, TrainingBatches
 from pellucid.errors import TrainingError
 from pellucid.models.build import Model
 from pellucid.trace import trace
-from pellucid.training.distributed import World
+from pellucid.training.distributed import ALONE, World
 from pellucid.training.objectives import Criterion, LossFunction, loss_function
 from pellucid.training.optim import Optimizers, optimizer
 from pellucid.training.precision import products
 from pellucid.training.schedule import learning_rate
-
-ALONE = World()
 
 
 @dataclass(frozen=True)

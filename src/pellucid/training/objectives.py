@@ -73,7 +73,7 @@ def _of_tokens(model: Model, batch: Batch, smoothing: float, z_loss: float) -> L
 
 def _of_texts(model: Model, batch: Batch, smoothing: float) -> Loss:
     logits = model(batch.tokens, keep=batch.keep).float()
-    return Loss(*cross_entropy.plain(logits, batch.labels, smoothing, 0.0), batch.labels.numel())
+    return Loss(*cross_entropy.plain(logits, batch.labels, smoothing, 0.0), batch.num_labels)
 
 
 def _states(model: Model, batch: Batch) -> Tensor:
