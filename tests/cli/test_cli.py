@@ -225,4 +225,8 @@ def test_ctrl_c_saves_and_leaves_cleanly(folder):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "everything is saved" in out
+    assert "ended already" not in out
+    again = call(*command[3:], cwd=folder, check=False)
+    assert again.returncode == 2
+    assert "a run is there already" in again.stderr
     assert call("generate", "runs/stopped", "the", "--tokens", "3", cwd=folder).stdout.startswith("the")

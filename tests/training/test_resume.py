@@ -14,15 +14,16 @@ import torch
 from families import FAMILIES, describe
 from safetensors.torch import load_file
 
-from pellucid.config.optimisation import Checkpoints, Cosine, Training
+from pellucid.config.optimisation import CheckpointAverage, Checkpoints, Cosine, Training
 from pellucid.config.run import Causal, Characters, Masked, ParallelFiles, Run, SequenceToSequence, TextFiles
 from pellucid.data.corpus import Corpus, Pair
 from pellucid.errors import CheckpointError
-from pellucid.training.fit import Evaluated, Resumed, fit
+from pellucid.training.fit import Evaluated, Resumed, Stopped, fit
 from pellucid.training.loop import Step
 from pellucid.training.session import prepare
 
 STEPS = 18
+KEPT = Checkpoints(every=5, keep=2)
 WORDS = ["abba", "cab", "deaf", "dad", "face", "bead", "added", "cafe"]
 
 
@@ -83,6 +84,28 @@ def test_no_bit_differs(tmp_path, family, precision):
                     break
         events.close()
     assert broken == whole
+    assert_equal(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"average": CheckpointAverage(count=2)}, {"patience": 3, "checkpoints": KEPT}]
+)
+def test_ctrl_c_between_two_evaluations_changes_nothing(tmp_path, settings):
+    """What was not due is not evaluated: the same weights are chosen, averaged and counted as stale."""
+
+    def run(folder, stops=()):
+        for event in fit(session("decoder", **settings), folder, resume=(folder / "checkpoints").exists()):
+            if isinstance(event, Step) and event.step in stops:
+                signal.raise_signal(signal.SIGINT)
+            yield event
+
+    list(run(tmp_path / "whole"))
+    first = list(run(tmp_path / "broken", stops=(3,)))
+    assert not any(isinstance(event, Evaluated) for event in first)
+    assert first[-1] == Stopped(4, "interrupted")
+    assert (tmp_path / "broken/model.safetensors").exists()  # so that the run can be used
+    assert list(run(tmp_path / "broken", stops=(13,)))[-1] == Stopped(14, "interrupted")
+    list(run(tmp_path / "broken"))
     assert_equal(tmp_path / "whole", tmp_path / "broken")
 
 

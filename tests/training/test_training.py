@@ -6,14 +6,16 @@ from itertools import pairwise
 import pytest
 import torch
 from families import FAMILIES, describe, small
+from sacrebleu.metrics import BLEU
 
 from pellucid.config import parts
 from pellucid.config.optimisation import AdamW, Constant, Cosine, InverseSquareRoot, Linear, Training
 from pellucid.config.run import Causal, Classify, Masked, SequenceToSequence
 from pellucid.data.batch import IGNORE, Batch
+from pellucid.data.corpus import Corpus, Languages, Pair
 from pellucid.errors import TrainingError
 from pellucid.models.build import build
-from pellucid.training.evaluate import evaluate
+from pellucid.training.evaluate import evaluate, translation_scores
 from pellucid.training.loop import train
 from pellucid.training.objectives import loss_function
 from pellucid.training.optim import optimizer
@@ -184,3 +186,23 @@ def test_perplexity_and_bits_per_byte():
     evaluation = evaluate(model, [text_batch()], Causal())
     assert evaluation.perplexity == pytest.approx(math.exp(evaluation.loss))
     assert evaluation.bits_per_byte(100) == pytest.approx(evaluation.loss * evaluation.count / math.log(2) / 100)
+
+
+def test_bleu_of_text_that_was_split_by_moses():
+    """The tokens as they are for the published figure, text put together again for the one between projects."""
+    hypotheses = ["zwei männer , die im &quot; park &quot; laufen .", "ein hund rennt schnell ."]
+    references = ["zwei männer , die im &quot; park &quot; gehen .", "ein hund rennt sehr schnell ."]
+    scores = translation_scores(hypotheses, references, split_by_moses="de")
+    assert "tok:none" in scores["bleu"]["signature"]
+    assert "tok:13a" in scores["bleu_detokenized"]["signature"]
+    expected = BLEU(tokenize="none").corpus_score(hypotheses, [references]).score
+    assert scores["bleu"]["score"] == pytest.approx(expected)
+    joined = [['zwei männer, die im "park" laufen.', "ein hund rennt schnell."]]
+    joined.append(['zwei männer, die im "park" gehen.', "ein hund rennt sehr schnell."])
+    assert scores["bleu_detokenized"]["score"] == pytest.approx(BLEU().corpus_score(joined[0], [joined[1]]).score)
+    assert "bleu_detokenized" not in translation_scores(hypotheses, references)
+
+
+def test_languages_of_a_reversed_corpus_are_exchanged():
+    corpus = Corpus("pairs", [Pair("a", "b")], [Pair("a", "b")], split_by_moses=Languages("en", "de"))
+    assert corpus.reversed().split_by_moses == Languages("de", "en")

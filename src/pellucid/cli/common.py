@@ -90,7 +90,7 @@ class Report:
 
     def __init__(self, steps: int, *, quiet: bool = False) -> None:
         self.steps, self.quiet, self.live = steps, quiet, console.is_terminal and not quiet
-        self.tokens, self.began, self.spoke = 0, time.perf_counter(), 0.0
+        self.tokens, self.done, self.began, self.spoke = 0, 0, time.perf_counter(), 0.0
         self.progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -122,13 +122,14 @@ class Report:
 
     def _step(self, step: Any) -> None:
         self.tokens += step.tokens
+        self.done += 1
         now = time.perf_counter()
         speed = self.tokens / (now - self.began)
         figures = f"loss {step.loss:.3f}  {speed:,.0f} tokens/s"
         if self.live:
             self.progress.update(self.task, completed=step.step, description=figures)
         elif not self.quiet and (now - self.spoke > 10 or step.step == self.steps):
-            left = (now - self.began) / step.step * (self.steps - step.step)
+            left = (now - self.began) / self.done * (self.steps - step.step)
             say(f"step {step.step}/{self.steps}  {figures}  {left:.0f} s left")
             self.spoke = now
 

@@ -97,5 +97,6 @@ def _scores(loaded: Any, corpus: Any, examples: Any, beams: int) -> dict[str, An
         results["bits_per_byte"] = evaluation.bits_per_byte(text_bytes(examples))
     if corpus.kind == "pairs":
         hypotheses = translate(loaded, [pair.source for pair in examples], beams=beams)
-        results |= translation_scores(hypotheses, [pair.target for pair in examples])
+        moses = corpus.split_by_moses and corpus.split_by_moses.target
+        results |= translation_scores(hypotheses, [pair.target for pair in examples], split_by_moses=moses)
     return results

@@ -99,7 +99,7 @@ def _train(
         quiet = json or not world.leads
         if run is not None and (folder / "checkpoints").exists() and world.restarted:
             run = None  # torchrun started us again after a process was lost
-        if run is not None and (folder / "model.safetensors").exists() and not force:
+        if run is not None and not force and _holds_work(folder):
             hint = "choose another --out, go on with it by --resume, or replace it with --force"
             raise UserError(folder, "a run is there already", hint=hint)
         keep_freed_memory()
@@ -128,7 +128,7 @@ def _watchers(wandb: str | None, run: Run) -> list[Opener]:
 def _follow(
     session: Session, folder: Path, watchers: list[Opener], world: World, *, resume: bool, quiet: bool, json: bool
 ) -> None:
-    from pellucid.training.fit import Evaluated, fit
+    from pellucid.training.fit import Evaluated, Stopped, fit
 
     began = time.perf_counter()
     others = Report(session.run.training.steps, quiet=quiet).follow(
@@ -139,7 +139,11 @@ def _follow(
     parameters = sum(p.numel() for p in session.model.parameters())
     evaluations = [event for event in others if isinstance(event, Evaluated)]
     if not evaluations:
-        say("this run has ended already", json)
+        stopped = [event for event in others if isinstance(event, Stopped)]
+        if json:
+            print_json({"run": str(folder), "parameters": parameters, **({"step": stopped[0].step} if stopped else {})})
+        elif not stopped:
+            say("this run has ended already")
         return
     best = min(evaluations, key=lambda event: event.evaluation.loss)
     results = {"step": best.step, **best.evaluation.as_dict()}
@@ -153,6 +157,11 @@ def _follow(
         say(f"{label:>14}  {text}")
     figures = f"loss {best.evaluation.loss:.4f}, perplexity {best.evaluation.perplexity:.2f}"
     say(f"\nbest: {figures}, after step {best.step}; saved in {folder}")
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether a run has left weights or checkpoints here."""
+    return (folder / "model.safetensors").exists() or any((folder / "checkpoints").glob("step-*"))
 
 
 def _is_file(what: str) -> bool:

@@ -12,7 +12,7 @@ from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from pellucid.data.corpus import Corpus, Labelled, Pair
+from pellucid.data.corpus import Corpus, Labelled, Languages, Pair
 from pellucid.data.files import cache_folder, read_lines, read_text
 from pellucid.errors import DataError, nearest
 
@@ -238,7 +238,14 @@ def _multi30k(folder: Path, notes: dict[str, str]) -> Corpus:
         return [Pair(*sides) for sides in zip(source, target, strict=True)]
 
     test = "test_2017_flickr"
-    return Corpus(kind="pairs", train=pairs("train"), validation=pairs("val"), tests={test: pairs(test)}, notes=notes)
+    return Corpus(
+        kind="pairs",
+        train=pairs("train"),
+        validation=pairs("val"),
+        tests={test: pairs(test)},
+        notes=notes,
+        split_by_moses=Languages("en", "de"),
+    )
 
 
 def _snips(folder: Path, notes: dict[str, str]) -> Corpus:

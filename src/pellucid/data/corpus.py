@@ -23,6 +23,13 @@ class Labelled(NamedTuple):
     label: str
 
 
+class Languages(NamedTuple):
+    """Two-letter codes of what pairs are written in."""
+
+    source: str
+    target: str
+
+
 Examples = Sequence[Document] | Sequence[Pair] | Sequence[Labelled]
 
 
@@ -35,6 +42,8 @@ class Corpus:
         tests: named test sets, which may be none.
         labels: of a labelled corpus, sorted.
         notes: facts for the card of a run: source, languages, licence, what was dropped.
+        split_by_moses: the languages of pairs that stand as the Moses tokenizer splits them; ``None`` for text as
+            people write it.
     """
 
     kind: Literal["text", "pairs", "labelled"]
@@ -43,6 +52,7 @@ class Corpus:
     tests: Mapping[str, Examples] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    split_by_moses: Languages | None = None
 
     def training_texts(self) -> TrainingTexts:
         """All text of the training examples, which a tokenizer learns from; can be read more than once."""
@@ -51,7 +61,9 @@ class Corpus:
     def reversed(self) -> Corpus:
         """The corpus of pairs with source and target exchanged."""
         tests = {name: _swapped(pairs) for name, pairs in self.tests.items()}
-        return replace(self, train=_swapped(self.train), validation=_swapped(self.validation), tests=tests)
+        languages = self.split_by_moses and Languages(self.split_by_moses.target, self.split_by_moses.source)
+        sides = {"train": _swapped(self.train), "validation": _swapped(self.validation), "tests": tests}
+        return replace(self, **sides, split_by_moses=languages)
 
 
 @dataclass(frozen=True)

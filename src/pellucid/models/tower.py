@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pellucid.nn.attention import Attention
 from pellucid.nn.block import CrossBlock
 from pellucid.nn.cache import NO_CACHE, Cache, KVCache, SourceCache
+from pellucid.nn.joint import joins, joint
 from pellucid.nn.masks import Bias, Mask, Sites
 from pellucid.nn.positions import check_length
 from pellucid.trace import Tapped
@@ -142,6 +144,9 @@ class CrossTower(Tower):
         masks, rotate = self.masks(sites, cache), self.rotation(sites.positions)
         source_mask = Mask(query=sites, key=encoded.sites)
         x = self.embedding(inputs, sites.positions)
+        # While learning, the source is projected for all layers at once.
+        at_once = cache is NO_CACHE and joins(self._source_layers())
+        sources = self.remember(encoded) if at_once else [cache.source(i) for i in range(len(self.blocks))]
         for i, block in enumerate(self.blocks):
             x = block(
                 x,
@@ -150,11 +155,19 @@ class CrossTower(Tower):
                 source_mask=source_mask,
                 rotate=rotate,
                 cache=cache.layer(i),
-                source_cache=cache.source(i),
+                source_cache=sources[i],
             )
         return Encoded(self.final_norm(x), sites)
 
     def remember(self, encoded: Encoded) -> list[SourceCache]:
         """Projects the source to every layer's keys and values, once."""
-        blocks = (block for block in self.blocks if isinstance(block, CrossBlock))
-        return [SourceCache(*block.cross_attention.project(encoded.states)) for block in blocks]
+        projected = joint(encoded.states, self._source_layers())
+        pairs = zip(self._crossings(), projected[::2], projected[1::2], strict=True)
+        return [SourceCache(*attention.heads(keys, values)) for attention, keys, values in pairs]
+
+    def _crossings(self) -> list[Attention]:
+        return [block.cross_attention for block in self.blocks if isinstance(block, CrossBlock)]
+
+    def _source_layers(self) -> list[nn.Module]:
+        """What projects the source: keys, values, keys, values …"""
+        return [layer for attention in self._crossings() for layer in (attention.key, attention.value)]

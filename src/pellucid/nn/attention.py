@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.nn.cache import NO_CACHE, Heads, LayerCache
+from pellucid.nn.joint import joint
 from pellucid.nn.kernels import Kernel, explicit
 from pellucid.nn.masks import Mask
 from pellucid.nn.norms import RMSNorm
@@ -66,8 +67,13 @@ class Attention(Tapped):
         rotate: Rotate = unrotated,
         cache: LayerCache = NO_CACHE,
     ) -> Float[Tensor, "B T D"]:
-        q = rotate(self.query_norm(self._split(self.query(x))))
-        k, v = cache.keys_values(lambda: self.project(source, rotate))
+        if source is x:
+            queries, keys, values = joint(x, (self.query, self.key, self.value))
+            k, v = cache.keys_values(lambda: self.heads(keys, values, rotate))
+        else:
+            queries = self.query(x)
+            k, v = cache.keys_values(lambda: self.project(source, rotate))
+        q = rotate(self.query_norm(self._split(queries)))
         q, k, v = self.tap("q", q), self.tap("k", k), self.tap("v", v)
 
         # Fused kernels never store the weights; to show them we compute them.
@@ -80,7 +86,14 @@ class Attention(Tapped):
 
     def project(self, source: Float[Tensor, "B S E"], rotate: Rotate = unrotated) -> tuple[Heads, Heads]:
         """Keys and values of a source."""
-        return rotate(self.key_norm(self._split(self.key(source)))), self._split(self.value(source))
+        keys, values = joint(source, (self.key, self.value))
+        return self.heads(keys, values, rotate)
+
+    def heads(
+        self, keys: Float[Tensor, "B S GK"], values: Float[Tensor, "B S GK"], rotate: Rotate = unrotated
+    ) -> tuple[Heads, Heads]:
+        """Projected keys and values as heads."""
+        return rotate(self.key_norm(self._split(keys))), self._split(values)
 
     def _split(self, x: Tensor) -> Heads:
         return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)

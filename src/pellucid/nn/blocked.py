@@ -2,7 +2,8 @@
 
 Three savings over letting autograd follow ``kernels.explicit``: under the causal triangle a block of queries is
 multiplied only with the keys it may see; the softmax weights are the only thing kept for the backward pass; scale and
-mask go into the products. Figures: benchmarks/results/kernels.md.
+mask go into the products. Short rows of keys are filled up to whole vectors of the processor, since a softmax of 15 is
+four times as slow as one of 16. Figures: benchmarks/results/kernels.md.
 
 Shapes: N rows times heads, T queries, S keys, K head_dim.
 """
@@ -13,10 +14,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 128  # queries at a time: smaller blocks skip more of the triangle, larger ones multiply faster
+VECTOR = 16  # float32 numbers in the widest vector of today's processors
 
 
 class BlockedAttention(torch.autograd.Function):
@@ -40,7 +43,13 @@ class BlockedAttention(torch.autograd.Function):
         triangle: bool,
         scale: float,
     ) -> Tensor:
-        shape = q.shape
+        shape, keys = q.shape, k.size(2)
+        if fill := -keys % VECTOR if keys < 4 * VECTOR else 0:
+            k, v = (F.pad(x, (0, 0, 0, fill)) for x in (k, v))
+            if not triangle:  # which hides what comes after its last row anyway
+                additive = F.pad(
+                    q.new_zeros(1, 1, 1, keys) if additive is None else additive, (0, fill), value=-torch.inf
+                )
         q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
         context = torch.empty_like(q)
         kept = []
@@ -50,7 +59,7 @@ class BlockedAttention(torch.autograd.Function):
             kept.append(weights.view_as(scores))
             context[:, start:end] = torch.bmm(kept[-1], v[:, :seen])
         ctx.save_for_backward(q, k, v, *kept)
-        ctx.shape, ctx.triangle, ctx.scale = shape, triangle, scale
+        ctx.shape, ctx.keys, ctx.triangle, ctx.scale = shape, keys, triangle, scale
         return context.view(shape)
 
     @staticmethod
@@ -63,36 +72,48 @@ class BlockedAttention(torch.autograd.Function):
             above = gradient[:, start:end]
             dv[:, :seen] += torch.bmm(weights.mT, above)
             dweights = torch.bmm(above, v[:, :seen].mT)
-            # A softmax: dscores = weights · (dweights - Σ weights · dweights).
-            dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype)
+            dscores = _softmax_backward(dweights, weights)
             dq[:, start:end] = _product(dscores, k[:, :seen], ctx.scale)
             dk[:, :seen] += _product(dscores.mT, q[:, start:end], ctx.scale)
-        B, H = ctx.shape[:2]
-        return *(x.view(B, H, *x.shape[1:]) for x in (dq, dk, dv)), None, None, None, None
+        dk, dv = dk[:, : ctx.keys], dv[:, : ctx.keys]
+        return *(x.view(*ctx.shape[:2], *x.shape[1:]) for x in (dq, dk, dv)), None, None, None, None
 
 
 def _weights(scores: Tensor, start: int, additive: Tensor | None, blind: Tensor | None, triangle: bool) -> Tensor:
     """The softmax of one block of scores (B, H, t, S), which are used up."""
     end = start + scores.size(2)
     if triangle:
-        scores[..., start:] += _future(end - start, scores)
+        ahead = scores[..., start:]
+        ahead += _future(ahead)
     elif additive is not None:
         scores += additive[..., start:end, :]
-    weights = torch.softmax(scores, dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=_for_softmax(scores)).to(scores.dtype)
     return weights if blind is None else weights.masked_fill_(blind[:, :, start:end], 0.0)  # a row of -inf is NaN
+
+
+def _softmax_backward(dweights: Tensor, weights: Tensor) -> Tensor:
+    """dscores = weights · (dweights - Σ weights · dweights)."""
+    dtype = _for_softmax(weights)
+    gradient = torch.ops.aten._softmax_backward_data(dweights.to(dtype), weights.to(dtype), -1, dtype)
+    return gradient.to(weights.dtype)
+
+
+def _for_softmax(x: Tensor) -> torch.dtype:
+    """What a softmax is taken in: it sums in float32 anyway, but converts rows of less than two vectors slowly."""
+    return torch.promote_types(x.dtype, torch.float32) if x.size(-1) < 2 * VECTOR else x.dtype
 
 
 def _blocks(queries: int, keys: int, triangle: bool) -> Iterator[tuple[int, int, int]]:
     """First query, query after the last, and how many keys they see."""
     for start in range(0, queries, BLOCK):
         end = min(start + BLOCK, queries)
-        yield start, end, end if triangle else keys
+        yield start, end, end if triangle and end < queries else keys
 
 
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
     return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 
-def _future(length: int, like: Tensor) -> Tensor:
-    """(length, length): -inf above the diagonal."""
-    return torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device).triu_(1)
+def _future(scores: Tensor) -> Tensor:
+    """-inf above the diagonal, for scores (..., t, s) that begin at the diagonal."""
+    return torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype, device=scores.device).triu_(1)

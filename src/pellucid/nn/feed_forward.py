@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.nn.dropout import dropout
+from pellucid.nn.joint import joint
 from pellucid.trace import Tapped
 
 
@@ -41,4 +42,5 @@ class GatedFeedForward(FeedForward):
         self.gate = nn.Linear(d_model, d_ff, bias=bias)
 
     def hidden(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T F"]:
-        return self.activation(self.tap("gate", self.gate(x))) * self.tap("pre", self.up(x))
+        gate, pre = joint(x, (self.gate, self.up))
+        return self.activation(self.tap("gate", gate)) * self.tap("pre", pre)

@@ -86,23 +86,33 @@ def _scores(
     z_loss: float,
     gradients: _Gradients | None,
 ) -> Scores:
-    """Chunk by chunk; each chunk's gradients are taken along, where they are asked for."""
+    """Chunk by chunk; each chunk's gradients are taken along, where they are asked for.
+
+    Logits and probabilities are stored in the precision of the products; softmax and sums compute in ``full`` inside.
+    Nothing is lost to that where a label is all but certain: what it lacks, 1 - p, is taken as the sum of the other
+    labels' probabilities, which are small and therefore precise.
+    """
     full = _full(x)
     total, nats, correct = (torch.zeros((), dtype=full, device=x.device) for _ in range(3))
     rows = max(ROWS, CELLS // w.size(0))
     for start in range(0, x.size(0), rows):
-        chunk, asked = x[start : start + rows], labels[start : start + rows, None]
-        logits = F.linear(chunk, w, b).to(full)
-        of_label = logits.gather(1, asked)
+        chunk, asked = x[start : start + rows], labels[start : start + rows]
+        logits, positions = F.linear(chunk, w, b), torch.arange(len(asked), device=x.device)
+        of_label = logits[positions, asked].to(full)
         if gradients is None:
-            correct += (logits.argmax(dim=-1, keepdim=True) == asked).sum()
-        p = torch.softmax(logits, dim=-1)
-        # The log of the softmax's denominator, from the largest probability, which never underflows.
-        denominator = logits.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
-        nats += (denominator - of_label).sum()
+            correct += (logits.argmax(dim=-1) == asked).sum()
+        p = torch.softmax(logits, dim=-1, out=logits)
+        certain = p[positions, asked].to(full)
+        p[positions, asked] = 0.0
+        others = torch.where(certain > 0.5, p.sum(dim=-1).to(full), 1 - certain)
+        surprise = -torch.where(certain > 0.5, torch.log1p(-others), certain.log())
+        if not surprise.isfinite().all():  # a probability too small for a float; its logarithm is not
+            surprise = F.linear(chunk, w, b).to(full).logsumexp(dim=-1) - of_label
+        denominator = of_label + surprise  # the log of the softmax's denominator
+        nats += surprise.sum()
         total += (denominator + z_loss * denominator.square() - (1 - smoothing) * of_label).sum()
         if gradients is not None:
-            gradients.add(start, chunk, p, asked, 2 * z_loss * denominator)
+            gradients.add(start, chunk, p, asked, others, 2 * z_loss * denominator if z_loss else None)
     if smoothing:  # the mean of all logits is linear in the states: one product says it for all positions
         everything = x.sum(0, dtype=full).dot(w.sum(0, dtype=full))
         everything += 0 if b is None else x.size(0) * b.sum(dtype=full)
@@ -126,8 +136,8 @@ class _Gradients:
     """Gradients of states, weight and bias, summed up chunk by chunk.
 
     The gradient of the logits is p - (1-ε)·label - ε/V, p scaled where there is a z-loss. Only p goes through the
-    large products, without its entry at the label: that one is computed apart and in full precision, where p and 1-ε
-    nearly cancel, and ε/V is the same for all and needs no product at all.
+    large products, without its entry at the label: that one is taken in full precision from what the others leave,
+    because p and 1-ε nearly cancel; and ε/V is the same for all and needs no product at all.
     """
 
     def __init__(self, x: Tensor, w: Tensor, b: Tensor | None, smoothing: float) -> None:
@@ -136,19 +146,19 @@ class _Gradients:
         self.weight = torch.zeros_like(w, dtype=self.full)
         self.bias = None if b is None else torch.zeros_like(b, dtype=self.full)
 
-    def add(self, start: int, chunk: Tensor, p: Tensor, asked: Tensor, excess: Tensor) -> None:
-        """Takes in the probabilities (n, V) of a chunk, which are used up."""
-        labels = asked.squeeze(1)
-        p *= 1 + excess
-        at_label = p.gather(1, asked) - (1 - self.smoothing)
-        p.scatter_(1, asked, 0.0)
-        small = p.to(chunk.dtype)
-        self.states[start : start + len(chunk)] = (small @ self.w).to(self.full) + at_label * self.w[labels]
-        self.weight += small.mT @ chunk
+    def add(self, start: int, chunk: Tensor, p: Tensor, labels: Tensor, others: Tensor, excess: Tensor | None) -> None:
+        """Takes in the probabilities (n, V) of a chunk without those of its labels (n), and what the others leave."""
+        at_label = self.smoothing - others  # p - (1-ε)
+        if excess is not None:
+            at_label = at_label + excess * (1 - others)
+            p = p * (1 + excess).to(p.dtype)[:, None]
+        at_label = at_label[:, None]
+        self.states[start : start + len(chunk)] = (p @ self.w).to(self.full) + at_label * self.w[labels]
+        self.weight += p.mT @ chunk
         self.weight.index_add_(0, labels, at_label * chunk)
         if self.bias is not None:
-            self.bias += p.sum(0)
-            self.bias.index_add_(0, labels, at_label.squeeze(1))
+            self.bias += p.sum(0, dtype=self.full)
+            self.bias.index_add_(0, labels, at_label[:, 0])
 
     def finished(self, states: torch.dtype, weight: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
         """All three, smoothing included, in the types of what they belong to."""

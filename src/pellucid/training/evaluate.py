@@ -71,13 +71,37 @@ def text_bytes(documents: Iterable[Document]) -> int:
     return sum(len(piece.encode()) for document in documents for piece in pieces(document))
 
 
-def translation_scores(hypotheses: list[str], references: list[str]) -> dict[str, Any]:
-    """Corpus BLEU (Papineni et al. 2002) and chrF (Popović 2015) by sacreBLEU, each with its signature."""
+def translation_scores(
+    hypotheses: list[str], references: list[str], *, split_by_moses: str | None = None
+) -> dict[str, Any]:
+    """Corpus BLEU (Papineni et al. 2002) and chrF (Popović 2015) by sacreBLEU, each with its signature.
+
+    Args:
+        hypotheses: what was written.
+        references: what should have been.
+        split_by_moses: the language of texts that stand as the Moses tokenizer splits them. For these ``bleu`` takes
+            the tokens as they are, as papers on such data do, and ``bleu_detokenized`` and chrF are of text put
+            together again. The first two cannot be compared with each other.
+    """
     from sacrebleu.metrics import BLEU, CHRF
 
-    scores: dict[str, Any] = {}
-    for metric in (BLEU(), CHRF()):
+    def score(metric: BLEU | CHRF, hypotheses: list[str], references: list[str]) -> dict[str, Any]:
         result = metric.corpus_score(hypotheses, [references])
-        scores[result.name.lower()] = {"score": result.score, "signature": str(metric.get_signature())}
-    exact = sum(h.strip() == r.strip() for h, r in zip(hypotheses, references, strict=True))
-    return {**scores, "exact": exact / max(len(references), 1)}
+        return {"score": result.score, "signature": str(metric.get_signature())}
+
+    exact = sum(h.strip() == r.strip() for h, r in zip(hypotheses, references, strict=True)) / max(len(references), 1)
+    if split_by_moses is None:
+        bleu = {"bleu": score(BLEU(), hypotheses, references)}
+    else:
+        bleu = {"bleu": score(BLEU(tokenize="none", force=True), hypotheses, references)}
+        hypotheses, references = (_put_together(texts, split_by_moses) for texts in (hypotheses, references))
+        bleu["bleu_detokenized"] = score(BLEU(), hypotheses, references)
+    return {**bleu, "chrf": score(CHRF(), hypotheses, references), "exact": exact}
+
+
+def _put_together(texts: list[str], language: str) -> list[str]:
+    """Undoes the Moses tokenizer."""
+    from sacremoses import MosesDetokenizer
+
+    detokenizer = MosesDetokenizer(lang=language)
+    return [detokenizer.detokenize(text.split()) for text in texts]

@@ -15,7 +15,7 @@ from torch import nn
 
 from pellucid.config.optimisation import CheckpointAverage, ExponentialAverage, Training
 from pellucid.data.batches import training_batches
-from pellucid.models.checkpoint import save_description, save_run
+from pellucid.models.checkpoint import WEIGHTS, save_description, save_run
 from pellucid.training.average import Running, Snapshots
 from pellucid.training.distributed import ALONE, World
 from pellucid.training.evaluate import Evaluation, evaluate
@@ -76,7 +76,8 @@ def fit(
 
     The weights in the folder are the best on the validation data so far; ``checkpoints/`` holds what is needed to go
     on, which with ``resume`` is done: bit for bit as if the run had never stopped. The first Ctrl-C ends the run after
-    the step at hand, with everything saved.
+    the step at hand, with everything saved and nothing evaluated that was not due: what an evaluation would choose is
+    then chosen as if there had been no Ctrl-C.
 
     Args:
         watchers: where figures go beside ``metrics.jsonl``.
@@ -101,19 +102,22 @@ def fit(
         keeper = _Keeper(session, folder, learner, criterion, world, sinks, position)
         for step in _steps(session, learner, criterion, world, position.step):
             ends = step.step == run.training.steps
-            why = "interrupted" if world.any(interrupted.is_set()) and not ends else ""
-            due = _due(step.step, run.training, bool(why))
+            cut = world.any(interrupted.is_set()) and not ends
+            due = _due(step.step, run.training)
             keeper.take(step, log=step.step % LOG_EVERY == 0 or step.step == 1 or due.evaluate)
             yield step
             if due.evaluate:
                 yield keeper.evaluated()
-                why = why or ("" if ends else keeper.no_better())
-            if due.save or why:
+            why = "" if ends or not due.evaluate else keeper.no_better()
+            if due.save or why or cut:
                 save_checkpoint(folder, learner, keeper.position, run.training.checkpoints.keep)
-            if why or ends:
+            if ends or why:
                 yield from keeper.average()
             yield from map(Remark, remarks)
             remarks.clear()
+            if cut and not why:
+                keeper.make_usable()
+                why = "interrupted"
             if why:
                 yield Stopped(step.step, why)
                 return
@@ -197,6 +201,11 @@ class _Keeper:
             self.snapshots.average_into(self.learner.model)
             yield self._judged(tuple(steps))
 
+    def make_usable(self) -> None:
+        """Saves the weights at hand where no evaluation has chosen any; the first that does replaces them."""
+        if not (self.folder / WEIGHTS).exists():
+            save_run(self.folder, self.learner.model, self.session.tokenizer, self.session.run)
+
     def _judged(self, averaged: tuple[int, ...]) -> Evaluated:
         run, model = self.session.run, self.learner.model
         evaluation = evaluate(
@@ -232,9 +241,9 @@ class _Due:
     save: bool
 
 
-def _due(step: int, training: Training, stops: bool) -> _Due:
-    """What a step is followed by."""
-    ends = stops or step == training.steps
+def _due(step: int, training: Training) -> _Due:
+    """What a step is followed by; it depends on nothing else, so that a run that goes on does what it would have."""
+    ends = step == training.steps
     evaluates = ends or bool(training.evaluate_every and step % training.evaluate_every == 0)
     every = training.checkpoints.every
     saves = step % every == 0 or ends if every else evaluates
