@@ -44,12 +44,7 @@ class BlockedAttention(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         shape, keys = q.shape, k.size(2)
-        if fill := -keys % VECTOR if keys < 4 * VECTOR else 0:
-            k, v = (F.pad(x, (0, 0, 0, fill)) for x in (k, v))
-            if not triangle:  # which hides what comes after its last row anyway
-                additive = F.pad(
-                    q.new_zeros(1, 1, 1, keys) if additive is None else additive, (0, fill), value=-torch.inf
-                )
+        k, v, additive = _filled(k, v, additive, triangle)
         q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
         context = torch.empty_like(q)
         kept = []
@@ -77,6 +72,19 @@ class BlockedAttention(torch.autograd.Function):
             dk[:, :seen] += _product(dscores.mT, q[:, start:end], ctx.scale)
         dk, dv = dk[:, : ctx.keys], dv[:, : ctx.keys]
         return *(x.view(*ctx.shape[:2], *x.shape[1:]) for x in (dq, dk, dv)), None, None, None, None
+
+
+def _filled(k: Tensor, v: Tensor, additive: Tensor | None, triangle: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Few keys made up to whole vectors with keys that nobody sees."""
+    keys = k.size(2)
+    missing = -keys % VECTOR if keys < 4 * VECTOR else 0
+    if not missing:
+        return k, v, additive
+    k, v = (F.pad(x, (0, 0, 0, missing)) for x in (k, v))
+    if triangle:  # hides what comes after its last row anyway
+        return k, v, additive
+    additive = k.new_zeros(1, 1, 1, keys) if additive is None else additive
+    return k, v, F.pad(additive, (0, missing), value=-torch.inf)
 
 
 def _weights(scores: Tensor, start: int, additive: Tensor | None, blind: Tensor | None, triangle: bool) -> Tensor:

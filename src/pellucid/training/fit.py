@@ -76,8 +76,7 @@ def fit(
 
     The weights in the folder are the best on the validation data so far; ``checkpoints/`` holds what is needed to go
     on, which with ``resume`` is done: bit for bit as if the run had never stopped. The first Ctrl-C ends the run after
-    the step at hand, with everything saved and nothing evaluated that was not due: what an evaluation would choose is
-    then chosen as if there had been no Ctrl-C.
+    the step at hand, with everything saved and nothing evaluated that was not due.
 
     Args:
         watchers: where figures go beside ``metrics.jsonl``.
