@@ -13,6 +13,8 @@ from statistics import median
 
 import torch
 
+from pellucid.training.memory import keep_freed_memory
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -35,6 +37,13 @@ def require_quiet(limit: float = 0.15) -> None:
     """Leaves unless the machine is ours alone: a second busy process makes small products many times slower."""
     if Path("/proc/stat").exists() and (used := others()) > limit:
         sys.exit(f"other processes use {used:.2f} cores; try again when the machine is quiet")
+
+
+def prepare() -> None:
+    """Two threads, memory kept as the commands that train keep it, a quiet machine."""
+    torch.set_num_threads(2)
+    keep_freed_memory()
+    require_quiet()
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -7,10 +7,9 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from common import interleaved, middle, require_quiet, write_page
+from common import interleaved, middle, prepare, write_page
 
 from pellucid.nn.dropout import dropout
-from pellucid.training.memory import keep_freed_memory
 
 ROUNDS = 21
 
@@ -21,9 +20,7 @@ def step(drop: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Calla
 
 
 def main() -> None:
-    torch.set_num_threads(2)
-    keep_freed_memory()  # as the commands that train do
-    require_quiet()
+    prepare()
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         for width in (128, 768):

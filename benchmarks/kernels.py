@@ -9,11 +9,10 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from common import interleaved, middle, require_quiet, write_page
+from common import interleaved, middle, prepare, write_page
 
 from pellucid.nn.kernels import Kernel, blocked, explicit, sdpa
 from pellucid.nn.masks import Mask, Sites
-from pellucid.training.memory import keep_freed_memory
 
 ROUNDS = 11
 TOKENS = 4096
@@ -35,9 +34,7 @@ def step(kernel: Kernel, length: int, dtype: torch.dtype) -> Callable[[], object
 
 
 def main() -> None:
-    torch.set_num_threads(2)
-    keep_freed_memory()  # as the commands that train do
-    require_quiet()
+    prepare()
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         for length in (16, 32, 64, 128, 256, 512, 1024, 2048):

@@ -152,9 +152,10 @@ def test_the_best_is_kept_across_a_stop(tmp_path):
 def test_kills_at_random_moments(tmp_path, precision):
     """A real process, SIGKILL, also while a checkpoint is being written: saving takes much of the time here."""
     kills = int(os.environ.get("PELLUCID_KILLS", "6"))
+    steps = max(400, 10 * kills)
     (tmp_path / "text.txt").write_text(" ".join(random.Random(1).choices(WORDS, k=4000)))
     settings = [
-        "training.steps=400", "training.evaluate_every=100", "training.checkpoints.every=2", "training.batch_tokens=256",
+        f"training.steps={steps}", "training.evaluate_every=100", "training.checkpoints.every=2", "training.batch_tokens=256",
         f"training.precision={precision}", "objective.length=32", "tokenizer.vocab_size=300", "model.stack.dropout=0.1",
         "model.stack.d_model=64", "model.stack.num_layers=2", "model.stack.attention.num_heads=2",
     ]  # fmt: skip
@@ -164,29 +165,36 @@ def test_kills_at_random_moments(tmp_path, precision):
         return subprocess.Popen([*command, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def finish(process):
-        _, err = process.communicate()
+        out, err = process.communicate()
         assert process.returncode == 0, err.decode()
+        return out.decode()
+
+    def newest():
+        return max((int(p.name[5:]) for p in checkpoints.glob("step-*")), default=0)
 
     finish(start("decoder", "--text", "text.txt", "--out", "whole", *settings))
-    process, chance, done = start("decoder", "--text", "text.txt", "--out", "broken", *settings), random.Random(7), 0
     checkpoints = tmp_path / "broken" / "checkpoints"
+    process, chance, done, last = (
+        start("decoder", "--text", "text.txt", "--out", "broken", *settings),
+        random.Random(7),
+        0,
+        0,
+    )
     while done < kills:
-        newest = max((int(p.name[5:]) for p in checkpoints.glob("step-*")), default=0)
-        while (
-            process.poll() is None and max((int(p.name[5:]) for p in checkpoints.glob("step-*")), default=0) <= newest
-        ):
+        while process.poll() is None and newest() <= last:
             time.sleep(0.01)
         time.sleep(chance.random() * 0.4)
         if process.poll() is not None:
             break
         process.send_signal(signal.SIGKILL)
-        process.communicate()
-        done += 1
+        out = process.communicate()[0].decode()
+        assert not last or f"going on after step {last}\n" in out  # the newest checkpoint was whole
+        done, last = done + 1, newest()
         process = start("--resume", "broken")
-    finish(process)
+    assert f"going on after step {last}\n" in finish(process)
     print(f"{done} kills in {precision}")
-    assert done >= min(kills, 3)
-    for name in ("model.safetensors", "checkpoints/step-400/model.safetensors"):
+    assert done == kills
+    for name in ("model.safetensors", f"checkpoints/step-{steps}/model.safetensors"):
         one, other = (load_file(tmp_path / folder / name) for folder in ("whole", "broken"))
         assert all(torch.equal(one[key], other[key]) for key in one)
     assert log(tmp_path / "whole") == log(tmp_path / "broken")

@@ -98,19 +98,19 @@ def _scores(
     for start in range(0, x.size(0), rows):
         chunk, asked = x[start : start + rows], labels[start : start + rows]
         logits, positions = F.linear(chunk, w, b), torch.arange(len(asked), device=x.device)
-        of_label = logits[positions, asked].to(full)
+        label_logit = logits[positions, asked].to(full)
         if gradients is None:
             correct += (logits.argmax(dim=-1) == asked).sum()
         p = torch.softmax(logits, dim=-1, out=logits)
-        certain = p[positions, asked].to(full)
+        label_p = p[positions, asked].to(full)
         p[positions, asked] = 0.0
-        others = torch.where(certain > 0.5, p.sum(dim=-1).to(full), 1 - certain)
-        surprise = -torch.where(certain > 0.5, torch.log1p(-others), certain.log())
-        if not surprise.isfinite().all():  # a probability too small for a float; its logarithm is not
-            surprise = F.linear(chunk, w, b).to(full).logsumexp(dim=-1) - of_label
-        denominator = of_label + surprise  # the log of the softmax's denominator
-        nats += surprise.sum()
-        total += (denominator + z_loss * denominator.square() - (1 - smoothing) * of_label).sum()
+        others = torch.where(label_p > 0.5, p.sum(dim=-1).to(full), 1 - label_p)
+        nll = -torch.where(label_p > 0.5, torch.log1p(-others), label_p.log())
+        if not nll.isfinite().all():  # a probability too small for a float; its logarithm is not
+            nll = F.linear(chunk, w, b).to(full).logsumexp(dim=-1) - label_logit
+        denominator = label_logit + nll  # the log of the softmax's denominator
+        nats += nll.sum()
+        total += (denominator + z_loss * denominator.square() - (1 - smoothing) * label_logit).sum()
         if gradients is not None:
             gradients.add(start, chunk, p, asked, others, 2 * z_loss * denominator if z_loss else None)
     if smoothing:  # the mean of all logits is linear in the states: one product says it for all positions

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from pellucid.config.model import stacks
 from pellucid.config.optimisation import Training
@@ -16,6 +15,7 @@ from pellucid.config.run import Causal, Objective
 from pellucid.data.batch import Batch, TrainingBatches
 from pellucid.errors import TrainingError
 from pellucid.models.build import Model
+from pellucid.models.checkpoint import whole
 from pellucid.trace import trace
 from pellucid.training.distributed import ALONE, World
 from pellucid.training.objectives import Criterion, LossFunction, loss_function
@@ -87,7 +87,7 @@ def train(
         loss, noise = _backward(criterion, parts, training.precision, model.device, world, measures)
         if not torch.isfinite(loss):
             raise _not_finite(model, parts, loss_function(objective), training.precision, step, rate(step))
-        norm = _whole(nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm or torch.inf))
+        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm or torch.inf))
         before = [p.detach().clone() for p in model.parameters()] if measures else []
         optimizers.step()
         optimizers.zero_grad()
@@ -134,11 +134,6 @@ def _norm(model: nn.Module) -> float:
     return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
 
 
-def _whole(value: Tensor) -> Tensor:
-    """A tensor that may be split among processes, in one piece."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
 def _noise(small: float, large: float, of_small: int, of_large: int) -> float:
     """From the squared gradient norms of a smaller and a larger batch: trace of the covariance over squared mean."""
     signal = (of_large * large - of_small * small) / (of_large - of_small)
@@ -150,7 +145,7 @@ def _noise(small: float, large: float, of_small: int, of_large: int) -> float:
 def _update_ratio(model: nn.Module, before: list[Tensor]) -> float:
     now = [p.detach() for p in model.parameters()]
     updates = torch._foreach_sub(now, before)
-    change, size = (_whole(nn.utils.get_total_norm(tensors)) for tensors in (updates, before))
+    change, size = (whole(nn.utils.get_total_norm(tensors)) for tensors in (updates, before))
     return (change / size.clamp(min=1e-30)).item()
 
 
