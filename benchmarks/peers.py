@@ -41,7 +41,7 @@ def updates(peer: Peer, batches: Sequence[Batch], training: Training, *, fused: 
     adam = torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True if fused else None)
     peer.model.train()
     for batch in cycle(batches):
-        with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bfloat16"):
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
             loss = peer.loss(batch)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, training.clip_norm)
@@ -92,7 +92,7 @@ class PlainGPT(nn.Module):
         self.head.weight = self.tokens.weight
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        x = self.tokens(tokens) + self.positions(torch.arange(tokens.size(1)))
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.size(1), device=tokens.device))
         for block in self.blocks:
             x = block(x)
         return F.cross_entropy(self.head(self.norm(x)).flatten(0, 1), labels.flatten())

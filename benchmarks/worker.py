@@ -49,6 +49,7 @@ class Candidate:
         keep_memory: freed memory is kept for the next step.
         plain_attention: products and softmax instead of the fused kernel; pellucid chooses by itself.
         compiled: by ``torch.compile``.
+        recompute: blocks are computed once more in the backward pass, for memory.
     """
 
     peer: Callable[[Work, bool], Peer] | None
@@ -59,6 +60,7 @@ class Candidate:
     keep_memory: bool = True
     plain_attention: bool = False
     compiled: bool = False
+    recompute: bool = False
 
     def __str__(self) -> str:
         attention = "plain attention" if self.plain_attention else "fused attention"
@@ -69,6 +71,7 @@ class Candidate:
             "freed memory kept": self.keep_memory,
             "kernel auto" if self.peer is None else attention: True,
             "compiled": self.compiled,
+            "blocks recomputed": self.recompute,
         }
         return ", ".join(text for text, holds in settings.items() if holds)
 
@@ -82,6 +85,7 @@ _AS_FOUND: Mapping[str, Any] = {"precision": "float32", "matmul": "highest", "fu
 
 GPT: Mapping[str, Candidate] = {
     **_OURS,
+    "pellucid, bfloat16, recomputing": Candidate(peer=None, matmul="highest", recompute=True),
     "plain GPT": Candidate(peer=peers.plain_gpt, **_AS_FOUND),
     "plain GPT, compiled": Candidate(peer=peers.plain_gpt, **_AS_FOUND, compiled=True),
     "plain GPT, tuned": Candidate(peer=peers.plain_gpt),
@@ -147,7 +151,9 @@ def trainee(candidate: Candidate, work: Work) -> Trainee:
         keep_freed_memory()
     torch.set_float32_matmul_precision(candidate.matmul)
     torch.manual_seed(0)
-    training: Training = from_dict(Training, {**ENDLESS, "precision": candidate.precision})
+    training: Training = from_dict(
+        Training, {**ENDLESS, "precision": candidate.precision, "recompute": candidate.recompute}
+    )
     if candidate.peer is None:
         model: nn.Module = build(work.model)
         losses = (step.loss for step in train(model, Cycle(work), work.objective, training))

@@ -12,7 +12,7 @@ from pellucid.config.optimisation import Checkpoints
 from pellucid.config.run import TextFiles
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import CheckpointError
-from pellucid.models import checkpoint
+from pellucid.models import files
 from pellucid.models.build import build
 from pellucid.models.checkpoint import load_run, load_weights, save_run, save_weights
 
@@ -111,7 +111,7 @@ def test_a_full_disk_loses_nothing(tmp_path, tokenizer, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(CheckpointError, match=r"No space left.*untouched"):
         save_run(folder, model, tokenizer, settings)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

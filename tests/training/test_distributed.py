@@ -1,8 +1,12 @@
 """Several processes on gloo train as one does: the same losses, the same weights, and one goes on where they stopped."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,3 +81,35 @@ def test_a_run_goes_on_with_another_number_of_processes(text, alone, shard):
     config.rmdir()  # as if it had been stopped after step 6
     run(text, 1, "--resume", name)
     assert losses(text / name) == pytest.approx(losses(alone), rel=2e-4)
+
+
+def children(process):
+    """The processes that a process has started."""
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find a process to kill")
+def test_a_killed_process_is_started_again_and_no_bit_differs(text):
+    """torchrun starts all processes again, and they go on from the newest checkpoint."""
+    settings = [*SETTINGS, "training.steps=60", "training.evaluate_every=20", "training.checkpoints.every=5"]
+    run(text, 2, "decoder", "--text", "text.txt", "--out", "undisturbed", *settings)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+    command = [sys.executable, *launcher, "-m", "pellucid", "train", "decoder", "--text", "text.txt", "--out", "killed"]
+    with (text / "log").open("w") as log:
+        torchrun = subprocess.Popen([*command, *settings], cwd=text, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while not (text / "killed/checkpoints/step-10").exists():
+            assert torchrun.poll() is None, (text / "log").read_text()
+            assert time.monotonic() < deadline, (text / "log").read_text()
+            time.sleep(0.01)
+        os.kill(children(torchrun.pid)[-1], signal.SIGKILL)
+        assert torchrun.wait(timeout=60) == 0, (text / "log").read_text()
+    finally:
+        torchrun.terminate()  # and with it what it has started
+        torchrun.wait()
+    assert "exitcode: -9" in (text / "log").read_text()
+    one, other = (load_file(text / name / "model.safetensors") for name in ("undisturbed", "killed"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert losses(text / "killed") == losses(text / "undisturbed")

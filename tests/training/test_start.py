@@ -78,6 +78,25 @@ def test_an_adapted_run_trains_little_and_loads_as_a_plain_one(runs, tmp_path):
     load_run(tmp_path)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_puts_the_terms_back(runs, tmp_path, family):
+    peft = pytest.importorskip("peft")
+    begun = continued(family, runs[family], lora=LoRA(rank=3, alpha=4.0, targets=("query", "up")))
+    list(fit(begun, tmp_path))
+    base, tuned = load_run(runs[family]).model, load_run(tmp_path).model
+    assert not torch.equal(base.get_parameter(name := next(iter(adapted(begun)))), tuned.get_parameter(name))
+    restored = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    tokens = torch.randint(2, 9, (2, 7))
+    inputs = (tokens, tokens) if family == "encoder_decoder" else (tokens,)
+    with torch.no_grad():
+        torch.testing.assert_close(restored(*inputs), tuned(*inputs), atol=1e-5, rtol=1e-4)
+
+
+def adapted(begun):
+    names = [name for name, _ in begun.model.named_parameters() if ".lora_A." in name]
+    return [name.replace(".lora_A.", ".") for name in names]
+
+
 def test_an_encoder_becomes_a_classifier(runs, tmp_path):
     source = load_run(runs["encoder"]).run
     examples = [Labelled("abba cab" if i % 2 else "deaf dad", "ab" if i % 2 else "de") for i in range(20)]

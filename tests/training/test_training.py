@@ -7,6 +7,7 @@ import pytest
 import torch
 from families import FAMILIES, describe, small
 from sacrebleu.metrics import BLEU
+from torch import _dynamo as dynamo
 
 from pellucid.config import parts
 from pellucid.config.optimisation import AdamW, Constant, Cosine, InverseSquareRoot, Linear, Training
@@ -14,7 +15,9 @@ from pellucid.config.run import Causal, Classify, Masked, SequenceToSequence
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.data.corpus import Corpus, Languages, Pair
 from pellucid.errors import TrainingError
+from pellucid.models import tower
 from pellucid.models.build import build
+from pellucid.models.tower import Learning, set_learning
 from pellucid.training.evaluate import evaluate, translation_scores
 from pellucid.training.loop import train
 from pellucid.training.objectives import loss_function
@@ -206,3 +209,75 @@ def test_bleu_of_text_that_was_split_by_moses():
 def test_languages_of_a_reversed_corpus_are_exchanged():
     corpus = Corpus("pairs", [Pair("a", "b")], [Pair("a", "b")], split_by_moses=Languages("en", "de"))
     assert corpus.reversed().split_by_moses == Languages("de", "en")
+
+
+def trained(family, recompute, precision, **changes):
+    objective, make = OBJECTIVES[family]
+    model = small(family, dropout=0.1, **changes)
+    training = Training(steps=3, schedule=Constant(peak=1e-2), precision=precision, recompute=recompute)
+    torch.manual_seed(0)
+    losses = [step.loss for step in train(model, [make(seed=i) for i in range(3)], objective, training)]
+    return losses, dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputing_changes_no_bit(family, precision):
+    (kept, one), (recomputed, other) = (trained(family, on, precision) for on in (False, True))
+    assert kept == recomputed
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputing_reaches_a_learned_bias_that_all_layers_share(family):
+    objective, make = OBJECTIVES[family]
+    gradients = []
+    for on in (False, True):
+        model = small(family, positions=parts.RelativeBias(buckets=8, max_distance=20)).train()
+        set_learning(model, Learning(recomputed=on))
+        loss_function(objective)(model, make()).total.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    assert any(name.endswith("bias.table.weight") and grad.norm() > 1e-3 for name, grad in gradients[0].items())
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputing_keeps_little(family):
+    objective, make = OBJECTIVES[family]
+    batch, kept = make(rows=8, length=40), {}
+    for on in (False, True):
+        model, bytes_kept = small(family).train(), []
+        set_learning(model, Learning(recomputed=on))
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+        def pack(x, weights=weights, bytes_kept=bytes_kept):
+            if x.untyped_storage().data_ptr() not in weights:
+                bytes_kept.append(x.numel() * x.element_size())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            loss_function(objective)(model, batch).total.backward()
+        kept[on] = sum(bytes_kept)
+    assert kept[True] < kept[False] / 2
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_blocks_learn_the_same_and_share_their_code(family, recomputed, monkeypatch):
+    dynamo.reset()
+    compiled_call = torch.compile(tower._call, backend="aot_eager")
+    monkeypatch.setattr(tower, "_compiled", lambda: compiled_call)
+    dynamo.utils.counters.clear()
+    objective, make = OBJECTIVES[family]
+    gradients = []
+    for compiled in (False, True):
+        model = small(family, num_layers=4).train()
+        set_learning(model, Learning(recomputed=recomputed, compiled=compiled))
+        loss_function(objective)(model, make()).total.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    # An encoder's layer and a decoder's, of 4 layers each; the first that sees a mask renders it for the others.
+    assert 1 <= dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value, atol=1e-4, rtol=1e-3)

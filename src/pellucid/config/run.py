@@ -88,7 +88,7 @@ class HubDataset:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedData:
-    """A set that comes with the package (dates, python-docs, terms, languages) or from the catalogue.
+    """A set that comes with the package (dates, python-docs, reversal, terms, languages) or from the catalogue.
 
     ``pellucid data list`` shows them. ``mirror`` is a folder to read a catalogue set from; ``reverse`` swaps the
     sides of pairs.

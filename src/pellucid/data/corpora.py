@@ -16,12 +16,14 @@ from pellucid.data.dates import load_dates
 from pellucid.data.files import Document, LargeFile, read_document, read_lines
 from pellucid.data.hub import hub_examples
 from pellucid.data.python_docs import load_python_docs
+from pellucid.data.reversal import load_reversal
 from pellucid.data.terms import load_languages, load_terms
 from pellucid.errors import DataError, nearest
 
 BUILT_IN: Mapping[str, str] = {
     "dates": "dates as written in every language of CLDR, to ISO 8601 (pairs)",
     "python-docs": "the language reference that comes with Python (text)",
+    "reversal": "numbers to write backwards, longer ones to test on (pairs)",
     "terms": "CLDR names of languages, countries, currencies and units, from English (pairs)",
     "languages": "the same names, each with its language (labelled)",
 }
@@ -240,6 +242,8 @@ def _named(data: run.NamedData) -> Corpus:
             return load_dates()
         case "python-docs":
             return load_python_docs()
+        case "reversal":
+            return load_reversal()
         case "terms":
             return load_terms()
         case "languages":

@@ -5,26 +5,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pellucid.config.files import load_config, save_config
 from pellucid.config.run import Run
+from pellucid.config.start import Pretrained
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import CheckpointError, nearest
+from pellucid.models.adapter import save_adapter
 from pellucid.models.build import Model, build
+from pellucid.models.files import checksum, fill, write_tensors, write_whole, writes
 from pellucid.nn.lora import merged_weights
 
 WEIGHTS, CONFIG, TOKENIZER, CHECKSUMS = "model.safetensors", "config.toml", "tokenizer.json", "checksums.json"
@@ -46,7 +43,9 @@ def save_run(folder: Path, model: Model, tokenizer: Tokenizer, run: Run) -> None
         CheckpointError: when it cannot be written; files saved earlier stay as they were.
     """
     save_description(folder, tokenizer, run)
-    _write_weights(dict(merged_weights(model)), folder / WEIGHTS, getattr(torch, run.training.checkpoints.weights))
+    write_tensors(dict(merged_weights(model)), folder / WEIGHTS, getattr(torch, run.training.checkpoints.weights))
+    if isinstance(run.start, Pretrained) and run.start.lora is not None:
+        save_adapter(folder, model, run.start.lora, run.start.path)
     sums = {name: checksum(folder / name) for name in (CONFIG, WEIGHTS, TOKENIZER)} if writes() else {}
     write_whole(folder / CHECKSUMS, lambda path: path.write_text(json.dumps(sums, indent=2) + "\n"))
 
@@ -98,20 +97,9 @@ def verify_run(folder: Path) -> None:
             raise CheckpointError(folder / name, f"sha256 {found[:12]}…", f"{expected[:12]}…", "the file has changed")
 
 
-def checksum(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save_weights(model: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
     """Writes every parameter once, under the first of its names; ``dtype`` rounds them."""
-    _write_weights({name: p.detach() for name, p in model.named_parameters()}, path, dtype)
-
-
-def _write_weights(weights: dict[str, Tensor], path: Path, dtype: torch.dtype | None) -> None:
-    plain = {name: whole(p).cpu().to(dtype or p.dtype).contiguous() for name, p in weights.items()}
-    write_whole(path, lambda part: save_file(plain, part, {"format": "pellucid 1"}))
+    write_tensors({name: p.detach() for name, p in model.named_parameters()}, path, dtype)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -149,42 +137,3 @@ def _some(complaints: Iterable[str], shown: int = 8) -> str:
     complaints = list(complaints)
     more = len(complaints) - shown
     return ", ".join(complaints[:shown]) + (f" and {more} more" if more > 0 else "")
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor in one piece, gathered where it is split among processes: all of them must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-@torch.no_grad()
-def fill(tensor: Tensor, value: Tensor) -> None:
-    """Copies a whole value into a tensor that may be split among processes."""
-    if isinstance(tensor, DTensor):
-        value = distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
-    tensor.copy_(value)
-
-
-def writes() -> bool:
-    """Whether this process writes files: of several that train together, the first does."""
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets ``write`` fill a temporary file, syncs it and moves it into place: readers see the old or the new, whole.
-
-    Raises:
-        CheckpointError: when the disk is full or the folder cannot be written; the old file is untouched.
-    """
-    if not writes():
-        return
-    part = path.with_name(f".part-{path.name}")  # the same suffix, since some writers choose the form by it
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        hint = "make room or choose another folder; what was saved before is untouched"
-        raise CheckpointError(path, f"cannot be written ({error})", hint=hint) from None

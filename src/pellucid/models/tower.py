@@ -5,12 +5,15 @@ Shapes: B batch, T positions, S source positions, D d_model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pellucid.nn.attention import Attention
 from pellucid.nn.block import CrossBlock
@@ -33,6 +36,19 @@ class Encoded:
         segments = self.sites.segments
         sites = Sites(self.sites.positions[rows], None if segments is None else segments[rows])
         return Encoded(self.states[rows], sites)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How blocks are called where gradients are wanted.
+
+    Attributes:
+        recomputed: a backward pass is left the input of a block alone and computes the rest once more.
+        compiled: by ``torch.compile``.
+    """
+
+    recomputed: bool = False
+    compiled: bool = False
 
 
 class Tower(Tapped):
@@ -65,6 +81,7 @@ class Tower(Tapped):
         self.embedding, self.blocks, self.final_norm = embedding, nn.ModuleList(blocks), final_norm
         self.rotation, self.bias = rotation, bias
         self.windows, self.causal, self.max_length = tuple(windows), causal, max_length
+        self.learning = Learning()
 
     def features(
         self,
@@ -90,8 +107,17 @@ class Tower(Tapped):
         masks, rotate = self.masks(sites, cache), self.rotation(sites.positions)
         x = self.embedding(inputs, sites.positions, token_types)
         for i, block in enumerate(self.blocks):
-            x = block(x, mask=masks[self.windows[i]], rotate=rotate, cache=cache.layer(i))
+            x = self._through(block, x, mask=masks[self.windows[i]], rotate=rotate, cache=cache.layer(i))
         return Encoded(self.final_norm(x), sites)
+
+    def _through(self, block: nn.Module, x: Tensor, **given: Any) -> Tensor:
+        """One block, in the way set for learning where gradients are wanted."""
+        if not torch.is_grad_enabled():
+            return block(x, **given)
+        call = _compiled() if self.learning.compiled else _call
+        if not self.learning.recomputed:
+            return call(block, x, given)
+        return checkpoint(_afresh, call, block, x, given, use_reentrant=False)
 
     def sites(
         self,
@@ -148,9 +174,10 @@ class CrossTower(Tower):
         at_once = cache is NO_CACHE and joins(self._source_layers())
         sources = self.remember(encoded) if at_once else [cache.source(i) for i in range(len(self.blocks))]
         for i, block in enumerate(self.blocks):
-            x = block(
+            x = self._through(
+                block,
                 x,
-                encoded.states,
+                source=encoded.states,
                 mask=masks[self.windows[i]],
                 source_mask=source_mask,
                 rotate=rotate,
@@ -171,3 +198,29 @@ class CrossTower(Tower):
     def _source_layers(self) -> list[nn.Module]:
         """What projects the source: keys, values, keys, values …"""
         return [layer for attention in self._crossings() for layer in (attention.key, attention.value)]
+
+
+def set_learning(model: nn.Module, learning: Learning) -> None:
+    """How the blocks of a model are called from now on where gradients are wanted."""
+    for module in model.modules():
+        if isinstance(module, Tower):
+            module.learning = learning
+
+
+Call = Callable[[nn.Module, Tensor, dict[str, Any]], Tensor]
+
+
+def _call(block: nn.Module, x: Tensor, given: dict[str, Any]) -> Tensor:
+    return block(x, **given)
+
+
+def _afresh(call: Call, block: nn.Module, x: Tensor, given: dict[str, Any]) -> Tensor:
+    """With masks of which nothing is rendered: whoever asks first renders, and two passes must do the same."""
+    masks = {name: part.anew() for name, part in given.items() if isinstance(part, Mask)}
+    return call(block, x, {**given, **masks})
+
+
+@cache
+def _compiled() -> Call:
+    """One compiled call for all blocks, which are equal but for their weights."""
+    return torch.compile(_call)

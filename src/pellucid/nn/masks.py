@@ -6,7 +6,7 @@ Shapes: B batch, T queries, S keys, H heads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -79,6 +79,10 @@ class Mask:
         self._bias: Tensor | None = None
         self._additive: Tensor | None = None
         self._blind: Tensor | None = None
+
+    def anew(self) -> Mask:
+        """The same mask, nothing of it rendered yet."""
+        return replace(self)
 
     def allows(self, query: Tensor, key: Tensor, query_segment: Tensor | None, key_segment: Tensor | None) -> Tensor:
         """The rule every rendering is derived from."""

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pellucid.config.optimisation import CheckpointAverage
-from pellucid.models.checkpoint import fill, whole, write_whole, writes
+from pellucid.models.files import fill, whole, write_whole, writes
 
 
 class Running:

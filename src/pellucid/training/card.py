@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from pellucid.config.model import stacks
 from pellucid.data.batch import Batch
 from pellucid.models.build import Model
-from pellucid.models.checkpoint import write_whole
 from pellucid.models.encoder_decoder import EncoderDecoder
+from pellucid.models.files import write_whole
 from pellucid.models.tower import Tower
 from pellucid.nn.attention import Attention
 from pellucid.training.curves import CURVES, CURVES_PNG

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pellucid.errors import CheckpointError
-from pellucid.models.checkpoint import write_whole
+from pellucid.models.files import write_whole
 from pellucid.training.sheet import draw_samples
 from pellucid.training.watch import METRICS, read_records
 

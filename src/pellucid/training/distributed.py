@@ -116,9 +116,20 @@ def joined(device: str, *, sharded: bool = False) -> Iterator[tuple[World, str]]
     if kind == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=_fresh(store), rank=rank, world_size=size)
     try:
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         yield World(dist.get_rank(), dist.get_world_size(), sharded, again), device
     finally:
         dist.destroy_process_group()
+
+
+def _fresh(store: dist.Store) -> dist.Store:
+    """A part of the store that lost processes have not written to.
+
+    ``torchrun`` keeps one store through its restarts, and who finds the address of a lost process there waits for it
+    for ever. Machines count their restarts apart, so that several need its way out: see docs/guides/scaling.md.
+    """
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store) if alone else store

@@ -15,7 +15,8 @@ from pellucid.config.run import Causal, Objective
 from pellucid.data.batch import Batch, TrainingBatches
 from pellucid.errors import TrainingError
 from pellucid.models.build import Model
-from pellucid.models.checkpoint import whole
+from pellucid.models.files import whole
+from pellucid.models.tower import Learning, set_learning
 from pellucid.trace import trace
 from pellucid.training.distributed import ALONE, World
 from pellucid.training.objectives import Criterion, LossFunction, loss_function
@@ -75,6 +76,7 @@ def train(
     """
     criterion = Criterion(model, objective) if criterion is None else criterion
     optimizers = optimizer(model, training.optimizer) if optimizers is None else optimizers
+    set_learning(model, Learning(recomputed=training.recompute, compiled=training.compile))
     rate = learning_rate(training.schedule, steps=training.steps, d_model=stacks(model.config)[-1].d_model)
     for step in range(after + 1, training.steps + 1):
         began = time.perf_counter()

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pellucid.errors import CheckpointError
 from pellucid.models.build import Model
-from pellucid.models.checkpoint import WEIGHTS, checksum, fill, load_weights, whole, write_whole, writes
+from pellucid.models.checkpoint import WEIGHTS, load_weights
+from pellucid.models.files import checksum, fill, whole, write_whole, writes
 from pellucid.training.average import Running
 from pellucid.training.optim import Optimizers
 

@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from pellucid.models.checkpoint import write_whole
+from pellucid.models.files import write_whole
 from pellucid.training.watch import SAMPLES, read_records
 
 SAMPLES_SVG = "samples.svg"

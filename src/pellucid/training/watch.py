@@ -17,7 +17,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Protocol, TextIO
 
 from pellucid.errors import CheckpointError, PellucidError, UserError
-from pellucid.models.checkpoint import write_whole
+from pellucid.models.files import write_whole
 
 METRICS, SAMPLES, TENSORBOARD, WANDB_ID = "metrics.jsonl", "samples.jsonl", "tensorboard", "wandb-id.txt"
 FIELDS = ("input", "output", "reference")  # of a sample; the last may be missing
