@@ -1,6 +1,6 @@
 """Evaluate a run on its validation data, its named tests, or other data.
 
-Example: `pellucid evaluate runs/en-de --test test_2017_flickr --beams 4`
+Example: `pellucid evaluate runs/en-de --test test_2017_flickr --beams 5 --length-penalty 1.5`
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def evaluate(
     labelled: Annotated[Path | None, typer.Option(help="Other labelled texts.")] = None,
     mirror: Annotated[str | None, typer.Option(help="A folder to read a catalogue set from.")] = None,
     beams: Annotated[int, typer.Option(help="Beams for translations; 1 is greedy.")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="Above 0 favours longer texts (Wu et al. 2016).")] = 0.6,
     device: Device = "auto",
     verify: Verify = False,
     json: Json = False,
@@ -32,7 +33,7 @@ def evaluate(
 ) -> None:
     loaded = open_run(run, device, verify)
     examples, corpus = _examples(loaded, test, text, source, target, labelled, mirror)
-    results = _scores(loaded, corpus, examples, beams)
+    results = _scores(loaded, corpus, examples, beams, length_penalty)
     if json:
         print_json({"run": str(run), "examples": len(examples), **results})
         return
@@ -76,7 +77,7 @@ def _examples(
     return corpus.tests[test], corpus
 
 
-def _scores(loaded: Any, corpus: Any, examples: Any, beams: int) -> dict[str, Any]:
+def _scores(loaded: Any, corpus: Any, examples: Any, beams: int, length_penalty: float) -> dict[str, Any]:
     from pellucid.data.batches import evaluation_batches
     from pellucid.inference.predict import translate
     from pellucid.training.evaluate import evaluate as measure
@@ -96,7 +97,7 @@ def _scores(loaded: Any, corpus: Any, examples: Any, beams: int) -> dict[str, An
     if corpus.kind == "text" and type(loaded.model).__name__ == "Decoder":
         results["bits_per_byte"] = evaluation.bits_per_byte(text_bytes(examples))
     if corpus.kind == "pairs":
-        hypotheses = translate(loaded, [pair.source for pair in examples], beams=beams)
+        hypotheses = translate(loaded, [pair.source for pair in examples], beams=beams, alpha=length_penalty)
         moses = corpus.split_by_moses and corpus.split_by_moses.target
         results |= translation_scores(hypotheses, [pair.target for pair in examples], split_by_moses=moses)
     return results
