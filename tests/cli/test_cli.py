@@ -109,9 +109,8 @@ def test_classifier(folder):
 
 def test_data_list(folder):
     rows = [json.loads(line) for line in call("data", "list", "--json", cwd=folder).stdout.splitlines()]
-    assert {"dates", "python-docs", "terms", "languages", "multi30k", "tinyshakespeare", "snips"} == {
-        r["name"] for r in rows
-    }
+    built_in = {"dates", "python-docs", "reversal", "terms", "languages"}
+    assert {row["name"] for row in rows} == built_in | {"multi30k", "tinyshakespeare", "snips"}
 
 
 def test_help_has_an_example(folder):
