@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -72,6 +72,11 @@ def write_page(name: str, title: str, text: str) -> None:
     print(page)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(page)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and range of whole numbers."""
+    return f"{median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})"
 
 
 def middle(times: list[float]) -> str:

@@ -15,10 +15,10 @@ from statistics import median
 
 import peers
 import torch
-from common import interleaved, require_quiet, write_page
+from common import interleaved, require_quiet, spread, write_page
 from shapes import Work, flops_per_token, gpt
 from torch import Tensor, nn
-from worker import ENDLESS
+from worker import ENDLESS, Cycle
 
 from pellucid.config import model as config
 from pellucid.config.run import Causal, Training
@@ -56,16 +56,6 @@ FULL = Size(
 SMOKE = Size(gpt(2, 64, 2, 500, 64), rows=2, length=32, steps=2, prompts=(1, 2), written=4, peak=256)
 
 
-class Same:
-    """One batch, whenever it is asked for."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.batch
-
-
 # ---- training ----------------------------------------------------------------------------------
 
 
@@ -83,7 +73,7 @@ def ours(work: Work, device: str, compiled: bool, recompute: bool = False) -> It
     settings = {**ENDLESS, "precision": "bfloat16", "recompute": recompute, "compile": compiled}
     training: Training = from_dict(Training, settings)
     model = build(work.model).to(device)
-    return (step.loss for step in train(model, Same(work.batches[0]), work.objective, training))
+    return (step.loss for step in train(model, Cycle(work), work.objective, training))
 
 
 def theirs(make: Callable[[Work, bool], peers.Peer], work: Work, device: str, compiled: bool) -> Iterator[float]:
@@ -200,10 +190,6 @@ def peak_memory(device: str, call: Callable[[], None]) -> float:
     before = torch.cuda.memory_allocated()
     call()
     return (torch.cuda.max_memory_allocated() - before) / 1e9
-
-
-def spread(values: list[float]) -> str:
-    return f"{median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})"
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from common import RESULTS, machine, require_quiet, write_page
+from common import RESULTS, machine, require_quiet, spread, write_page
 from shapes import SHAPES, Shape, described, flops_per_token, work_of
 from worker import PEAK, Candidate, candidates
 
@@ -237,10 +237,6 @@ def speed(name: str, record: Record | None, flops: int) -> str:
 def setting(name: str, candidate: Candidate, record: Record) -> str:
     losses = f"{record.start:.3f} → {record.turns[-1].loss:.3f}"
     return f"| {name} | {candidate} | {record.parameters:,} | {record.first_step:.1f} | {losses} |"
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})"
 
 
 def notes_on(shape: Shape, records: Mapping[str, Record], plan: Plan) -> str:

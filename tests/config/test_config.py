@@ -22,6 +22,7 @@ from pellucid.config import (
 )
 from pellucid.config import model as config
 from pellucid.config.defaults import DEMOS, FAMILIES, default_run, demo_run
+from pellucid.config.run import Run
 from pellucid.errors import ConfigError, UserError
 
 RUNS = [default_run(family, run.TextFiles(train=("a.txt",))) for family in FAMILIES] + [demo_run(d) for d in DEMOS]
@@ -165,3 +166,11 @@ def test_what_only_the_data_tells_is_filled_in():
 
 def test_json_is_json():
     assert json.loads(dumps(preset("t5-small").model, "json"))["kind"] == "encoder_decoder"
+
+
+def test_errors_of_a_config_file_name_the_file(tmp_path):
+    (tmp_path / "recipe.toml").write_text("sedd = 1\n")
+    with pytest.raises(ConfigError, match=r"recipe\.toml: .*sedd"):
+        load_config(tmp_path / "recipe.toml", Run)
+    with pytest.raises(ConfigError, match=r'recpie\.toml: no such file. Did you mean "recipe\.toml"'):
+        load_config(tmp_path / "recpie.toml", Run)

@@ -1,5 +1,6 @@
 """Beginning at another run: its weights and tokenizer are taken over, some frozen, some adapted."""
 
+import signal
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from pellucid.errors import CheckpointError, ConfigError, UserError
 from pellucid.models.checkpoint import load_run
 from pellucid.nn.lora import adapt, merged_weights
 from pellucid.training.fit import fit
+from pellucid.training.loop import Step
 from pellucid.training.session import prepare
 
 
@@ -121,3 +123,14 @@ def test_what_cannot_be_is_told(runs):
     run = replace(before.run, model=model, start=Pretrained(path=str(runs["decoder"])))
     with pytest.raises(CheckpointError, match="another shape"):
         prepare(run, corpus=before.corpus)
+
+
+def test_a_replaced_run_leaves_nothing_behind(runs, tmp_path):
+    list(fit(continued("decoder", runs["decoder"], lora=LoRA(rank=2)), tmp_path))
+    assert (tmp_path / "adapter").exists()
+    events = fit(session("encoder"), tmp_path)
+    for event in events:
+        if isinstance(event, Step) and event.step == 2:
+            signal.raise_signal(signal.SIGINT)  # before anything is evaluated
+    assert type(load_run(tmp_path, verify=True).model).__name__ == "Encoder"
+    assert not (tmp_path / "adapter").exists()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import tomli_w
 
 from pellucid.config.schema import Plain, from_dict, to_dict
-from pellucid.errors import ConfigError
+from pellucid.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
 
@@ -38,7 +38,11 @@ def save_config(config: Any, path: str | Path) -> None:
 
 def load_config(path: str | Path, hint: type[Config] | Any) -> Config:
     """Reads a config file written by hand or by :func:`save_config`."""
-    return from_dict(hint, read_plain(path))
+    plain = read_plain(path)
+    try:
+        return from_dict(hint, plain)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.where}", error.found, error.expected, error.hint) from None
 
 
 def read_plain(path: str | Path) -> Plain:
@@ -47,7 +51,9 @@ def read_plain(path: str | Path) -> Plain:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(path, "no such file", hint="check the path, or list what is there") from None
+        around = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = nearest(path.name, around) if around else f"there is no folder {path.parent} either"
+        raise ConfigError(path, "no such file", hint=hint) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(path, f"cannot be read ({error})", "a TOML or JSON file in UTF-8") from None
     return parse(text, "json" if path.suffix == ".json" else "toml", path)

@@ -198,8 +198,8 @@ class Training:
         average: which weights are evaluated and saved.
         precision: of the matrix products; weights, norms, softmax and loss stay in float32. ``float32-medium`` is
             float32 by oneDNN; ``auto`` measures which is the fastest here, once, when a run begins.
-        recompute: the backward pass is left the input of each block alone and computes the rest once more (Chen et al.
-            2016): a third more arithmetic for a fraction of the memory, and the same result.
+        recompute: activation checkpointing (Chen et al. 2016): the backward pass is left the input of each block alone
+            and computes the rest once more; a third more arithmetic for a fraction of the memory, the same result.
         compile: the blocks are compiled by ``torch.compile``, which needs a compiler and some time at the start. Meant
             for a GPU: on a CPU our own kernels are faster.
         checkpoints: what is left on the disk.

@@ -14,7 +14,7 @@ from torch import nn
 from pellucid.config.start import LoRA
 from pellucid.models.files import write_tensors, write_whole
 
-FOLDER, CONFIG, WEIGHTS = "adapter", "adapter_config.json", "adapter_model.safetensors"
+ADAPTER, CONFIG, WEIGHTS = "adapter", "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what peft puts before the names of a model it has wrapped
 
 
@@ -45,5 +45,5 @@ def save_adapter(folder: Path, model: nn.Module, lora: LoRA, base: str) -> None:
         "inference_mode": True,
         "task_type": None,
     }
-    write_tensors({PREFIX + name: tensor.detach() for name, tensor in trained.items()}, folder / FOLDER / WEIGHTS)
-    write_whole(folder / FOLDER / CONFIG, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))
+    write_tensors({PREFIX + name: tensor.detach() for name, tensor in trained.items()}, folder / ADAPTER / WEIGHTS)
+    write_whole(folder / ADAPTER / CONFIG, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))

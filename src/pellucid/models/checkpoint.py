@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,13 @@ from pellucid.config.run import Run
 from pellucid.config.start import Pretrained
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import CheckpointError, nearest
-from pellucid.models.adapter import save_adapter
+from pellucid.models.adapter import ADAPTER, save_adapter
 from pellucid.models.build import Model, build
 from pellucid.models.files import checksum, fill, write_tensors, write_whole, writes
 from pellucid.nn.lora import merged_weights
 
 WEIGHTS, CONFIG, TOKENIZER, CHECKSUMS = "model.safetensors", "config.toml", "tokenizer.json", "checksums.json"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,15 @@ def save_description(folder: Path, tokenizer: Tokenizer, run: Run) -> None:
     """Writes what a run is, before it has any weights."""
     write_whole(folder / TOKENIZER, tokenizer.save)
     write_whole(folder / CONFIG, lambda path: save_config(run, path))
+
+
+def clear_run(folder: Path) -> None:
+    """Removes what an earlier run has learned, so that its weights are never taken for those of the next."""
+    for name in (WEIGHTS, CHECKSUMS):
+        with suppress(OSError):  # a folder that cannot be written is told by whoever writes to it
+            (folder / name).unlink()
+    for name in (CHECKPOINTS, ADAPTER):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def load_description(folder: Path) -> tuple[Run, Tokenizer]:

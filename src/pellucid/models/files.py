@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,10 +19,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from pellucid.errors import CheckpointError
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
+def write_tensors(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Writes a safetensors file, whole or not at all; ``dtype`` rounds its tensors. See :func:`write_whole`."""
     plain = {name: whole(tensor).cpu().to(dtype or tensor.dtype).contiguous() for name, tensor in tensors.items()}
-    write_whole(path, lambda part: save_file(plain, part, {"format": "pellucid 1"}))
+    write_whole(path, lambda part: save_file(plain, part, {"format": "pellucid 1", **metadata}))
 
 
 def checksum(path: Path) -> str:

@@ -43,7 +43,7 @@ class Learning:
     """How blocks are called where gradients are wanted.
 
     Attributes:
-        recomputed: a backward pass is left the input of a block alone and computes the rest once more.
+        recomputed: activation checkpointing: a backward pass is left the input of a block alone.
         compiled: by ``torch.compile``.
     """
 

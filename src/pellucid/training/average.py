@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pellucid.config.optimisation import CheckpointAverage
-from pellucid.models.files import fill, whole, write_whole, writes
+from pellucid.models.files import fill, write_tensors, writes
 
 
 class Running:
@@ -63,9 +63,8 @@ class Snapshots:
 
     def add(self, model: nn.Module, step: int, loss: float) -> None:
         """Takes in the weights after a step and drops the snapshot that is one too many."""
-        weights = {name: whole(p.detach()).cpu() for name, p in model.named_parameters()}
-        loss_of_step = {"loss": repr(loss)}
-        write_whole(self.folder / f"step-{step}.safetensors", lambda path: save_file(weights, path, loss_of_step))
+        weights = {name: p.detach() for name, p in model.named_parameters()}
+        write_tensors(weights, self.folder / f"step-{step}.safetensors", metadata={"loss": repr(loss)})
         if not writes():
             return
         ranked = sorted(self._found().items(), key=lambda found: self._rank(*found))

@@ -119,8 +119,7 @@ def joined(device: str, *, sharded: bool = False) -> Iterator[tuple[World, str]]
     store, rank, size = next(dist.rendezvous("env://"))
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=_fresh(store), rank=rank, world_size=size)
     try:
-        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-        yield World(dist.get_rank(), dist.get_world_size(), sharded, again), device
+        yield World(rank, size, sharded, _restarts() > 0), device
     finally:
         dist.destroy_process_group()
 
@@ -131,5 +130,11 @@ def _fresh(store: dist.Store) -> dist.Store:
     ``torchrun`` keeps one store through its restarts, and who finds the address of a lost process there waits for it
     for ever. Machines count their restarts apart, so that several need its way out: see docs/guides/scaling.md.
     """
-    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
-    return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store) if alone else store
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return store
+    return dist.PrefixStore(f"start {_restarts()}", store)
+
+
+def _restarts() -> int:
+    """How often ``torchrun`` has started this machine's processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

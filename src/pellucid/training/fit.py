@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from torch import nn
 
 from pellucid.config.optimisation import CheckpointAverage, ExponentialAverage, Training
 from pellucid.data.batches import training_batches
-from pellucid.models.checkpoint import WEIGHTS, save_description, save_run
+from pellucid.models.checkpoint import WEIGHTS, clear_run, save_description, save_run
 from pellucid.training.average import Running, Snapshots
 from pellucid.training.distributed import ALONE, World
 from pellucid.training.evaluate import Evaluation, evaluate
@@ -93,7 +92,7 @@ def fit(
         position, told = restore(folder, learner)
         yield Resumed(position.step, told)
     elif world.leads:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        clear_run(folder)
         save_description(folder, session.tokenizer, run)
     remarks: list[str] = []
     opened = open_sinks(folder, position.step, watchers, remarks.append) if world.leads else Sinks(NoSink())

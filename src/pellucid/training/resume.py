@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pellucid.errors import CheckpointError
 from pellucid.models.build import Model
-from pellucid.models.checkpoint import WEIGHTS, load_weights
-from pellucid.models.files import checksum, fill, whole, write_whole, writes
+from pellucid.models.checkpoint import CHECKPOINTS, WEIGHTS, load_weights
+from pellucid.models.files import checksum, fill, whole, write_tensors, write_whole, writes
 from pellucid.training.average import Running
 from pellucid.training.optim import Optimizers
 
@@ -58,12 +58,12 @@ def save_checkpoint(folder: Path, learner: Learner, position: Position, keep: in
     files = _tensors(learner)
     if not writes():  # gathering what is split took all processes
         return
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     final, part = checkpoints / f"step-{position.step}", checkpoints / ".part"
     shutil.rmtree(part, ignore_errors=True)
     try:
         for name, tensors in files.items():
-            write_whole(part / name, lambda path, tensors=tensors: save_file(tensors, path))
+            write_tensors(tensors, part / name)
         sums = {path.name: checksum(path) for path in sorted(part.iterdir())}
         state = {"format": 1, **asdict(position), "checksums": sums, "threads": torch.get_num_threads()}
         write_whole(part / STATE, lambda path: path.write_text(json.dumps(state, indent=2) + "\n"))
@@ -103,7 +103,7 @@ def restore(folder: Path, learner: Learner) -> tuple[Position, list[str]]:
         passed_over += _restore_threads(path, int(state["threads"]))
         return Position(state["step"], state["best"], state["stale"]), passed_over
     found = "; ".join(passed_over) or "no checkpoint"
-    raise CheckpointError(folder / "checkpoints", found, "one to go on from", "start the run anew with --force")
+    raise CheckpointError(folder / CHECKPOINTS, found, "one to go on from", "start the run anew with --force")
 
 
 def _verified(path: Path) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _verified(path: Path) -> dict[str, Any]:
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
-    found = [path for path in (folder / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
+    found = [path for path in (folder / CHECKPOINTS).glob("step-*") if path.name[5:].isdigit()]
     yield from sorted(found, key=lambda path: -int(path.name[5:]))
 
 
