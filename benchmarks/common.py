@@ -67,11 +67,19 @@ def machine() -> str:
 
 def write_page(name: str, title: str, text: str) -> None:
     """Prints a results page and writes it to ``results/NAME.md``."""
-    command = "python " + " ".join([f"benchmarks/{name}.py", *sys.argv[1:]])
-    page = f"# {title}\n\n{date.today().isoformat()}, {machine()}\n\n    {command}\n\n{text.strip()}\n"
+    page = f"# {title}\n\n{date.today().isoformat()}, {machine()}\n\n    {_command(name)}\n\n{text.strip()}\n"
     print(page)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(page)
+
+
+def _command(name: str) -> str:
+    """What was called, but for the place of the data, which is another on every machine."""
+    words = sys.argv[1:]
+    if "--mirror" in words:
+        at = words.index("--mirror")
+        del words[at : at + 2]
+    return " ".join(["python", f"benchmarks/{name}.py", *words])
 
 
 def spread(values: Sequence[float]) -> str:
