@@ -62,20 +62,14 @@ class BlockedAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *kept = ctx.saved_tensors
         gradient = gradient.reshape(q.shape)
-        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
-        blocks = list(zip(_blocks(q.size(1), k.size(1), ctx.triangle), kept, strict=True))
-        for (start, end, seen), weights in reversed(blocks):
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (start, end, seen), weights in zip(_blocks(q.size(1), k.size(1), ctx.triangle), kept, strict=True):
             above = gradient[:, start:end]
-            values = torch.bmm(weights.mT, above)
+            dv[:, :seen] += torch.bmm(weights.mT, above)
             dweights = torch.bmm(above, v[:, :seen].mT)
             dscores = _softmax_backward(dweights, weights)
             dq[:, start:end] = _product(dscores, k[:, :seen], ctx.scale)
-            keys = _product(dscores.mT, q[:, start:end], ctx.scale)
-            if end == q.size(1):  # the last block sees every key: there is nothing to add to yet
-                dk, dv = keys, values
-            else:
-                dk[:, :seen] += keys
-                dv[:, :seen] += values
+            dk[:, :seen] += _product(dscores.mT, q[:, start:end], ctx.scale)
         dk, dv = dk[:, : ctx.keys], dv[:, : ctx.keys]
         return *(x.view(*ctx.shape[:2], *x.shape[1:]) for x in (dq, dk, dv)), None, None, None, None
 
