@@ -18,6 +18,7 @@ from pellucid.nn.positions import (
     RelativePositionBias,
     RotaryPositions,
     SinusoidalPositions,
+    frequencies,
 )
 
 
@@ -35,7 +36,7 @@ def test_sinusoids_follow_the_formula():
 
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_rotary_products_depend_on_the_distance_alone(interleaved):
-    rotary, q, k = RotaryPositions(8, 10_000.0, interleaved, 1.0), torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
+    rotary, q, k = RotaryPositions(frequencies(8, 10_000.0), interleaved), torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
 
     def product(m, n):
         return (rotary(torch.tensor([[m]]))(q) * rotary(torch.tensor([[n]]))(k)).sum()
@@ -47,9 +48,9 @@ def test_rotary_products_depend_on_the_distance_alone(interleaved):
 
 def test_rotary_turns_a_pair_by_its_angle():
     x = torch.tensor([[[[1.0, 0.0, 0.0, 0.0]]]])
-    turned = RotaryPositions(4, 100.0, True, 1.0)(torch.tensor([[2]]))(x)
+    turned = RotaryPositions(frequencies(4, 100.0), True)(torch.tensor([[2]]))(x)
     torch.testing.assert_close(turned[0, 0, 0], torch.tensor([math.cos(2), math.sin(2), 0.0, 0.0]))
-    turned = RotaryPositions(4, 100.0, False, 1.0)(torch.tensor([[2]]))(x)
+    turned = RotaryPositions(frequencies(4, 100.0), False)(torch.tensor([[2]]))(x)
     torch.testing.assert_close(turned[0, 0, 0], torch.tensor([math.cos(2), 0.0, math.sin(2), 0.0]))
 
 

@@ -102,7 +102,7 @@ Pooling = Literal["first", "mean", "max"]
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """A label for the whole input; ``projected`` adds BERT's dense layer with tanh before it.
+    """A label for the whole input; ``projected`` adds BERT's dense layer and an ``activation`` before it.
 
     No ``labels`` in a recipe stands for "those of the training data"; they are filled in before building.
     """
@@ -110,6 +110,7 @@ class Classification:
     labels: tuple[str, ...] = ()
     pooling: Pooling = "first"
     projected: bool = True
+    activation: Literal["tanh", "relu"] = "tanh"
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -120,9 +121,13 @@ class Classification:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """One vector for the whole input (Reimers & Gurevych 2019)."""
+    """One vector for the whole input (Reimers & Gurevych 2019).
+
+    ``projected`` adds BERT's dense layer with tanh, its pooler; ``normalized`` gives the vector unit length.
+    """
 
     pooling: Pooling = "mean"
+    projected: bool = False
     normalized: bool = True
 
 

@@ -46,16 +46,47 @@ class Learned:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Every rotary frequency divided by ``factor``: positions squeezed together (Chen et al. 2023)."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        check_positive(self, "factor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3:
+    """Low rotary frequencies divided by ``factor``, high ones kept, those between blended (Llama 3.1, its code).
+
+    A frequency is low where its wave turns fewer than ``low`` times in ``original_length`` positions, the length
+    trained first, and high where it turns more than ``high`` times.
+    """
+
+    kind: ClassVar[str] = "llama3"
+    factor: float
+    low: float
+    high: float
+    original_length: int
+
+    def __post_init__(self) -> None:
+        check_positive(self, "factor", "low", "original_length")
+        check(self.high > self.low, "high", self.high, f"more than low ({self.low})")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rotary:
     """Queries and keys turned by an angle that grows with the position (Su et al. 2021, eq. 15).
 
     ``interleaved`` turns neighbouring pairs, as the paper and GPT-J do; otherwise coordinate i is paired with
     i + head_dim/2, as in GPT-NeoX and Llama. ``fraction`` of the coordinates are turned, the rest left alone.
+    ``scaling`` slows the frequencies down, for texts longer than those first trained on.
     """
 
     base: float = 10_000.0
     interleaved: bool = False
     fraction: float = 1.0
+    scaling: Linear | Llama3 | None = None
 
     def __post_init__(self) -> None:
         check_positive(self, "base")
@@ -130,8 +161,10 @@ class Attention:
         num_kv_heads: G, the number of key and value heads; H when left out.
         head_dim: K, the width of a head; d_model / H when left out.
         bias: biases on the query, key and value projections.
+        key_bias: a bias on the key projection; as ``bias`` when left out. It moves all scores of a query alike, and so
+            changes nothing after the softmax: Whisper has none.
         out_bias: a bias on the output projection; as ``bias`` when left out.
-        qk_norm: RMSNorm over each head of queries and keys (Henry et al. 2020).
+        qk_norm: RMSNorm over each head of queries and keys (Henry et al. 2020), with the ε of the stack's norms.
         scale: what the products are multiplied by; 1/√K when left out (eq. 1 of the paper).
         softcap: scores are squashed to ±softcap by a tanh (Gemma 2).
         dropout: on the attention weights.
@@ -142,6 +175,7 @@ class Attention:
     num_kv_heads: int | None = None
     head_dim: int | None = None
     bias: bool = True
+    key_bias: bool | None = None
     out_bias: bool | None = None
     qk_norm: bool = False
     scale: float | None = None

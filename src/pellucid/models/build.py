@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, overload
+from typing import Any, Literal, overload
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -115,10 +116,21 @@ def _added_positions(stack: parts.Stack) -> nn.Module:
 
 def _rotation(stack: parts.Stack) -> nn.Module:
     match stack.positions:
-        case parts.Rotary(base=base, interleaved=interleaved, fraction=fraction):
-            return positions.RotaryPositions(stack.head_dim, base, interleaved, fraction)
+        case parts.Rotary(base=base, interleaved=interleaved, fraction=fraction, scaling=scaling):
+            turned = int(stack.head_dim * fraction)
+            return positions.RotaryPositions(_scaled(positions.frequencies(turned, base), scaling), interleaved)
         case _:
             return positions.NoRotation()
+
+
+def _scaled(frequency: Tensor, scaling: parts.Linear | parts.Llama3 | None) -> Tensor:
+    match scaling:
+        case None:
+            return frequency
+        case parts.Linear(factor=factor):
+            return frequency / factor
+        case parts.Llama3(factor=factor, low=low, high=high, original_length=length):
+            return positions.slow_waves(frequency, factor, low, high, length)
 
 
 def _bias(stack: parts.Stack, causal: bool) -> nn.Module | None:
@@ -156,6 +168,7 @@ def _block(stack: parts.Stack, reads: int | None) -> Block | CrossBlock:
 
 def _attention(stack: parts.Stack, d_source: int | None = None) -> Attention:
     attention = stack.attention
+    head_norm = partial(RMSNorm, stack.head_dim, stack.norm.epsilon) if attention.qk_norm else nn.Identity
     return Attention(
         stack.d_model,
         attention.num_heads,
@@ -163,8 +176,9 @@ def _attention(stack: parts.Stack, d_source: int | None = None) -> Attention:
         stack.head_dim,
         d_source=d_source,
         bias=attention.bias,
+        key_bias=attention.bias if attention.key_bias is None else attention.key_bias,
         out_bias=attention.bias if attention.out_bias is None else attention.out_bias,
-        qk_norm=attention.qk_norm,
+        head_norm=head_norm,
         scale=attention.scale,
         softcap=attention.softcap,
         dropout=attention.dropout,
@@ -193,8 +207,10 @@ def _feed_forward(stack: parts.Stack) -> FeedForward:
     return kind(stack.d_model, settings.d_ff, activation=activation, bias=settings.bias, dropout=settings.dropout)
 
 
-def _activation(name: parts.Activation) -> Callable[[Tensor], Tensor]:
+def _activation(name: parts.Activation | Literal["tanh"]) -> Callable[[Tensor], Tensor]:
     match name:
+        case "tanh":
+            return torch.tanh
         case "relu":
             return F.relu
         case "gelu":
@@ -228,10 +244,12 @@ def _encoder_head(model: config.Encoder) -> nn.Module:
                 len(head.labels),
                 pool=_pool(head.pooling),
                 projected=head.projected,
+                activation=_activation(head.activation),
                 dropout=head.dropout,
             )
         case config.Embedding():
-            return heads.EmbeddingHead(pool=_pool(head.pooling), normalized=head.normalized)
+            dense = nn.Linear(stack.d_model, stack.d_model) if head.projected else None
+            return heads.EmbeddingHead(pool=_pool(head.pooling), dense=dense, normalized=head.normalized)
 
 
 def _pool(name: config.Pooling) -> heads.Pool:

@@ -62,30 +62,45 @@ class MaskedLanguageHead(Tapped):
 
 
 class ClassificationHead(Tapped):
-    """A score for every label; ``projected`` puts a dense layer with tanh before it, as BERT does."""
+    """A score for every label; ``projected`` puts a dense layer and an activation before it, as BERT does."""
 
-    def __init__(self, d_model: int, num_labels: int, *, pool: Pool, projected: bool, dropout: float) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        num_labels: int,
+        *,
+        pool: Pool,
+        projected: bool,
+        activation: Callable[[Tensor], Tensor],
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.dense = nn.Linear(d_model, d_model) if projected else None
         self.project = nn.Linear(d_model, num_labels)
-        self.pool, self.dropout = pool, dropout
+        self.pool, self.activation, self.dropout = pool, activation, dropout
 
     def forward(self, encoded: Encoded) -> Float[Tensor, "B C"]:
         pooled = self.tap("pooled", self.pool(encoded))
         if self.dense is not None:
-            pooled = torch.tanh(self.dense(pooled))
+            pooled = self.activation(self.dense(pooled))
         return self.project(dropout(pooled, self.dropout, self.training))
 
 
 class EmbeddingHead(Tapped):
-    """One vector for the whole input, of unit length if ``normalized`` (Reimers & Gurevych 2019)."""
+    """One vector for the whole input, of unit length if ``normalized`` (Reimers & Gurevych 2019).
 
-    def __init__(self, *, pool: Pool, normalized: bool) -> None:
+    ``dense`` is BERT's pooler, a linear layer with a tanh after it.
+    """
+
+    def __init__(self, *, pool: Pool, dense: nn.Linear | None = None, normalized: bool) -> None:
         super().__init__()
+        self.dense = dense
         self.pool, self.normalized = pool, normalized
 
     def forward(self, encoded: Encoded) -> Float[Tensor, "B D"]:
         pooled = self.tap("pooled", self.pool(encoded))
+        if self.dense is not None:
+            pooled = torch.tanh(self.dense(pooled))
         return F.normalize(pooled, dim=-1) if self.normalized else pooled
 
 

@@ -14,7 +14,6 @@ from pellucid.nn.cache import NO_CACHE, Heads, LayerCache
 from pellucid.nn.joint import joint
 from pellucid.nn.kernels import Kernel, explicit
 from pellucid.nn.masks import Mask
-from pellucid.nn.norms import RMSNorm
 from pellucid.nn.positions import unrotated
 from pellucid.trace import Tapped
 
@@ -28,6 +27,7 @@ class Attention(Tapped):
 
     Args:
         d_source: width of the source, where it is not that of the queries.
+        head_norm: makes the norms over each head of queries and of keys; identities for none.
         scale: what the products are multiplied by; 1/√K by default.
     """
 
@@ -40,8 +40,9 @@ class Attention(Tapped):
         *,
         d_source: int | None = None,
         bias: bool,
+        key_bias: bool,
         out_bias: bool,
-        qk_norm: bool,
+        head_norm: Callable[[], nn.Module],
         scale: float | None,
         softcap: float | None,
         dropout: float,
@@ -52,11 +53,10 @@ class Attention(Tapped):
         self.scale, self.softcap = head_dim**-0.5 if scale is None else scale, softcap
         d_source = d_model if d_source is None else d_source
         self.query = nn.Linear(d_model, num_heads * head_dim, bias=bias)
-        self.key = nn.Linear(d_source, num_kv_heads * head_dim, bias=bias)
+        self.key = nn.Linear(d_source, num_kv_heads * head_dim, bias=key_bias)
         self.value = nn.Linear(d_source, num_kv_heads * head_dim, bias=bias)
         self.out = nn.Linear(num_heads * head_dim, d_model, bias=out_bias)
-        self.query_norm: nn.Module = RMSNorm(head_dim) if qk_norm else nn.Identity()
-        self.key_norm: nn.Module = RMSNorm(head_dim) if qk_norm else nn.Identity()
+        self.query_norm, self.key_norm = head_norm(), head_norm()
 
     def forward(
         self,

@@ -14,6 +14,19 @@ from torch import Tensor, nn
 
 from pellucid.errors import UserError
 
+
+
+def frequencies(width: int, base: float) -> Float[Tensor, " W/2"]:
+    """base^(-2i/W), the frequency of each pair of coordinates."""
+    return (base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=real_device()) / width)).float()
+
+
+def real_device() -> torch.device:
+    """Where what is computed and not learned belongs: here, where weights are still to be filled in (``meta``)."""
+    device = torch.get_default_device()
+    return torch.device("cpu") if device.type == "meta" else device
+
+
 # ---- added to the embedding --------------------------------------------------------------------
 
 
@@ -35,8 +48,7 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, d_model: int, base: float, interleaved: bool) -> None:
         super().__init__()
         self.interleaved = interleaved
-        frequency = base ** -(torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
-        self.register_buffer("frequency", frequency.float(), persistent=False)
+        self.register_buffer("frequency", frequencies(d_model, base), persistent=False)
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         angle = positions[..., None].float() * self.frequency
@@ -94,17 +106,24 @@ class NoRotation(nn.Module):
         return unrotated
 
 
+def slow_waves(
+    frequency: Float[Tensor, " R/2"], factor: float, low: float, high: float, original_length: int
+) -> Float[Tensor, " R/2"]:
+    """Frequencies for longer texts than those first trained on (Llama 3.1): see :class:`pellucid.config.parts.Llama3`."""
+    turns = original_length * frequency / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequency * (kept + (1 - kept) / factor)
+
+
 class RotaryPositions(nn.Module):
-    """The angles of a pass: position · base^(-2i/R) for the pairs i of the R turned coordinates."""
+    """The angles of a pass: position · frequency for each pair of the R turned coordinates."""
 
     frequency: Tensor
 
-    def __init__(self, head_dim: int, base: float, interleaved: bool, fraction: float) -> None:
+    def __init__(self, frequency: Float[Tensor, " R/2"], interleaved: bool) -> None:
         super().__init__()
         self.interleaved = interleaved
-        turned = int(head_dim * fraction)
-        frequency = base ** -(torch.arange(0, turned, 2, dtype=torch.float64) / turned)
-        self.register_buffer("frequency", frequency.float(), persistent=False)
+        self.register_buffer("frequency", frequency, persistent=False)
 
     def forward(self, positions: Int[Tensor, "B T"]) -> Rotation:
         angle = (positions[..., None].float() * self.frequency)[:, None]  # (B, 1, T, R/2)
@@ -125,7 +144,7 @@ class ALiBiBias(nn.Module):
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
-        self.register_buffer("slopes", torch.tensor(_alibi_slopes(num_heads)), persistent=False)
+        self.register_buffer("slopes", torch.tensor(_alibi_slopes(num_heads), device=real_device()), persistent=False)
 
     def forward(self, query: Int[Tensor, "B T"], key: Int[Tensor, "B S"]) -> Float[Tensor, "B H T S"]:
         distance = (query[:, :, None] - key[:, None, :]).abs()
