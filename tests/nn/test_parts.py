@@ -36,7 +36,11 @@ def test_sinusoids_follow_the_formula():
 
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_rotary_products_depend_on_the_distance_alone(interleaved):
-    rotary, q, k = RotaryPositions(frequencies(8, 10_000.0), interleaved), torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
+    rotary, q, k = (
+        RotaryPositions(frequencies(8, 10_000.0), interleaved),
+        torch.randn(1, 1, 1, 8),
+        torch.randn(1, 1, 1, 8),
+    )
 
     def product(m, n):
         return (rotary(torch.tensor([[m]]))(q) * rotary(torch.tensor([[n]]))(k)).sum()

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from pellucid.errors import UserError
 
 
-
 def frequencies(width: int, base: float) -> Float[Tensor, " W/2"]:
     """base^(-2i/W), the frequency of each pair of coordinates."""
     return (base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=real_device()) / width)).float()
@@ -109,7 +108,7 @@ class NoRotation(nn.Module):
 def slow_waves(
     frequency: Float[Tensor, " R/2"], factor: float, low: float, high: float, original_length: int
 ) -> Float[Tensor, " R/2"]:
-    """Frequencies for longer texts than those first trained on (Llama 3.1): see :class:`pellucid.config.parts.Llama3`."""
+    """Low frequencies divided by ``factor``, high ones kept: see :class:`pellucid.config.parts.Llama3`."""
     turns = original_length * frequency / (2 * math.pi)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return frequency * (kept + (1 - kept) / factor)
