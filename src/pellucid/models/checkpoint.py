@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import CheckpointError, nearest
 from pellucid.models.adapter import ADAPTER, save_adapter
 from pellucid.models.build import Model, build
-from pellucid.models.files import checksum, fill, write_tensors, write_whole, writes
+from pellucid.models.files import checksum, fill, listed, write_tensors, write_whole, writes
 from pellucid.nn.lora import merged_weights
 
 WEIGHTS, CONFIG, TOKENIZER, CHECKSUMS = "model.safetensors", "config.toml", "tokenizer.json", "checksums.json"
@@ -139,13 +138,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ),
     ]
     if complaints:
-        raise CheckpointError(path, _some(sorted(complaints)), "the tensors of the model its config describes")
+        raise CheckpointError(path, listed(sorted(complaints)), "the tensors of the model its config describes")
     with torch.no_grad():
         for name, parameter in wanted.items():
             fill(parameter, found[name])
-
-
-def _some(complaints: Iterable[str], shown: int = 8) -> str:
-    complaints = list(complaints)
-    more = len(complaints) - shown
-    return ", ".join(complaints[:shown]) + (f" and {more} more" if more > 0 else "")

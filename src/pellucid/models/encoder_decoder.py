@@ -27,7 +27,7 @@ class EncoderDecoder(Tapped):
 
     def forward(
         self,
-        source: Int[Tensor, "B S"],
+        source: Tensor,
         target: Int[Tensor, "B T"],
         *,
         source_keep: Bool[Tensor, "B S"] | None = None,
@@ -36,9 +36,15 @@ class EncoderDecoder(Tapped):
         """The scores of what comes after each target position, the true target being fed in (teacher forcing)."""
         return self.decode(target, self.encode(source, keep=source_keep), keep=keep)
 
-    def encode(self, source: Int[Tensor, "B S"], *, keep: Bool[Tensor, "B S"] | None = None) -> Encoded:
-        """Reads the source."""
-        return self.encoder.features(source, keep=keep)
+    def encode(
+        self,
+        source: Tensor,
+        *,
+        keep: Bool[Tensor, "B S"] | None = None,
+        positions: Int[Tensor, "B S"] | None = None,
+    ) -> Encoded:
+        """Reads the source: tokens (B, S), or what another front takes."""
+        return self.encoder.features(source, keep=keep, positions=positions)
 
     def decode(
         self,

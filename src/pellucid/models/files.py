@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -73,3 +73,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         part.unlink(missing_ok=True)
         hint = "make room or choose another folder; what was saved before is untouched"
         raise CheckpointError(path, f"cannot be written ({error})", hint=hint) from None
+
+
+def listed(complaints: Sequence[str], shown: int = 8) -> str:
+    """The first few of what may be many."""
+    more = len(complaints) - shown
+    return ", ".join(complaints[:shown]) + (f" and {more} more" if more > 0 else "")

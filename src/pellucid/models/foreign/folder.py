@@ -1,0 +1,138 @@
+"""A published folder, opened: which layout it has, and the model in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pellucid.config import model as config
+from pellucid.errors import CheckpointError, ConfigError, nearest
+from pellucid.models.build import Model, build
+from pellucid.models.foreign.bart import BART, MARIAN
+from pellucid.models.foreign.bert import BERT, DISTILBERT, ROBERTA
+from pellucid.models.foreign.gpt2 import GPT2
+from pellucid.models.foreign.layout import Folder, Layout
+from pellucid.models.foreign.llama import GEMMA2, LLAMA
+from pellucid.models.foreign.settings import Settings
+from pellucid.models.foreign.t5 import T5
+from pellucid.models.foreign.table import Place, Row, places
+from pellucid.models.foreign.vit import VIT
+from pellucid.models.foreign.weights import Weights, assign
+from pellucid.models.foreign.whisper import WHISPER
+
+LAYOUTS = (GPT2, BERT, ROBERTA, DISTILBERT, T5, BART, MARIAN, LLAMA, GEMMA2, VIT, WHISPER)
+CONFIG = "config.json"
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder is one of those that Hugging Face's libraries write."""
+    return (folder / CONFIG).is_file()
+
+
+def load_published(folder: Path, dtype: torch.dtype | None = torch.float32) -> Model:
+    """The model in a folder, its weights mapped into memory.
+
+    Args:
+        dtype: of the weights; ``None`` as they are stored. What is stored otherwise is converted, which copies it.
+
+    Raises:
+        ConfigError: for an architecture or a setting that is not supported.
+        CheckpointError: for weights that are missing, unknown, torn, pickled, or of another shape.
+    """
+    settings = read_settings(folder)
+    layout = layout_of(settings)
+    weights = Weights(folder, layout.renamed)
+    described = _read(layout, settings, weights, folder)
+    with torch.device("meta"):
+        model = build(described)
+    found = places(layout.table(described), model)
+    if layout.prefix and not any(name.startswith(layout.prefix) for name in weights.names):
+        found = [_bare(place, layout.prefix) for place in found]
+    unread = {name for name in weights.names if any(fnmatchcase(name, pattern) for pattern in layout.unread)}
+    assign(model, found, weights, frozenset(unread), dtype)
+    return model
+
+
+def read_settings(folder: Path) -> Settings:
+    """The config.json of a folder.
+
+    Raises:
+        CheckpointError: when it is missing or torn.
+    """
+    return Settings(read_json(folder / CONFIG), folder / CONFIG)
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises:
+        CheckpointError: when it is missing or something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(path, f"cannot be read ({error})", "a JSON object", "copy it again") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(path, f"holds {type(found).__name__}", "a JSON object")
+    return found
+
+
+def layout_of(settings: Settings) -> Layout:
+    """The layout a config.json asks for.
+
+    Raises:
+        ConfigError: for one that is not supported, naming the nearest.
+    """
+    wanted = settings.values.get("model_type")
+    by_type = {kind: layout for layout in LAYOUTS for kind in layout.model_types}
+    if wanted not in by_type:
+        found = f"found {wanted!r}" if wanted else "missing"
+        raise ConfigError(f"{settings.where}: model_type", found, "a supported one", nearest(str(wanted), by_type))
+    return by_type[wanted]
+
+
+def _read(layout: Layout, settings: Settings, weights: Weights, path: Path) -> config.Model:
+    folder = Folder(settings, weights.names, _declared_pooling(path))
+    try:
+        described = layout.read(folder)
+    except ConfigError as error:
+        if str(error.where).startswith(str(settings.where)):
+            raise
+        raise ConfigError(f"{settings.where}: {error.where}", error.found, error.expected, error.hint) from None
+    settings.finish()
+    return described
+
+
+def _declared_pooling(path: Path) -> config.Embedding | None:
+    """What the files of sentence-transformers say is done with the last states.
+
+    Raises:
+        ConfigError: for a module or a pooling that is not supported.
+    """
+    modules = path / "modules.json"
+    if not modules.exists():
+        return None
+    kinds = [str(entry["type"]).rpartition(".")[2] for entry in json.loads(modules.read_text())]
+    paths = [str(entry.get("path", "")) for entry in json.loads(modules.read_text())]
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+        raise ConfigError(modules, f"found {', '.join(kinds)}", "Transformer, Pooling and maybe Normalize")
+    if Path(paths[1]).name != paths[1]:
+        raise ConfigError(modules, f"found path {paths[1]!r}", "a folder beside it")
+    pooling = Settings(read_json(path / paths[1] / CONFIG), path / paths[1] / CONFIG)
+    modes = {"cls_token": "first", "mean_tokens": "mean", "max_tokens": "max"}
+    chosen = [name for name in pooling.values if name.startswith("pooling_mode_") and pooling.values[name]]
+    names = [name.removeprefix("pooling_mode_") for name in chosen]
+    if len(names) != 1 or names[0] not in modes:
+        raise ConfigError(pooling.where, f"found {', '.join(names) or 'no pooling'}", "one of " + ", ".join(modes))
+    return config.Embedding(pooling=modes[names[0]], normalized=kinds[2:] == ["Normalize"])  # type: ignore[arg-type]
+
+
+def _bare(place: Place, prefix: str) -> Place:
+    """The same place in a file that leaves the prefix out."""
+    rows = tuple(Row(row.theirs.removeprefix(prefix), row.ours, row.transposed, row.shape) for row in place.rows)
+    return Place(rows, place.parameters)
