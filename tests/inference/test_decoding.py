@@ -10,7 +10,7 @@ from families import VOCAB, small
 from pellucid.config import model as config
 from pellucid.config import parts
 from pellucid.errors import UserError
-from pellucid.inference.beam import beam_search, length_penalty
+from pellucid.inference.beam import Power, Wu, beam_search
 from pellucid.inference.decode import Prompt, generate, stream
 from pellucid.inference.sampling import GREEDY, MinP, Sampling, Temperature, TopK, TopP
 from pellucid.models.build import build
@@ -46,10 +46,10 @@ def test_a_row_ends_at_its_end_token(family):
     model, start = small(family), prompt(family)
     free = generate(model, start, max_new_tokens=8)
     eos = free[0][3]
-    written = generate(model, start, max_new_tokens=8, eos=eos)
+    written = generate(model, start, max_new_tokens=8, ends=(eos,))
     for row, whole in zip(written, free, strict=True):
         assert row == (whole[: whole.index(eos)] if eos in whole else whole)
-    ended = [step[0] for step in stream(model, start, max_new_tokens=8, eos=eos)]
+    ended = [step[0] for step in stream(model, start, max_new_tokens=8, ends=(eos,))]
     assert ended[: len(written[0]) + 1] == [*written[0], eos]
     assert all(token is None for token in ended[len(written[0]) + 1 :])
 
@@ -75,24 +75,24 @@ def tiny(family):
 
 
 @writers
-@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.5])
-def test_a_wide_beam_finds_what_brute_force_finds(family, alpha):
+@pytest.mark.parametrize("penalty", [Wu(0.0), Wu(0.6), Wu(1.5), Power(-0.5), Power(1.0), Power(2.0)])
+def test_a_wide_beam_finds_what_brute_force_finds(family, penalty):
     model, longest = tiny(family), 4
     start = Prompt(
         torch.tensor([[2], [3]]), source=torch.tensor([[2, 4, 3], [4, 4, 2]]) if family != "decoder" else None
     )
-    found = beam_search(model, start, beams=5**longest, max_new_tokens=longest, eos=EOS, alpha=alpha)
+    found = beam_search(model, start, beams=5**longest, max_new_tokens=longest, ends=(EOS,), penalty=penalty)
     for row in range(2):
         alone = Prompt(
             start.tokens[row : row + 1], source=None if start.source is None else start.source[row : row + 1]
         )
-        best = max(every_text(model, alone, longest, alpha), key=lambda pair: pair[1])
+        best = max(every_text(model, alone, longest, penalty), key=lambda pair: pair[1])
         assert found[row][0].tokens == best[0]
         assert found[row][0].score == pytest.approx(best[1], abs=1e-4)
 
 
 @torch.no_grad()
-def every_text(model, start, longest, alpha):
+def every_text(model, start, longest, penalty):
     """Each text that ends, or reaches the longest length, with its score."""
     for length in range(longest + 1):
         for text in itertools.product([0, 2, 3, 4], repeat=length):
@@ -102,25 +102,25 @@ def every_text(model, start, longest, alpha):
             first = start.tokens.size(1) - 1
             said = [*text, EOS] if ends else list(text)
             total = sum(log_p[first + i, token].item() for i, token in enumerate(said))
-            yield text, total / length_penalty(len(said), alpha)
+            yield text, total / penalty(len(said))
 
 
 @writers
 def test_one_beam_is_greedy(family):
     model, start = small(family), prompt(family)
-    greedy = generate(model, start, max_new_tokens=7, eos=EOS)
-    beams = beam_search(model, start, beams=1, max_new_tokens=7, eos=EOS)
+    greedy = generate(model, start, max_new_tokens=7, ends=(EOS,))
+    beams = beam_search(model, start, beams=1, max_new_tokens=7, ends=(EOS,))
     assert [list(best[0].tokens) for best in beams] == greedy
 
 
 @writers
 def test_beams_do_not_depend_on_the_neighbours(family):
     model, start = small(family), prompt(family, batch=4)
-    together = beam_search(model, start, beams=3, max_new_tokens=6, eos=EOS)
+    together = beam_search(model, start, beams=3, max_new_tokens=6, ends=(EOS,))
     for row in range(4):
         source = None if start.source is None else start.source[row : row + 1]
         (alone,) = beam_search(
-            model, Prompt(start.tokens[row : row + 1], source=source), beams=3, max_new_tokens=6, eos=EOS
+            model, Prompt(start.tokens[row : row + 1], source=source), beams=3, max_new_tokens=6, ends=(EOS,)
         )
         assert [h.tokens for h in alone] == [h.tokens for h in together[row]]
 
@@ -130,7 +130,7 @@ def test_beams_do_not_depend_on_the_neighbours(family):
 def test_writing_ends_where_the_positions_end(family, beams):
     model, start = small(family, positions=parts.Learned(max_length=9)), prompt(family)
     if beams:
-        written = [best[0].tokens for best in beam_search(model, start, beams=2, max_new_tokens=50, eos=VOCAB + 1)]
+        written = [best[0].tokens for best in beam_search(model, start, beams=2, max_new_tokens=50, ends=(VOCAB + 1,))]
     else:
         written = generate(model, start, max_new_tokens=50)
     assert [len(row) for row in written] == [6] * 3

@@ -15,6 +15,7 @@ from pellucid.config.start import LoRA, Pretrained
 from pellucid.data.corpus import Corpus, Labelled
 from pellucid.errors import CheckpointError, ConfigError, UserError
 from pellucid.models.checkpoint import load_run
+from pellucid.models.load import describe
 from pellucid.nn.lora import adapt, merged_weights
 from pellucid.training.fit import fit
 from pellucid.training.loop import Step
@@ -100,10 +101,9 @@ def adapted(begun):
 
 
 def test_an_encoder_becomes_a_classifier(runs, tmp_path):
-    source = load_run(runs["encoder"]).run
     examples = [Labelled("abba cab" if i % 2 else "deaf dad", "ab" if i % 2 else "de") for i in range(20)]
     corpus = Corpus("labelled", examples[:16], examples[16:], labels=("ab", "de"))
-    run = continued_run(source, str(runs["encoder"]), "classifier", LabelledFiles(train="x"))
+    run = continued_run(*describe(runs["encoder"])[:2], str(runs["encoder"]), "classifier", LabelledFiles(train="x"))
     run = replace(run, training=replace(run.training, steps=30, batch_tokens=64, evaluate_every=0, precision="float32"))
     begun = prepare(run, corpus=corpus)
     assert "head.project.weight" in begun.chosen["begins at random"]
@@ -113,7 +113,7 @@ def test_an_encoder_becomes_a_classifier(runs, tmp_path):
 
 def test_what_cannot_be_is_told(runs):
     with pytest.raises(UserError, match="holds a decoder"):
-        continued_run(load_run(runs["decoder"]).run, "runs/x", "classifier", LabelledFiles(train="x"))
+        continued_run(*describe(runs["decoder"])[:2], "runs/x", "classifier", LabelledFiles(train="x"))
     with pytest.raises(ConfigError, match="fits nothing"):
         continued("decoder", runs["decoder"], freeze=("blokcs.*",))
     with pytest.raises(ConfigError, match="fits nothing"):

@@ -16,14 +16,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pellucid.errors import UserError
 
 if TYPE_CHECKING:
+    from pellucid.inference.beam import LengthPenalty
     from pellucid.training.session import Session
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+RUN_HELP = "A run folder, a folder in Hugging Face's format, or owner/name on their hub."
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP, show_default=False)]
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Texts; without any, lines of standard input.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Seed = Annotated[int, typer.Option(help="Decides every random choice.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the fastest there is.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare the files' checksums before use.")]
+LengthPenaltyOption = Annotated[
+    str,
+    typer.Option(
+        help="wu:A divides by ((5+length)/6)^A (Wu et al. 2016), power:A by length^A (fairseq, Marian); A is wu:A."
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 console = Console(highlight=False, soft_wrap=True)
@@ -49,10 +57,25 @@ def device_of(name: str) -> str:
 
 
 def open_run(folder: Path, device: str, verify: bool = False) -> Any:
-    """Loads a run for use."""
-    from pellucid.models.checkpoint import load_run
+    """Loads a run or a published model for use."""
+    from pellucid.models.load import load
 
-    return load_run(folder, verify=verify, device=device_of(device))
+    return load(folder, verify=verify, device=device_of(device))
+
+
+def penalty_of(text: str) -> LengthPenalty:
+    """The length penalty that an option names.
+
+    Raises:
+        UserError: for one that is not known.
+    """
+    from pellucid.inference.beam import Power, Wu
+
+    kind, _, number = text.rpartition(":")
+    try:
+        return {"": Wu, "wu": Wu, "power": Power}[kind](float(number))
+    except (KeyError, ValueError):
+        raise UserError("--length-penalty", f'found "{text}"', "wu:0.6, power:1.0 or the like") from None
 
 
 def texts_or_stdin(texts: Sequence[str] | None) -> list[str]:

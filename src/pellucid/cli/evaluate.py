@@ -11,7 +11,19 @@ from typing import Annotated, Any
 
 import typer
 
-from pellucid.cli.common import Debug, Device, Json, RunArgument, Verify, open_run, print_json, say
+from pellucid.cli.common import (
+    Debug,
+    Device,
+    Json,
+    LengthPenaltyOption,
+    RunArgument,
+    Verify,
+    open_run,
+    penalty_of,
+    print_json,
+    say,
+)
+from pellucid.config.defaults import default_run, family_of, fitted
 from pellucid.config.run import LabelledFiles, NamedData, ParallelFiles, TextFiles
 from pellucid.errors import UserError, nearest
 
@@ -25,7 +37,7 @@ def evaluate(
     labelled: Annotated[Path | None, typer.Option(help="Other labelled texts.")] = None,
     mirror: Annotated[str | None, typer.Option(help="A folder to read a catalogue set from.")] = None,
     beams: Annotated[int, typer.Option(help="Beams for translations; 1 is greedy.")] = 1,
-    length_penalty: Annotated[float, typer.Option(help="Above 0 favours longer texts (Wu et al. 2016).")] = 0.6,
+    length_penalty: LengthPenaltyOption = "wu:0.6",
     device: Device = "auto",
     verify: Verify = False,
     json: Json = False,
@@ -56,7 +68,7 @@ def _examples(
 ) -> tuple[Any, Any]:
     from pellucid.data.corpora import load_corpus
 
-    data = loaded.run.data
+    data = None if loaded.is_published else loaded.run.data
     if text:
         data = TextFiles(train=(str(text),), validation=(str(text),))
     elif source and target:
@@ -66,6 +78,8 @@ def _examples(
         data = LabelledFiles(train=str(labelled), validation=str(labelled))
     elif mirror and isinstance(data, NamedData):
         data = replace(data, mirror=mirror)
+    if data is None:
+        raise UserError("evaluate", "a published model says no data", "--text, --source and --target, or --labelled")
     corpus = load_corpus(data)
     if test is None:
         return corpus.validation, corpus
@@ -77,27 +91,28 @@ def _examples(
     return corpus.tests[test], corpus
 
 
-def _scores(loaded: Any, corpus: Any, examples: Any, beams: int, length_penalty: float) -> dict[str, Any]:
+def _scores(loaded: Any, corpus: Any, examples: Any, beams: int, length_penalty: str) -> dict[str, Any]:
     from pellucid.data.batches import evaluation_batches
     from pellucid.inference.predict import translate
     from pellucid.training.evaluate import evaluate as measure
     from pellucid.training.evaluate import text_bytes, translation_scores
 
-    settings = loaded.run.training
-    labels = getattr(loaded.run.model, "head", None)
-    batches = evaluation_batches(
-        examples,
-        loaded.tokenizer,
-        loaded.run.objective,
-        batch_tokens=settings.batch_tokens,
-        labels=getattr(labels, "labels", ()),
-    )
-    evaluation = measure(loaded.model, batches, loaded.run.objective)
+    model = loaded.model.config
+    if loaded.is_published:
+        usual = default_run(family_of(model), NamedData(name=""))
+        objective, batch_tokens = fitted(usual.objective, model), usual.training.batch_tokens
+    else:
+        objective, batch_tokens = loaded.run.objective, loaded.run.training.batch_tokens
+    labels = getattr(model.head, "labels", ())
+    batches = evaluation_batches(examples, loaded.tokenizer, objective, batch_tokens=batch_tokens, labels=labels)
+    evaluation = measure(loaded.model, batches, objective)
     results: dict[str, Any] = evaluation.as_dict()
     if corpus.kind == "text" and type(loaded.model).__name__ == "Decoder":
         results["bits_per_byte"] = evaluation.bits_per_byte(text_bytes(examples))
     if corpus.kind == "pairs":
-        hypotheses = translate(loaded, [pair.source for pair in examples], beams=beams, alpha=length_penalty)
+        hypotheses = translate(
+            loaded, [pair.source for pair in examples], beams=beams, penalty=penalty_of(length_penalty)
+        )
         moses = corpus.split_by_moses and corpus.split_by_moses.target
         results |= translation_scores(hypotheses, [pair.target for pair in examples], split_by_moses=moses)
     return results

@@ -171,13 +171,14 @@ def _is_file(what: str) -> bool:
 def _continued(
     start: Path, what: str | None, given: Data | None, freeze: list[str], lora: int | None, settings: list[str]
 ) -> Run:
-    from pellucid.models.checkpoint import load_description
+    from pellucid.models.load import describe
 
     if given is None:
         raise UserError("train --from", "no data", "--text, --source and --target, --labelled or --data")
     if what is not None and "=" in what:  # a setting: there is no family to name
         what, settings = None, [what, *settings]
-    run = continued_run(load_description(start)[0], str(start), what, given)
+    model, objective, _ = describe(start)
+    run = continued_run(model, objective, str(start), what, given)
     low_rank = None if lora is None else LoRA(rank=lora, alpha=2.0 * lora)
     run = replace(run, start=Pretrained(path=str(start), freeze=tuple(freeze), lora=low_rank))
     changed: Run = from_dict(Run, with_overrides(to_dict(run), settings))

@@ -9,14 +9,26 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli.common import Debug, Device, Json, RunArgument, Texts, Verify, open_run, print_json, texts_or_stdin
+from pellucid.cli.common import (
+    Debug,
+    Device,
+    Json,
+    LengthPenaltyOption,
+    RunArgument,
+    Texts,
+    Verify,
+    open_run,
+    penalty_of,
+    print_json,
+    texts_or_stdin,
+)
 
 
 def translate(
     run: RunArgument,
     text: Texts = None,
     beams: Annotated[int, typer.Option(min=1, help="Texts carried on side by side; 1 is greedy.")] = 1,
-    length_penalty: Annotated[float, typer.Option(help="Above 0 favours longer texts (Wu et al. 2016).")] = 0.6,
+    length_penalty: LengthPenaltyOption = "wu:0.6",
     tokens: Annotated[int | None, typer.Option(help="At most so many; the source's length + 50 by default.")] = None,
     device: Device = "auto",
     verify: Verify = False,
@@ -26,7 +38,7 @@ def translate(
     from pellucid.inference.predict import translate as run_translation
 
     loaded, sources = open_run(run, device, verify), texts_or_stdin(text)
-    targets = run_translation(loaded, sources, beams=beams, alpha=length_penalty, max_new_tokens=tokens)
+    targets = run_translation(loaded, sources, beams=beams, penalty=penalty_of(length_penalty), max_new_tokens=tokens)
     for source, target in zip(sources, targets, strict=True):
         if json:
             print_json({"source": source, "target": target})

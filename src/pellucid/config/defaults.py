@@ -10,14 +10,16 @@ from pellucid.config.model import (
     Encoder,
     EncoderDecoder,
     MaskedLanguage,
+    Model,
     NormalInit,
     Tied,
     Tokens,
     XavierInit,
+    stacks,
 )
 from pellucid.config.optimisation import AdamW, Checkpoints, Cosine, Linear, Training
 from pellucid.config.parts import Attention, FeedForward, RMSNorm, Rotary, Sinusoidal, Stack
-from pellucid.config.run import ByteBPE, Causal, Classify, Data, Masked, NamedData, Run, SequenceToSequence
+from pellucid.config.run import ByteBPE, Causal, Classify, Data, Masked, NamedData, Objective, Run, SequenceToSequence
 from pellucid.config.start import Pretrained
 from pellucid.errors import UserError, nearest
 
@@ -75,33 +77,46 @@ def default_run(family: str, data: Data) -> Run:
             )
 
 
-def continued_run(source: Run, path: str, family: str | None, data: Data) -> Run:
+def continued_run(source: Model, objective: Objective | None, path: str, family: str | None, data: Data) -> Run:
     """A run that goes on from the weights of another, on other data or as a classifier.
 
     Args:
-        source: the run that ``path`` holds.
+        source: the model that ``path`` holds.
+        objective: what it was trained by; ``None`` for a published one, which is trained by what fits it.
         family: what it shall become; as it was when left out. An encoder can become a classifier.
 
     Raises:
         UserError: for a model that cannot become this.
     """
-    own = _family(source)
+    own = family_of(source)
     family = family or own
     run = default_run(family, data)
     if family != own and not (own == "encoder" and family == "classifier"):
         raise UserError(f"--from {path}", f"holds a {own}", f"a run that can become a {family}")
-    model, objective = source.model, source.objective
+    model = source
     if family != own:
-        assert isinstance(source.model, Encoder)
-        model = replace(source.model, head=Classification(pooling="mean", projected=False), tie=())
-        objective = run.objective
+        assert isinstance(source, Encoder)
+        model = replace(source, head=Classification(pooling="mean", projected=False), tie=())
+    if family != own or objective is None:
+        objective = fitted(run.objective, model)
     # A tenth of the rate that starts at nothing: what was learned should not be shaken off.
     training = replace(run.training, steps=1000, schedule=Cosine(peak=3e-4, warmup_steps=50))
     return replace(run, model=model, objective=objective, training=training, start=Pretrained(path=path))
 
 
-def _family(run: Run) -> str:
-    match run.model:
+def fitted(objective: Objective, model: Model) -> Objective:
+    """The objective with texts no longer than the positions of the model reach."""
+    longest = min((stack.max_length for stack in stacks(model) if stack.max_length), default=None)
+    if longest is None:
+        return objective
+    if isinstance(objective, Causal | Masked):
+        return replace(objective, length=min(objective.length, longest))
+    return replace(objective, max_length=min(objective.max_length, longest))
+
+
+def family_of(model: Model) -> str:
+    """The family whose defaults suit a model."""
+    match model:
         case Decoder():
             return "decoder"
         case EncoderDecoder():

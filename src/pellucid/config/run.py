@@ -168,6 +168,31 @@ class TokenizerFile:
 
 Tokenizer = ByteBPE | WordPiece | Unigram | Characters | Bytes | TokenizerFile
 
+
+@dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """What a published model was trained to see around its texts, as token ids.
+
+    Attributes:
+        pad: fills up shorter rows.
+        mask: stands for a hidden token; ``None`` where there is none.
+        before, after: around a text that is read.
+        start: what writing begins with.
+        forced: the first tokens that are written, whatever their scores.
+        ends: each of them ends what is written.
+        never: tokens that are never written.
+    """
+
+    pad: int
+    mask: int | None = None
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    start: tuple[int, ...] = ()
+    forced: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    never: tuple[int, ...] = ()
+
+
 # ---- objectives --------------------------------------------------------------------------------
 
 
@@ -236,7 +261,11 @@ Objective = Causal | Masked | SequenceToSequence | Classify
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything that decides a run. ``format`` is the version of the run folder."""
+    """Everything that decides a run.
+
+    ``conventions`` are those of a published tokenizer; one of ours says them by the names of its special tokens.
+    ``format`` is the version of the run folder.
+    """
 
     model: Model
     data: Data
@@ -244,6 +273,7 @@ class Run:
     objective: Objective
     training: Training = field(default_factory=Training)
     start: Start = field(default_factory=Scratch)
+    conventions: Conventions | None = None
     seed: int = 0
     format: Literal[1] = 1
 

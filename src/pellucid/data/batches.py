@@ -88,15 +88,16 @@ def example_rows(
     labels: Sequence[str] = (),
 ) -> Rows:
     """Examples as token ids, over-long ones cut to ``max_length``."""
-    pad, bos, eos = (tokenizer.require(role) for role in ("pad", "bos", "eos"))
+    pad = tokenizer.require("pad")
     longest = objective.max_length
     match objective:
         case run.SequenceToSequence():
-            sources, targets = (tokenizer.encode_batch(side) for side in zip(*examples, strict=True))
+            sides = zip((tokenizer, tokenizer.target), zip(*examples, strict=True), strict=True)
+            sources, targets = (cut.encode_batch(side) for cut, side in sides)
             # A target that is cut has no eos among its labels: the text goes on, and nothing else would be true.
             return PairRows(
-                source=Ragged.of([[*ids[: longest - 1], eos] for ids in sources]),
-                target=Ragged.of([[bos, *ids, eos][: longest + 1] for ids in targets]),
+                source=Ragged.of([tokenizer.source(ids, longest) for ids in sources]),
+                target=Ragged.of([tokenizer.target.written(ids)[: longest + 1] for ids in targets]),
                 pad=pad,
                 num_cut=sum(max(map(len, ids)) >= longest for ids in zip(sources, targets, strict=True)),
             )
@@ -104,10 +105,10 @@ def example_rows(
             texts, names = zip(*examples, strict=True)
             encoded = tokenizer.encode_batch(texts)
             return LabelledRows(
-                text=Ragged.of([[bos, *ids[: longest - 2], eos] for ids in encoded]),
+                text=Ragged.of([tokenizer.text(ids, longest) for ids in encoded]),
                 labels=label_indices(names, labels),
                 pad=pad,
-                num_cut=sum(len(ids) + 2 > longest for ids in encoded),
+                num_cut=sum(len(tokenizer.text(ids)) > longest for ids in encoded),
             )
 
 

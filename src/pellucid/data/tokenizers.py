@@ -11,7 +11,7 @@ import tokenizers
 
 from pellucid.config import run
 from pellucid.data import vocabularies
-from pellucid.errors import DataError
+from pellucid.errors import DataError, nearest
 
 # Our own names first, then what published tokenizers call the same five. GPT-2 begins, ends and pads with one token.
 KNOWN_AS = {
@@ -27,17 +27,79 @@ class Tokenizer:
     """Cuts text into tokens. ``pad, unk, bos, eos, mask`` are ids of special tokens, or ``None`` where there is none.
 
     Text never turns into a special token: ``encode("<s>")`` is three ordinary characters, whoever typed them.
+
+    Args:
+        raw: of the ``tokenizers`` library.
+        conventions: what stands around the texts of a published model; by default our own, by the names of ``raw``.
+        target: cuts what is written, where that has a vocabulary of its own.
     """
 
-    def __init__(self, raw: tokenizers.Tokenizer) -> None:
+    def __init__(
+        self, raw: tokenizers.Tokenizer, conventions: run.Conventions | None = None, target: Tokenizer | None = None
+    ) -> None:
         raw.no_padding()
         raw.no_truncation()
         raw.encode_special_tokens = True
-        self.raw = raw
+        self.raw, self.conventions, self.target = raw, conventions, target or self
         self.vocab_size = max(raw.get_vocab().values()) + 1
         self.unk, self.bos, self.eos, self.mask = (self._find(role) for role in ("unk", "bos", "eos", "mask"))
         pad = self._find("pad")
         self.pad = self.eos if pad is None else pad
+        if conventions is not None:
+            self.pad, self.mask = conventions.pad, conventions.mask
+            self.eos = next(iter(conventions.ends), self.eos)
+
+    # ---- what stands around a text -------------------------------------------------------------
+
+    def text(self, ids: Sequence[int], longest: int | None = None) -> list[int]:
+        """What an encoder reads of a text: ours from bos to eos; cut so that all of it fits into ``longest``."""
+        return self._framed(ids, longest, ("bos",), ("eos",))
+
+    def source(self, ids: Sequence[int], longest: int | None = None) -> list[int]:
+        """What the encoder of an encoder–decoder reads: ours up to an eos."""
+        return self._framed(ids, longest, (), ("eos",))
+
+    def prompt(self, ids: Sequence[int]) -> list[int]:
+        """What a decoder goes on from: ours the text as it stands; one that is empty begins as texts do."""
+        framed = [*(self.conventions.before if self.conventions else ()), *ids]
+        return framed or list(self.start)
+
+    def excerpt(self, ids: Sequence[int]) -> list[int]:
+        """What an encoder with a masked-language head reads: ours a piece of text as it stands."""
+        return self._framed(ids, None, (), ())
+
+    def written(self, ids: Sequence[int]) -> list[int]:
+        """What is to be written for a text, from the start to the end."""
+        return [*self.start, *self.forced, *ids, self.require("eos")]
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What writing begins with."""
+        return self.conventions.start if self.conventions else (self.require("bos"),)
+
+    @property
+    def forced(self) -> tuple[int, ...]:
+        """The first tokens that are written, whatever their scores."""
+        return self.conventions.forced if self.conventions else ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end what is written."""
+        if self.conventions:
+            return self.conventions.ends
+        return () if self.eos is None else (self.eos,)
+
+    def _framed(
+        self, ids: Sequence[int], longest: int | None, before: tuple[str, ...], after: tuple[str, ...]
+    ) -> list[int]:
+        if self.conventions:
+            left, right = self.conventions.before, self.conventions.after
+        else:
+            left, right = tuple(map(self.require, before)), tuple(map(self.require, after))
+        room = None if longest is None else max(0, longest - len(left) - len(right))
+        return [*left, *ids[:room], *right]
+
+    # ---- special tokens ------------------------------------------------------------------------
 
     def _find(self, role: str) -> int | None:
         ids = (self.raw.token_to_id(name) for name in KNOWN_AS[role])
@@ -54,6 +116,17 @@ class Tokenizer:
             names = ", ".join(KNOWN_AS[role] + (KNOWN_AS["eos"] if role == "pad" else ()))
             raise DataError("tokenizer", f"has no {role} token", f"one of {names} in its vocabulary")
         return found
+
+    def special(self, name: str) -> int:
+        """The id of a special token by its name.
+
+        Raises:
+            DataError: if there is none of this name, with the nearest.
+        """
+        names = {self.raw.id_to_token(i): i for i in self.special_ids}
+        if name not in names:
+            raise DataError("tokenizer", f'no special token "{name}"', hint=nearest(name, names))
+        return names[name]
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -109,7 +182,9 @@ class Tokenizer:
         self.raw.save(str(path))
 
     @classmethod
-    def load(cls, path: str | Path) -> Tokenizer:
+    def load(
+        cls, path: str | Path, conventions: run.Conventions | None = None, target: Tokenizer | None = None
+    ) -> Tokenizer:
         """Reads a ``tokenizer.json``, ours or a published one.
 
         Raises:
@@ -122,7 +197,7 @@ class Tokenizer:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(path, f"cannot be read ({error})", "a tokenizer.json") from None
         try:
-            return cls(tokenizers.Tokenizer.from_str(text))
+            return cls(tokenizers.Tokenizer.from_str(text), conventions, target)
         except Exception as error:  # the library raises bare exceptions
             raise DataError(path, f"is torn or no tokenizer ({error})", "a tokenizer.json", "copy it again") from None
 

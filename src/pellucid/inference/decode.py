@@ -5,7 +5,7 @@ Shapes: B rows, P prompt positions, S source positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,12 +104,12 @@ def stream(
     prompt: Prompt,
     *,
     max_new_tokens: int,
-    eos: int | None = None,
+    ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
 ) -> Iterator[list[int | None]]:
     """Yields one token per row at a time, ``None`` for a row that has ended; stops when all have.
 
-    The end-of-sequence token is yielded too. Runs without gradients, in evaluation mode.
+    A token of ``ends``, which ends its row, is yielded too. Runs without gradients, in evaluation mode.
     """
     max_new_tokens = room(model, prompt, max_new_tokens)
     was_training = model.training
@@ -119,11 +119,12 @@ def stream(
             logits, state = prefill(model, prompt, max_new_tokens)
             choose = sampling.chooser(logits.device)
             ended = torch.zeros(logits.size(0), dtype=torch.bool, device=logits.device)
+            last = torch.tensor(tuple(ends), dtype=torch.long, device=logits.device)
             for count in range(max_new_tokens):
                 tokens = choose(logits)
                 over = ended.tolist()
                 yield [None if done else token for token, done in zip(tokens.tolist(), over, strict=True)]
-                ended = ended if eos is None else ended | (tokens == eos)
+                ended = ended | torch.isin(tokens, last)
                 if bool(ended.all()) or count + 1 == max_new_tokens:
                     return
                 logits = step(state, tokens)
@@ -137,13 +138,13 @@ def generate(
     prompt: Prompt,
     *,
     max_new_tokens: int,
-    eos: int | None = None,
+    ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
 ) -> list[list[int]]:
-    """The new tokens of each row, without the end-of-sequence token."""
+    """The new tokens of each row, without the one that ends it."""
     rows: list[list[int]] = [[] for _ in range(prompt.tokens.size(0))]
-    for tokens in stream(model, prompt, max_new_tokens=max_new_tokens, eos=eos, sampling=sampling):
+    for tokens in stream(model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling):
         for row, token in zip(rows, tokens, strict=True):
-            if token is not None and token != eos:
+            if token is not None and token not in ends:
                 row.append(token)
     return rows

@@ -6,7 +6,7 @@ Shapes: B texts, T positions, D d_model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pellucid.config import model as config
+from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
-from pellucid.inference.beam import beam_search
+from pellucid.inference.beam import PAPER, LengthPenalty, beam_search
 from pellucid.inference.decode import Prompt, generate, stream
-from pellucid.inference.sampling import GREEDY, Sampling
+from pellucid.inference.sampling import GREEDY, Filter, Never, Sampling
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder import Encoder
@@ -35,31 +36,43 @@ def translate(
     texts: Sequence[str],
     *,
     beams: int = 1,
-    alpha: float = 0.6,
+    penalty: LengthPenalty = PAPER,
     max_new_tokens: int | None = None,
     sampling: Sampling = GREEDY,
+    begin: str | None = None,
 ) -> list[str]:
     """The target of each source; greedy unless there are beams or a sampling.
 
-    ``max_new_tokens`` is by default the source's length + 50, as in the paper (§6.1).
+    Args:
+        max_new_tokens: by default the source's length + 50, as in the paper (§6.1).
+        begin: the special token that every target begins with, where a model writes several languages.
     """
-    model = _expect(loaded, EncoderDecoder, "translate", "an encoder–decoder")
-    tokenizer = loaded.tokenizer
-
-    pad, bos, eos = (tokenizer.require(role) for role in ("pad", "bos", "eos"))
+    model = _expect(loaded, EncoderDecoder, "translate", "an encoder–decoder that reads text")
+    tokenizer, target = loaded.tokenizer, loaded.tokenizer.target
+    forced, barred = target.forced if begin is None else (target.special(begin),), _barred(target)
 
     def run(rows: list[list[int]]) -> list[str]:
-        source, keep = padded(rows, pad, model.device)
-        start = torch.full((len(rows), 1), bos, device=model.device)
+        source, keep = padded(rows, tokenizer.require("pad"), model.device)
+        start = torch.tensor([[*target.start, *forced]], device=model.device).expand(len(rows), -1)
         prompt = Prompt(start, source=source, source_keep=keep)
         longest = max_new_tokens or source.size(1) + 50
         if beams == 1:
-            new = generate(model, prompt, max_new_tokens=longest, eos=eos, sampling=sampling)
-            return [tokenizer.decode(row) for row in new]
-        found = beam_search(model, prompt, beams=beams, max_new_tokens=longest, eos=eos, alpha=alpha)
-        return [tokenizer.decode(best[0].tokens) for best in found]
+            choose = replace(sampling, filters=(*barred, *sampling.filters))
+            new = generate(model, prompt, max_new_tokens=longest, ends=target.ends, sampling=choose)
+            return [target.decode(row) for row in new]
+        found = beam_search(
+            model,
+            prompt,
+            beams=beams,
+            max_new_tokens=longest,
+            ends=target.ends,
+            penalty=penalty,
+            filters=barred,
+            written=len(forced),
+        )
+        return [target.decode(best[0].tokens) for best in found]
 
-    rows = [[*ids, eos] for ids in tokenizer.encode_batch(texts)]
+    rows = [tokenizer.source(ids) for ids in tokenizer.encode_batch(texts)]
     return _in_batches(rows, run, rows_at_once=max(1, 256 // beams))
 
 
@@ -73,22 +86,24 @@ def complete(
     def run(rows: list[list[int]]) -> list[str]:
         tokens, keep = padded(rows, tokenizer.require("pad"), model.device)
         prompt = Prompt(tokens, keep=keep)
-        new = generate(model, prompt, max_new_tokens=max_new_tokens, eos=tokenizer.eos, sampling=sampling)
+        new = generate(model, prompt, max_new_tokens=max_new_tokens, ends=tokenizer.ends, sampling=choose)
         return [tokenizer.decode(row) for row in new]
 
-    return _in_batches([_start(loaded, ids) for ids in tokenizer.encode_batch(prompts)], run, rows_at_once=64)
+    choose = replace(sampling, filters=(*_barred(tokenizer), *sampling.filters))
+    return _in_batches([tokenizer.prompt(ids) for ids in tokenizer.encode_batch(prompts)], run, rows_at_once=64)
 
 
 def write(loaded: Loaded, prompt: str, *, max_new_tokens: int = 100, sampling: Sampling = GREEDY) -> Iterator[str]:
     """The same for one prompt, yielding the text as it grows, in whole characters."""
     model = _expect(loaded, Decoder, "generate", "a decoder")
     tokenizer = loaded.tokenizer
-    tokens = torch.tensor([_start(loaded, tokenizer.encode(prompt))], device=model.device)
+    tokens = torch.tensor([tokenizer.prompt(tokenizer.encode(prompt))], device=model.device)
     ids: list[int] = []
     shown = ""
-    steps = stream(model, Prompt(tokens), max_new_tokens=max_new_tokens, eos=tokenizer.eos, sampling=sampling)
+    choose = replace(sampling, filters=(*_barred(tokenizer), *sampling.filters))
+    steps = stream(model, Prompt(tokens), max_new_tokens=max_new_tokens, ends=tokenizer.ends, sampling=choose)
     for (token,) in steps:
-        if token is None or token == tokenizer.eos:
+        if token is None or token in tokenizer.ends:
             break
         ids.append(token)
         text = tokenizer.decode(ids)
@@ -126,9 +141,11 @@ def fill(loaded: Loaded, text: str, *, top: int = 5) -> list[Fill]:
     takes_space = tokenizer.pieces(tokenizer.encode(" a")[:1]) != [" "]
     before = tokenizer.encode(left.removesuffix(" ") if takes_space else left)
     after = tokenizer.encode(right)
-    tokens = torch.tensor([[*before, tokenizer.require("mask"), *after]], device=model.device)
+    mask = tokenizer.require("mask")
+    framed = tokenizer.excerpt([*before, mask, *after])
     with torch.inference_mode():
-        probabilities = model(tokens)[0, len(before)].float().softmax(dim=-1)
+        scores = model(torch.tensor([framed], device=model.device))[0, framed.index(mask)]
+    probabilities = scores.float().softmax(dim=-1)
     best = probabilities.topk(min(top, probabilities.numel()))
     return [
         Fill(tokenizer.decode([*before, token, *after]), tokenizer.pieces([token])[0], probability)
@@ -192,13 +209,14 @@ def padded(
     return tokens, torch.arange(longest, device=device) < lengths[:, None]
 
 
-def _start(loaded: Loaded, ids: list[int]) -> list[int]:
-    return ids or [loaded.tokenizer.require("bos")]
+def _barred(tokenizer: Tokenizer) -> tuple[Filter, ...]:
+    """A filter for what is never written, where there is any."""
+    never = tokenizer.conventions.never if tokenizer.conventions else ()
+    return (Never(never),) if never else ()
 
 
 def _framed(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
-    bos, eos = loaded.tokenizer.require("bos"), loaded.tokenizer.require("eos")
-    return [[bos, *ids, eos] for ids in loaded.tokenizer.encode_batch(texts)]
+    return [loaded.tokenizer.text(ids) for ids in loaded.tokenizer.encode_batch(texts)]
 
 
 def _in_batches(
@@ -218,9 +236,14 @@ def _in_batches(
 M = TypeVar("M", Encoder, Decoder, EncoderDecoder)
 
 
-def _expect(loaded: Loaded, family: type[M], task: str, wanted: str, head: type | None = None) -> M:
+def _expect(
+    loaded: Loaded, family: type[M], task: str, wanted: str, head: type | None = None, front: type = config.Tokens
+) -> M:
     model = loaded.model
-    if not isinstance(model, family) or (head is not None and not isinstance(model.config.head, head)):
-        found = f"a model of kind {type(model).__name__} with a head of kind {type(model.config.head).__name__}"
+    own = model.config.source if isinstance(model.config, config.EncoderDecoder) else model.config.front
+    fits = isinstance(own, front) and (head is None or isinstance(model.config.head, head))
+    if not isinstance(model, family) or not fits:
+        kinds = [type(part).__name__.lower() for part in (own, model.config.head)]
+        found = f"a model of kind {type(model).__name__} that reads {kinds[0]}, with a head of kind {kinds[1]}"
         raise UserError(task, found, wanted, "see `pellucid --help` for what each family can do")
     return model

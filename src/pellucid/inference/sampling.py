@@ -87,6 +87,17 @@ class MinP:
 
 
 @dataclass(frozen=True)
+class Never:
+    """Some tokens never: what a model was told not to write."""
+
+    tokens: tuple[int, ...]
+
+    def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        """The scores, -inf for those."""
+        return logits.index_fill(-1, torch.tensor(self.tokens, dtype=torch.long, device=logits.device), -torch.inf)
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How to choose: no filters and no draw is greedy.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,23 +18,55 @@ from pellucid.config.files import load_config, save_config
 from pellucid.config.run import Run
 from pellucid.config.start import Pretrained
 from pellucid.data.tokenizers import Tokenizer
-from pellucid.errors import CheckpointError, nearest
+from pellucid.errors import CheckpointError, UserError, nearest
 from pellucid.models.adapter import ADAPTER, save_adapter
 from pellucid.models.build import Model, build
 from pellucid.models.files import checksum, fill, listed, write_tensors, write_whole, writes
 from pellucid.nn.lora import merged_weights
 
 WEIGHTS, CONFIG, TOKENIZER, CHECKSUMS = "model.safetensors", "config.toml", "tokenizer.json", "checksums.json"
+TARGET_TOKENIZER = "target-tokenizer.json"  # of a published model that writes in another vocabulary than it reads
 CHECKPOINTS = "checkpoints"
 
 
-@dataclass(frozen=True)
 class Loaded:
-    """A run, ready to use."""
+    """A model, ready to use.
 
-    model: Model
-    tokenizer: Tokenizer
-    run: Run
+    Args:
+        model: in evaluation mode.
+        tokenizer: ``None`` for a model that reads no text.
+        run: how it was trained; ``None`` for a published model, whose folder does not say.
+    """
+
+    def __init__(self, model: Model, tokenizer: Tokenizer | None, run: Run | None) -> None:
+        self.model, self._tokenizer, self._run = model, tokenizer, run
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What cuts its texts.
+
+        Raises:
+            UserError: for a model that reads none.
+        """
+        if self._tokenizer is None:
+            raise UserError("tokenizer", "this model has none, since it reads no text", "a model that reads text")
+        return self._tokenizer
+
+    @property
+    def run(self) -> Run:
+        """How it was trained.
+
+        Raises:
+            UserError: for a published model.
+        """
+        if self._run is None:
+            raise UserError("run", "a published folder says nothing of its training", "a run, or data to be given")
+        return self._run
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it comes from a published folder and not from a run."""
+        return self._run is None
 
 
 def save_run(folder: Path, model: Model, tokenizer: Tokenizer, run: Run) -> None:
@@ -55,6 +86,8 @@ def save_run(folder: Path, model: Model, tokenizer: Tokenizer, run: Run) -> None
 def save_description(folder: Path, tokenizer: Tokenizer, run: Run) -> None:
     """Writes what a run is, before it has any weights."""
     write_whole(folder / TOKENIZER, tokenizer.save)
+    if tokenizer.target is not tokenizer:
+        write_whole(folder / TARGET_TOKENIZER, tokenizer.target.save)
     write_whole(folder / CONFIG, lambda path: save_config(run, path))
 
 
@@ -70,7 +103,10 @@ def clear_run(folder: Path) -> None:
 def load_description(folder: Path) -> tuple[Run, Tokenizer]:
     """What a run is; its weights may still be missing."""
     require_run(folder, CONFIG, TOKENIZER)
-    return load_config(folder / CONFIG, Run), Tokenizer.load(folder / TOKENIZER)
+    run: Run = load_config(folder / CONFIG, Run)
+    target = folder / TARGET_TOKENIZER
+    written = Tokenizer.load(target, run.conventions) if target.exists() else None
+    return run, Tokenizer.load(folder / TOKENIZER, run.conventions, written)
 
 
 def load_run(folder: str | Path, *, verify: bool = False, device: str | torch.device = "cpu") -> Loaded:

@@ -19,6 +19,7 @@ from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import ConfigError
 from pellucid.models.build import Model, build
 from pellucid.models.checkpoint import load_description
+from pellucid.models.load import describe
 from pellucid.training.precision import fastest
 from pellucid.training.start import prepare_parameters, take_over
 
@@ -45,7 +46,8 @@ def prepare(run: Run, *, corpus: Corpus | None = None, device: str | torch.devic
     run, chosen = _measured(run, torch.device(device).type)
     corpus = load_corpus(run.data) if corpus is None else corpus
     if isinstance(run.start, Pretrained):
-        _, tokenizer = load_description(Path(run.start.path))
+        _, _, tokenizer = describe(run.start.path)
+        run = replace(run, conventions=tokenizer.conventions)
     else:
         tokenizer = Tokenizer.train(run.tokenizer, corpus.training_texts())
     completed = run.completed(vocab_size=tokenizer.vocab_size, labels=corpus.labels)

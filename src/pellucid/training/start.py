@@ -12,19 +12,19 @@ from torch import nn
 from pellucid.config.run import Run
 from pellucid.config.start import LoRA, Pretrained
 from pellucid.errors import CheckpointError, ConfigError, nearest
-from pellucid.models.checkpoint import load_run
+from pellucid.models.load import load
 from pellucid.nn.lora import adapt
 
 HEAD = "head."
 
 
 def take_over(model: nn.Module, start: Pretrained) -> list[str]:
-    """Fills a model with the weights of a run, and returns the names of those of its head that are not there.
+    """Fills a model with the weights of another; returns the names of those of its head that are not there.
 
     Raises:
         CheckpointError: when anything but the head is missing or of another shape.
     """
-    found = dict(load_run(start.path).model.named_parameters())
+    found = dict(load(start.path).model.named_parameters())
     fits = {
         name: name in found and found[name].shape == parameter.shape for name, parameter in model.named_parameters()
     }

@@ -47,7 +47,7 @@ def load_published(folder: Path, dtype: torch.dtype | None = torch.float32) -> M
     settings = read_settings(folder)
     layout = layout_of(settings)
     weights = Weights(folder, layout.renamed)
-    described = _read(layout, settings, weights, folder)
+    described = _translated(layout, settings, weights, folder)
     with torch.device("meta"):
         model = build(described)
     found = places(layout.table(described), model)
@@ -56,6 +56,13 @@ def load_published(folder: Path, dtype: torch.dtype | None = torch.float32) -> M
     unread = {name for name in weights.names if any(fnmatchcase(name, pattern) for pattern in layout.unread)}
     assign(model, found, weights, frozenset(unread), dtype)
     return model
+
+
+def read_published(folder: Path) -> config.Model:
+    """The config of the model in a folder. See :func:`load_published`."""
+    settings = read_settings(folder)
+    layout = layout_of(settings)
+    return _translated(layout, settings, Weights(folder, layout.renamed), folder)
 
 
 def read_settings(folder: Path) -> Settings:
@@ -96,7 +103,7 @@ def layout_of(settings: Settings) -> Layout:
     return by_type[wanted]
 
 
-def _read(layout: Layout, settings: Settings, weights: Weights, path: Path) -> config.Model:
+def _translated(layout: Layout, settings: Settings, weights: Weights, path: Path) -> config.Model:
     folder = Folder(settings, weights.names, _declared_pooling(path))
     try:
         described = layout.read(folder)

@@ -1,0 +1,68 @@
+"""Opening a model, wherever it comes from: a run folder, a published folder, a name of the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pellucid.config import model as config
+from pellucid.config.run import Objective
+from pellucid.data.published import published_tokenizer
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.models.checkpoint import Loaded, load_description, load_run, require_run
+from pellucid.models.foreign.folder import is_published, load_published, read_published
+from pellucid.models.foreign.hub import NAME, hub_folder
+
+
+def load(
+    target: str | Path, *, verify: bool = False, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Loaded:
+    """Reads a run folder, a folder that Hugging Face's libraries wrote, or a name of their hub.
+
+    Args:
+        verify: also compare the checksums of a run.
+        dtype: of the weights; float32 when left out.
+
+    Raises:
+        CheckpointError: for a folder that is missing, incomplete, torn or foreign.
+        ConfigError: for an architecture or a setting that is not supported.
+    """
+    folder = find(target)
+    if not is_published(folder):
+        loaded = load_run(folder, verify=verify, device=device)
+        loaded.model.to(dtype=dtype or torch.float32)
+        return loaded
+    model = load_published(folder, dtype or torch.float32).to(device).eval()
+    return Loaded(model, published_tokenizer(folder) if _has_text(model.config) else None, None)
+
+
+def find(target: str | Path) -> Path:
+    """The folder that a path or a name of the hub stands for.
+
+    Raises:
+        CheckpointError: when there is none, with the nearest.
+    """
+    folder = Path(target)
+    if folder.parent.is_dir() or not NAME.fullmatch(str(target)):
+        require_run(folder)
+        return folder
+    return hub_folder(str(target))
+
+
+def describe(target: str | Path) -> tuple[config.Model, Objective | None, Tokenizer]:
+    """What training goes on from, without the weights: the model, what a run was trained by, the tokenizer.
+
+    Raises:
+        CheckpointError: for a folder that is missing, incomplete or foreign.
+    """
+    folder = find(target)
+    if is_published(folder):
+        return read_published(folder), None, published_tokenizer(folder)
+    run, tokenizer = load_description(folder)
+    return run.model, run.objective, tokenizer
+
+
+def _has_text(model: config.Model) -> bool:
+    """Whether it reads or writes any."""
+    return isinstance(model, config.EncoderDecoder) or isinstance(model.front, config.Tokens)
