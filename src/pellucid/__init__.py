@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pellucid.inference.decode import Prompt, generate, stream
     from pellucid.inference.predict import classify, complete, embed, fill, translate, write
     from pellucid.models.build import build
-    from pellucid.models.checkpoint import load_run as load
+    from pellucid.models.load import load
     from pellucid.trace import trace
     from pellucid.training.evaluate import evaluate
     from pellucid.training.loop import train
@@ -36,7 +36,7 @@ _HOMES = {
     "evaluate": "pellucid.training.evaluate",
     "fill": "pellucid.inference.predict",
     "generate": "pellucid.inference.decode",
-    "load": "pellucid.models.checkpoint:load_run",
+    "load": "pellucid.models.load",
     "preset": "pellucid.config.presets",
     "Prompt": "pellucid.inference.decode",
     "stream": "pellucid.inference.decode",
