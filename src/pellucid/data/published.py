@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import processors
 
 from pellucid.config.run import Conventions
 from pellucid.data.tokenizers import Tokenizer
@@ -112,3 +113,53 @@ def _merged(folder: Path, files: Sequence[str]) -> dict[str, Any]:
             raise DataError(folder / name, f"cannot be read ({error})", "a JSON object", "copy it again") from None
         merged |= {key: value for key, value in found.items() if value is not None}
     return merged
+
+
+# ---- out ---------------------------------------------------------------------------------------
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, family: str, longest: int | None) -> dict[str, Any]:
+    """Writes the files by which Hugging Face's libraries cut texts as we do; returns the special tokens by their ids.
+
+    Args:
+        family: ``encoder``, ``decoder`` or ``encoder_decoder``, which decides what stands around a text.
+        longest: the positions of the model, where they are limited.
+    """
+    raw = tokenizers.Tokenizer.from_str(tokenizer.raw.to_str())
+    if tokenizer.conventions is None and family != "decoder":
+        frame = tokenizer.text([]) if family == "encoder" else tokenizer.source([])
+        names = [raw.id_to_token(i) for i in frame]
+        parts = [names[0], "$A", *names[1:]] if family == "encoder" else ["$A", *names]
+        raw.post_processor = processors.TemplateProcessing(
+            single=" ".join(parts), special_tokens=list(zip(names, frame, strict=True))
+        )
+    ids = _ids(tokenizer, family)
+    roles = {"pad": tokenizer.pad, "unk": tokenizer.unk, "bos": tokenizer.bos, "eos": tokenizer.eos}
+    named = {
+        f"{role}_token": raw.id_to_token(i) for role, i in (roles | {"mask": tokenizer.mask}).items() if i is not None
+    }
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        **({"model_max_length": longest} if longest else {}),
+        **named,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    raw.save(str(folder / TOKENIZER))
+    (folder / SETTINGS[0]).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if family != "encoder":
+        (folder / DECODING[0]).write_text(json.dumps(ids, indent=2) + "\n")
+    return ids
+
+
+def _ids(tokenizer: Tokenizer, family: str) -> dict[str, Any]:
+    ends = list(tokenizer.ends)
+    ids: dict[str, Any] = {"pad_token_id": tokenizer.pad, "bos_token_id": tokenizer.bos}
+    ids["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
+    if family == "encoder_decoder":
+        forced = list(tokenizer.forced)
+        ids["decoder_start_token_id"] = tokenizer.start[0] if tokenizer.start else None
+        ids["forced_bos_token_id"] = forced[0] if forced else None
+        ids["forced_eos_token_id"] = None  # some layouts force an id of their own where nothing is said
+    return ids

@@ -1,44 +1,61 @@
-"""BART, mBART and Marian: the paper's encoder–decoder with variations.
+"""BART, mBART, Marian and Pegasus: the paper's encoder–decoder with variations.
 
 BART has post-norm, learned positions and a norm on the embedding (Lewis et al. 2020); mBART pre-norm and that norm too
 (Liu et al. 2020); Marian post-norm and sinusoids, all sines first, which its files do not hold (Junczys-Dowmunt et al.
-2018). All add a bias to the logits that is not trained.
+2018); Pegasus the same in pre-norm (Zhang et al. 2020). All add a bias to the logits that is not trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from pellucid.config.model import EncoderDecoder, Language, Model, NormalInit, Tied, Tokens
 from pellucid.config.parts import FeedForward, Learned, Positions, Sinusoidal, Stack
-from pellucid.models.foreign.layout import Folder, Layout, heads
-from pellucid.models.foreign.settings import Settings
+from pellucid.models.foreign.layout import Folder, Layout, Written, heads
+from pellucid.models.foreign.settings import ACTIVATION_NAMES, Settings
 from pellucid.models.foreign.table import Entry, Table, module, tensor
 
 BIAS = "final_logits_bias"
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What makes each of them itself."""
+
+    architecture: str
+    pre: bool
+    learned: bool  # positions, offset by 2, with a norm on the embedding; else sinusoids and none
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "bart": Variant("BartForConditionalGeneration", pre=False, learned=True),
+    "mbart": Variant("MBartForConditionalGeneration", pre=True, learned=True),
+    "marian": Variant("MarianMTModel", pre=False, learned=False),
+    "pegasus": Variant("PegasusForConditionalGeneration", pre=True, learned=False),
+}
+OFFSET = 2
+
+
 def read(folder: Folder) -> EncoderDecoder:
-    """The config of a BART, mBART or Marian folder."""
+    """The config of a folder of one of the four."""
     settings = folder.settings
     folder.purpose("ForConditionalGeneration", "MTModel", "Model")
-    kind = settings.values.get("model_type")
-    settings.fixed("static_position_embeddings", kind == "marian")
-    settings.fixed("normalize_before", kind == "mbart")
-    settings.fixed("normalize_embedding", kind != "marian")
-    settings.fixed("add_final_layer_norm", kind == "mbart")
+    variant = VARIANTS[settings.values["model_type"]]
+    settings.fixed("static_position_embeddings", not variant.learned)
+    settings.fixed("normalize_before", variant.pre)
+    settings.fixed("normalize_embedding", variant.learned)
+    settings.fixed("add_final_layer_norm", variant.pre)
     settings.unused("add_bias_logits", "extra_pos_embeddings", "encoder_layerdrop", "decoder_layerdrop")
-    settings.unused("classifier_dropout", "classif_dropout", "num_hidden_layers", "max_length", "save_step")
-    offset = 0 if kind == "marian" else 2
+    settings.unused("classifier_dropout", "classif_dropout", "num_hidden_layers", "max_position_embeddings")
+    longest = settings.get("max_position_embeddings", 1024)
     positions: Positions = (
-        Sinusoidal(interleaved=False)
-        if kind == "marian"
-        else Learned(max_length=settings.get("max_position_embeddings", 1024), offset=offset)
+        Learned(max_length=longest, offset=OFFSET) if variant.learned else Sinusoidal(interleaved=False)
     )
-    if kind == "marian":
-        settings.unused("max_position_embeddings")
-    encoder, decoder = (_stack(settings, tower, positions, pre=kind == "mbart") for tower in ("encoder", "decoder"))
+    encoder, decoder = (_stack(settings, tower, positions, pre=variant.pre) for tower in ("encoder", "decoder"))
     size = settings.get("vocab_size", 50_265)
-    source = _front(settings, size, norm=kind != "marian")
-    target = _front(settings, settings.get("decoder_vocab_size", size), norm=kind != "marian")
+    source = _front(settings, size, norm=variant.learned)
+    target = _front(settings, settings.get("decoder_vocab_size", size), norm=variant.learned)
     return EncoderDecoder(
         source=source,
         encoder=encoder,
@@ -87,7 +104,7 @@ def table(model: Model) -> Table:
         *([module("model.shared", "encoder.embedding.table")] if "source" in model.tie else []),
         module("model.encoder.embed_tokens", "encoder.embedding.table"),
         module("model.decoder.embed_tokens", "decoder.embedding.table"),
-        module("lm_head", "head.project"),
+        tensor("lm_head.weight", "head.project.weight"),
         tensor(BIAS, "head.project.bias", shape=(1, -1)),
         *_embedding("encoder"),
         *tower("encoder"),
@@ -131,6 +148,43 @@ def _attention(theirs: str, ours: str) -> tuple[Entry, ...]:
     return tuple(module(f"{theirs}.{one}", f"{ours}.{other}") for one, other in names.items())
 
 
-# Older Marian files hold its sinusoids, which are always the same.
-BART = Layout(("bart", "mbart"), read, table, prefix="model.", unread=("*shared.weight",))
-MARIAN = Layout(("marian",), read, table, prefix="model.", unread=("*shared.weight", "*.embed_positions.weight"))
+def write(model: Model) -> Written | None:
+    """The config.json of an encoder–decoder of the paper's kind, under the name of the variant that has its parts."""
+    if not isinstance(model, EncoderDecoder):
+        return None
+    encoder, decoder = model.encoder, model.decoder
+    pre, learned = encoder.placement == "pre", isinstance(encoder.positions, Learned)
+    kind, variant = next((k, v) for k, v in VARIANTS.items() if (v.pre, v.learned) == (pre, learned))
+    settings = {
+        "model_type": kind,
+        "architectures": [variant.architecture],
+        "is_encoder_decoder": True,
+        "vocab_size": getattr(model.source, "vocab_size", 0),
+        "d_model": encoder.d_model,
+        "encoder_layers": encoder.num_layers,
+        "decoder_layers": decoder.num_layers,
+        "encoder_attention_heads": encoder.attention.num_heads,
+        "decoder_attention_heads": decoder.attention.num_heads,
+        "encoder_ffn_dim": encoder.feed_forward.d_ff,
+        "decoder_ffn_dim": decoder.feed_forward.d_ff,
+        "activation_function": ACTIVATION_NAMES[encoder.feed_forward.activation],
+        "dropout": encoder.dropout,
+        "attention_dropout": encoder.attention.dropout,
+        "activation_dropout": encoder.feed_forward.dropout,
+        "max_position_embeddings": encoder.max_length or LONGEST,
+        "scale_embedding": model.target.scaled,
+        "tie_word_embeddings": "output" in model.tie,
+    }
+    if kind == "marian":
+        shared = {"share_encoder_decoder_embeddings": "source" in model.tie}
+        settings |= {"decoder_vocab_size": model.target.vocab_size, **shared}
+    return Written(settings, {} if model.head.bias else {BIAS: (1, model.target.vocab_size)})
+
+
+LONGEST = 1024  # sinusoids have no limit; the format keeps a table of so many
+
+# Older files of those with sinusoids hold them, which are always the same.
+BART = Layout(("bart", "mbart"), read, table, write, prefix="model.", unread=("*shared.weight",))
+MARIAN = Layout(
+    ("marian", "pegasus"), read, table, write, prefix="model.", unread=("*shared.weight", "*.embed_positions.weight")
+)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pellucid.config.model import Classification, Embedding, Encoder, MaskedLanguage, Model, NormalInit, Tied, Tokens
 from pellucid.config.parts import FeedForward, LayerNorm, Learned, Stack
-from pellucid.models.foreign.layout import Folder, Layout, heads
-from pellucid.models.foreign.settings import Settings
+from pellucid.models.foreign.layout import Folder, Layout, Written, heads
+from pellucid.models.foreign.settings import ACTIVATION_NAMES, Settings, written_labels
 from pellucid.models.foreign.table import Entry, Table, module, tensor
 
 PURPOSES = ("ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "Model")
@@ -35,9 +35,10 @@ def read(folder: Folder) -> Encoder:
         norm=LayerNorm(epsilon=settings.get("layer_norm_eps", 1e-12)),
         dropout=dropout,
     )
+    types = settings.get("type_vocab_size", 2)
     front = Tokens(
         vocab_size=settings.get("vocab_size", 30_522),
-        token_types=settings.get("type_vocab_size", 2),
+        token_types=types if folder.has("token_type_embeddings.weight") else 0,
         norm=True,
         dropout=dropout,
     )
@@ -185,6 +186,77 @@ def table_distilbert(model: Model) -> Table:
             )
 
 
+def write(model: Model) -> Written | None:
+    """The config.json of an encoder with learned positions, as BERT or, where they are offset, as RoBERTa."""
+    if not isinstance(model, Encoder) or not isinstance(model.front, Tokens):
+        return None
+    stack, positions = model.stack, model.stack.positions
+    if not isinstance(positions, Learned):
+        return None
+    kind, stem = ("roberta", "Roberta") if positions.offset else ("bert", "Bert")
+    types = model.front.token_types
+    table = f"{'' if isinstance(model.head, Embedding) else kind + '.'}embeddings.token_type_embeddings.weight"
+    settings = {
+        "model_type": kind,
+        "architectures": [stem + _purpose(model)],
+        "vocab_size": model.front.vocab_size,
+        "hidden_size": stack.d_model,
+        "num_hidden_layers": stack.num_layers,
+        "num_attention_heads": stack.attention.num_heads,
+        "intermediate_size": stack.feed_forward.d_ff,
+        "hidden_act": ACTIVATION_NAMES[stack.feed_forward.activation],
+        "hidden_dropout_prob": stack.dropout,
+        "attention_probs_dropout_prob": stack.attention.dropout,
+        "max_position_embeddings": positions.max_length + positions.offset,
+        "type_vocab_size": types or 1,
+        "layer_norm_eps": stack.norm.epsilon,
+        "tie_word_embeddings": bool(model.tie) or not isinstance(model.head, MaskedLanguage),
+        **({"pad_token_id": positions.offset - 1} if positions.offset else {}),
+        **_labels(model),
+    }
+    return Written(settings, {} if types else {table: (1, stack.d_model)})
+
+
+def write_distilbert(model: Model) -> Written | None:
+    """The config.json of an encoder without token types."""
+    if not isinstance(model, Encoder) or not isinstance(model.front, Tokens):
+        return None
+    stack, positions = model.stack, model.stack.positions
+    if not isinstance(positions, Learned) or model.front.token_types:
+        return None
+    return Written(
+        {
+            "model_type": "distilbert",
+            "architectures": ["DistilBert" + _purpose(model)],
+            "vocab_size": model.front.vocab_size,
+            "dim": stack.d_model,
+            "n_layers": stack.num_layers,
+            "n_heads": stack.attention.num_heads,
+            "hidden_dim": stack.feed_forward.d_ff,
+            "activation": ACTIVATION_NAMES[stack.feed_forward.activation],
+            "dropout": stack.dropout,
+            "attention_dropout": stack.attention.dropout,
+            "max_position_embeddings": positions.max_length,
+            "tie_word_embeddings": bool(model.tie) or not isinstance(model.head, MaskedLanguage),
+            **_labels(model),
+        }
+    )
+
+
+def _purpose(model: Encoder) -> str:
+    match model.head:
+        case Classification():
+            return "ForSequenceClassification"
+        case Embedding():
+            return "Model"
+        case MaskedLanguage():
+            return "ForMaskedLM"
+
+
+def _labels(model: Encoder) -> dict[str, object]:
+    return written_labels(model.head.labels) if isinstance(model.head, Classification) else {}
+
+
 UNREAD = (
     "*position_ids",
     "*token_type_ids",
@@ -194,6 +266,8 @@ UNREAD = (
     "lm_head.bias",
 )
 
-BERT = Layout(("bert",), read, table, prefix="bert.", renamed=OLD_NORMS, unread=UNREAD)
-ROBERTA = Layout(("roberta",), read, table_roberta, prefix="roberta.", renamed=OLD_NORMS, unread=UNREAD)
-DISTILBERT = Layout(("distilbert",), read_distilbert, table_distilbert, prefix="distilbert.", unread=UNREAD)
+BERT = Layout(("bert",), read, table, write, prefix="bert.", renamed=OLD_NORMS, unread=UNREAD)
+ROBERTA = Layout(("roberta",), read, table_roberta, write, prefix="roberta.", renamed=OLD_NORMS, unread=UNREAD)
+DISTILBERT = Layout(
+    ("distilbert",), read_distilbert, table_distilbert, write_distilbert, prefix="distilbert.", unread=UNREAD
+)

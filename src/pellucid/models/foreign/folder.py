@@ -25,7 +25,7 @@ from pellucid.models.foreign.vit import VIT
 from pellucid.models.foreign.weights import Weights, assign
 from pellucid.models.foreign.whisper import WHISPER
 
-LAYOUTS = (GPT2, BERT, ROBERTA, DISTILBERT, T5, BART, MARIAN, LLAMA, GEMMA2, VIT, WHISPER)
+LAYOUTS = (GPT2, DISTILBERT, BERT, ROBERTA, T5, BART, MARIAN, LLAMA, GEMMA2, VIT, WHISPER)
 CONFIG = "config.json"
 
 

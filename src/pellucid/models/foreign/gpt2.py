@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pellucid.config.model import Decoder, Language, Model, NormalInit, Tokens
 from pellucid.config.parts import FeedForward, LayerNorm, Learned, Stack
-from pellucid.models.foreign.layout import Folder, Layout, heads
+from pellucid.models.foreign.layout import Folder, Layout, Written, heads
+from pellucid.models.foreign.settings import ACTIVATION_NAMES
 from pellucid.models.foreign.table import Table, module
 
 
@@ -64,10 +65,36 @@ def table(model: Model) -> Table:
     )
 
 
+def write(model: Model) -> Written | None:
+    """The config.json of a decoder with learned positions."""
+    if not isinstance(model, Decoder) or not isinstance(model.stack.positions, Learned):
+        return None
+    stack = model.stack
+    return Written(
+        {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "vocab_size": model.front.vocab_size,
+            "n_positions": stack.max_length,
+            "n_embd": stack.d_model,
+            "n_layer": stack.num_layers,
+            "n_head": stack.attention.num_heads,
+            "n_inner": stack.feed_forward.d_ff,
+            "activation_function": ACTIVATION_NAMES[stack.feed_forward.activation],
+            "resid_pdrop": stack.dropout,
+            "embd_pdrop": model.front.dropout,
+            "attn_pdrop": stack.attention.dropout,
+            "layer_norm_epsilon": stack.norm.epsilon,
+            "tie_word_embeddings": bool(model.tie),
+        }
+    )
+
+
 GPT2 = Layout(
     model_types=("gpt2",),
     read=read,
     table=table,
+    write=write,
     prefix="transformer.",
     unread=("*.attn.bias", "*.attn.masked_bias"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from pellucid.errors import CheckpointError, UserError
@@ -25,16 +26,15 @@ def hub_folder(name: str) -> Path:
         hint = "pip install 'pellucid[hub]', or give a folder"
         raise UserError(name, "is no folder, and names of the hub need the hub extra", hint=hint) from None
     repository, _, revision = name.partition("@")
-    where = {"repo_id": repository, "revision": revision or None, "allow_patterns": list(WANTED)}
+    fetch = partial(snapshot_download, repository, revision=revision or None, allow_patterns=list(WANTED))
     try:
-        return Path(snapshot_download(**where))
+        return Path(fetch())
     except (LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
     try:
-        folder = Path(snapshot_download(**where, local_files_only=True))
+        return Path(fetch(local_files_only=True))
     except (LocalEntryNotFoundError, OSError, HFValidationError):
         missing = "config.json, the weights (model.safetensors) and the tokenizer (tokenizer.json)"
         raise CheckpointError(
             name, f"{missing} missing from the cache, and the hub cannot be reached ({reason})", hint="go online once"
         ) from None
-    return folder

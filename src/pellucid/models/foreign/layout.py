@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pellucid.config import model as config
@@ -50,6 +50,14 @@ class Folder:
 
 
 @dataclass(frozen=True)
+class Written:
+    """A config.json, and tensors of zeros that the layout has and the model does without: by name, their shapes."""
+
+    settings: Mapping[str, Any]
+    zeros: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Layout:
     """One published layout.
 
@@ -57,6 +65,8 @@ class Layout:
         model_types: the names it goes by in a config.json.
         read: the config of the model that a folder holds.
         table: which tensor is which parameter.
+        write: the config.json of a model, as well as the layout can put it; ``None`` for another family. Whether it
+            fits is seen by reading it back.
         prefix: what stands before the names of a model with a head, and is left out where the bare model was saved.
         renamed: pieces of names that other versions wrote, and what they are in the table.
         unread: patterns of tensors that say nothing of their own: masks, positions counted out, heads not asked for.
@@ -65,6 +75,7 @@ class Layout:
     model_types: tuple[str, ...]
     read: Callable[[Folder], config.Model]
     table: Callable[[config.Model], Table]
+    write: Callable[[config.Model], Written | None]
     prefix: str = ""
     renamed: tuple[tuple[str, str], ...] = ()
     unread: tuple[str, ...] = ()

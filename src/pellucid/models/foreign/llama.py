@@ -13,9 +13,11 @@ from typing import Any
 from pellucid.config.model import Decoder, Language, Model, NormalInit, Tokens
 from pellucid.config.parts import FeedForward, Linear, Llama3, RMSNorm, Rotary, Stack
 from pellucid.errors import ConfigError
-from pellucid.models.foreign.layout import Folder, Layout, heads
-from pellucid.models.foreign.settings import Settings
+from pellucid.models.foreign.layout import Folder, Layout, Written, heads
+from pellucid.models.foreign.settings import ACTIVATION_NAMES, Settings
 from pellucid.models.foreign.table import Table, module
+
+LONGEST = 4096  # rotary positions have no limit of their own; the format wants a number, which warns of longer texts
 
 
 def read(folder: Folder) -> Decoder:
@@ -195,12 +197,99 @@ def _table(norms: Mapping[str, str]) -> Table:
     )
 
 
+def write(model: Model) -> Written | None:
+    """The config.json of a decoder with rotary positions, under the name of the relative that has its parts."""
+    if not isinstance(model, Decoder) or not isinstance(model.stack.positions, Rotary):
+        return None
+    stack, attention = model.stack, model.stack.attention
+    everywhere = set(stack.windows) == {0}
+    if attention.qk_norm:
+        kind, name = "qwen3", "Qwen3ForCausalLM"
+    elif attention.bias and attention.out_bias is False:
+        kind, name = "qwen2", "Qwen2ForCausalLM"
+    else:
+        kind, name = ("llama", "LlamaForCausalLM") if everywhere else ("mistral", "MistralForCausalLM")
+    kinds = ["sliding_attention" if stack.window(layer) else "full_attention" for layer in range(stack.num_layers)]
+    sliding: dict[str, Any] = {"sliding_window": max(stack.windows) or None}
+    if kind.startswith("qwen"):
+        sliding |= {"use_sliding_window": not everywhere, "layer_types": kinds}
+    biases = {} if kind == "qwen2" else {"attention_bias": attention.bias}
+    return Written(
+        {
+            "model_type": kind,
+            "architectures": [name],
+            "hidden_act": ACTIVATION_NAMES[stack.feed_forward.activation],
+            "mlp_bias": stack.feed_forward.bias,
+            **({} if kind == "llama" else sliding),
+            **biases,
+            **_written(model),
+        }
+    )
+
+
+def write_gemma2(model: Model) -> Written | None:
+    """The config.json of a decoder with norms on both sides."""
+    if not isinstance(model, Decoder) or model.stack.placement != "both":
+        return None
+    stack, attention = model.stack, model.stack.attention
+    kinds = ["sliding_attention" if stack.window(layer) else "full_attention" for layer in range(stack.num_layers)]
+    scale = stack.head_dim**-0.5 if attention.scale is None else attention.scale
+    return Written(
+        {
+            "model_type": "gemma2",
+            "architectures": ["Gemma2ForCausalLM"],
+            "hidden_activation": ACTIVATION_NAMES[stack.feed_forward.activation],
+            "attention_bias": attention.bias,
+            "query_pre_attn_scalar": round(scale**-2),
+            "attn_logit_softcapping": attention.softcap,
+            "final_logit_softcapping": model.head.softcap,
+            "sliding_window": max(stack.windows) or None,
+            "layer_types": kinds,
+            **_written(model),
+        }
+    )
+
+
+def _written(model: Decoder) -> dict[str, Any]:
+    """What all of them say in the same words."""
+    stack = model.stack
+    return {
+        "vocab_size": model.front.vocab_size,
+        "hidden_size": stack.d_model,
+        "intermediate_size": stack.feed_forward.d_ff,
+        "num_hidden_layers": stack.num_layers,
+        "num_attention_heads": stack.attention.num_heads,
+        "num_key_value_heads": stack.num_kv_heads,
+        "head_dim": stack.head_dim,
+        "rms_norm_eps": stack.norm.epsilon,
+        "attention_dropout": stack.attention.dropout,
+        "rope_parameters": _rope(stack.positions) if isinstance(stack.positions, Rotary) else None,
+        "max_position_embeddings": LONGEST,
+        "tie_word_embeddings": bool(model.tie),
+    }
+
+
+def _rope(positions: Rotary) -> dict[str, Any]:
+    base = {"rope_theta": positions.base, "rope_type": "default"}
+    base |= {"partial_rotary_factor": positions.fraction} if positions.fraction != 1.0 else {}
+    match positions.scaling:
+        case None:
+            return base
+        case Linear(factor=factor):
+            return base | {"rope_type": "linear", "factor": factor}
+        case Llama3(factor=factor, low=low, high=high, original_length=length):
+            frequencies = {"low_freq_factor": low, "high_freq_factor": high}
+            original = {"original_max_position_embeddings": length}
+            return base | {"rope_type": "llama3", "factor": factor, **frequencies, **original}
+
+
 LLAMA = Layout(
     model_types=("llama", "mistral", "qwen2", "qwen3"),
     read=read,
     table=table,
+    write=write,
     prefix="model.",
     unread=("*.rotary_emb.inv_freq",),
 )
 
-GEMMA2 = Layout(model_types=("gemma2",), read=read_gemma2, table=table_gemma2, prefix="model.")
+GEMMA2 = Layout(model_types=("gemma2",), read=read_gemma2, table=table_gemma2, write=write_gemma2, prefix="model.")

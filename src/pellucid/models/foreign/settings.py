@@ -48,6 +48,21 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "swish": "silu",
 }
 
+ACTIVATION_NAMES: Mapping[Activation, str] = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "silu": "silu",
+}
+
+
+def written_labels(labels: tuple[str, ...]) -> dict[str, Any]:
+    """Labels as a config.json has them."""
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+
 
 class Settings:
     """The settings of a config.json; each is asked for by whoever honours it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pellucid.config.model import EncoderDecoder, Language, Model, T5Init, Tied, Tokens
 from pellucid.config.parts import Activation, Attention, FeedForward, RelativeBias, RMSNorm, Stack
 from pellucid.errors import ConfigError
-from pellucid.models.foreign.layout import Folder, Layout
+from pellucid.models.foreign.layout import Folder, Layout, Written
 from pellucid.models.foreign.settings import ACTIVATIONS, Settings
 from pellucid.models.foreign.table import Entry, Table, module
 
@@ -75,29 +75,35 @@ def _activation(settings: Settings) -> tuple[bool, Activation]:
 
 def table(model: Model) -> Table:
     """Which tensor is which parameter."""
+    assert isinstance(model, EncoderDecoder)  # the translation makes nothing else
+    gated = model.encoder.feed_forward.gated
     return (
         module("shared", "encoder.embedding.table"),
         module("encoder.embed_tokens", "encoder.embedding.table"),
         module("decoder.embed_tokens", "decoder.embedding.table"),
         module("lm_head", "head.project"),
-        *_tower("encoder", feed_forward=1),
+        *_tower("encoder", feed_forward=1, gated=gated),
         module("decoder.block.*.layer.1.layer_norm", "decoder.blocks.*.cross_attention_residual.before"),
         *_attention("decoder.block.*.layer.1.EncDecAttention", "decoder.blocks.*.cross_attention"),
-        *_tower("decoder", feed_forward=2),
+        *_tower("decoder", feed_forward=2, gated=gated),
     )
 
 
-def _tower(tower: str, *, feed_forward: int) -> tuple[Entry, ...]:
+def _tower(tower: str, *, feed_forward: int, gated: bool) -> tuple[Entry, ...]:
     block, ours = f"{tower}.block.*.layer", f"{tower}.blocks.*"
     dense = f"{block}.{feed_forward}.DenseReluDense"
+    up = [module(f"{dense}.wi", f"{ours}.feed_forward.up")]
+    if gated:
+        up = [
+            module(f"{dense}.wi_0", f"{ours}.feed_forward.gate"),
+            module(f"{dense}.wi_1", f"{ours}.feed_forward.up"),
+        ]
     return (
         module(f"{block}.0.layer_norm", f"{ours}.self_attention_residual.before"),
         *_attention(f"{block}.0.SelfAttention", f"{ours}.self_attention"),
         module(f"{tower}.block.0.layer.0.SelfAttention.relative_attention_bias", f"{tower}.bias.table"),
         module(f"{block}.{feed_forward}.layer_norm", f"{ours}.feed_forward_residual.before"),
-        module(f"{dense}.wi", f"{ours}.feed_forward.up"),
-        module(f"{dense}.wi_0", f"{ours}.feed_forward.gate"),
-        module(f"{dense}.wi_1", f"{ours}.feed_forward.up"),
+        *up,
         module(f"{dense}.wo", f"{ours}.feed_forward.down"),
         module(f"{tower}.final_layer_norm", f"{tower}.final_norm"),
     )
@@ -108,9 +114,41 @@ def _attention(theirs: str, ours: str) -> tuple[Entry, ...]:
     return tuple(module(f"{theirs}.{letter}", f"{ours}.{name}") for letter, name in names.items())
 
 
+def write(model: Model) -> Written | None:
+    """The config.json of an encoder–decoder with relative biases."""
+    if not isinstance(model, EncoderDecoder) or not isinstance(model.encoder.positions, RelativeBias):
+        return None
+    stack, positions = model.encoder, model.encoder.positions
+    activation = "gelu_new" if stack.feed_forward.activation == "gelu_tanh" else stack.feed_forward.activation
+    gated = "gelu" if activation == "gelu_new" else activation
+    scaled = model.head.scale != 1.0
+    return Written(
+        {
+            "model_type": "t5",
+            "architectures": ["T5ForConditionalGeneration"],
+            "is_encoder_decoder": True,
+            "vocab_size": model.target.vocab_size,
+            "d_model": stack.d_model,
+            "d_kv": stack.head_dim,
+            "d_ff": stack.feed_forward.d_ff,
+            "num_layers": stack.num_layers,
+            "num_decoder_layers": model.decoder.num_layers,
+            "num_heads": stack.attention.num_heads,
+            "relative_attention_num_buckets": positions.buckets,
+            "relative_attention_max_distance": positions.max_distance,
+            "dropout_rate": stack.dropout,
+            "layer_norm_epsilon": stack.norm.epsilon,
+            "feed_forward_proj": f"gated-{gated}" if stack.feed_forward.gated else activation,
+            "scale_decoder_outputs": scaled,
+            "tie_word_embeddings": scaled,
+        }
+    )
+
+
 T5 = Layout(
     model_types=("t5",),
     read=read,
     table=table,
+    write=write,
     unread=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
 )

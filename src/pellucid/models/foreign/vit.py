@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pellucid.config.model import Classification, Embedding, Encoder, Model, NormalInit, Patches
 from pellucid.config.parts import FeedForward, LayerNorm, Learned, Stack
-from pellucid.models.foreign.layout import Folder, Layout, heads
+from pellucid.models.foreign.layout import Folder, Layout, Written, heads
+from pellucid.models.foreign.settings import ACTIVATION_NAMES, written_labels
 from pellucid.models.foreign.table import Table, module, tensor
 
 
@@ -82,6 +83,37 @@ def table(model: Model) -> Table:
     )
 
 
+def write(model: Model) -> Written | None:
+    """The config.json of an encoder of images."""
+    if not isinstance(model, Encoder) or not isinstance(model.front, Patches):
+        return None
+    stack, classifies = model.stack, isinstance(model.head, Classification)
+    return Written(
+        {
+            "model_type": "vit",
+            "architectures": ["ViTForImageClassification" if classifies else "ViTModel"],
+            "image_size": model.front.image_size,
+            "patch_size": model.front.patch_size,
+            "num_channels": model.front.channels,
+            "hidden_size": stack.d_model,
+            "num_hidden_layers": stack.num_layers,
+            "num_attention_heads": stack.attention.num_heads,
+            "intermediate_size": stack.feed_forward.d_ff,
+            "hidden_act": ACTIVATION_NAMES[stack.feed_forward.activation],
+            "hidden_dropout_prob": stack.dropout,
+            "attention_probs_dropout_prob": stack.attention.dropout,
+            "layer_norm_eps": stack.norm.epsilon,
+            "qkv_bias": stack.attention.bias,
+            **(written_labels(model.head.labels) if isinstance(model.head, Classification) else {}),
+        }
+    )
+
+
 VIT = Layout(
-    model_types=("vit",), read=read, table=table, prefix="vit.", unread=("*pooler.dense.*", "*embeddings.mask_token")
+    model_types=("vit",),
+    read=read,
+    table=table,
+    write=write,
+    prefix="vit.",
+    unread=("*pooler.dense.*", "*embeddings.mask_token"),
 )
