@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pellucid.config import model as config
 from pellucid.config import parts
@@ -37,8 +38,6 @@ def build(model: config.EncoderDecoder) -> EncoderDecoder: ...
 def build(model: config.Model) -> Model:
     """A freshly initialised model.
 
-    Under ``torch.device("meta")`` no memory is taken, which is how the largest presets are counted.
-
     Raises:
         ConfigError: when the vocabulary or the labels are still to be filled in.
     """
@@ -60,6 +59,24 @@ def build(model: config.Model) -> Model:
     _tie(model.tie, {name: front.table for name, front in tables.items() if isinstance(front, TokenFront)}, built.head)
     built.config = model
     return built
+
+
+def build_empty(model: config.Model) -> Model:
+    """A model whose weights take no memory and are not drawn, to be counted or to be given those of a file."""
+    with torch.device("meta"), _Undrawn():
+        return build(model)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves every weight as it is: on the meta device drawing one would only load what draws it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func.__name__ in ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _tower(stack: parts.Stack, front: config.Front, *, causal: bool = True, reads: int | None = None) -> dict[str, Any]:

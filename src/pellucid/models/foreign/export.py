@@ -15,7 +15,7 @@ from pellucid.config import model as config
 from pellucid.config.parts import Stack
 from pellucid.config.schema import to_dict
 from pellucid.errors import ConfigError, UserError
-from pellucid.models.build import Model, build
+from pellucid.models.build import Model, build_empty
 from pellucid.models.files import write_tensors, write_whole
 from pellucid.models.foreign.basis import by_halves
 from pellucid.models.foreign.folder import CONFIG, LAYOUTS
@@ -54,8 +54,7 @@ def write_published(folder: Path, model: Model, ids: Mapping[str, Any]) -> str:
 
 def _fitting(model: config.Model) -> tuple[Layout, Written, list[Place], nn.Module]:
     """The layout that, having written a model down, reads the same model."""
-    with torch.device("meta"):
-        twin = build(model)
+    twin = build_empty(model)
     reasons = []
     for layout in LAYOUTS:
         written = layout.write(model)

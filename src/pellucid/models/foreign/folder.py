@@ -12,7 +12,7 @@ import torch
 
 from pellucid.config import model as config
 from pellucid.errors import CheckpointError, ConfigError, nearest
-from pellucid.models.build import Model, build
+from pellucid.models.build import Model, build_empty
 from pellucid.models.foreign.bart import BART, MARIAN
 from pellucid.models.foreign.bert import BERT, DISTILBERT, ROBERTA
 from pellucid.models.foreign.gpt2 import GPT2
@@ -48,8 +48,7 @@ def load_published(folder: Path, dtype: torch.dtype | None = torch.float32) -> M
     layout = layout_of(settings)
     weights = Weights(folder, layout.renamed)
     described = _translated(layout, settings, weights, folder)
-    with torch.device("meta"):
-        model = build(described)
+    model = build_empty(described)
     found = places(layout.table(described), model)
     if layout.prefix and not any(name.startswith(layout.prefix) for name in weights.names):
         found = [_bare(place, layout.prefix) for place in found]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,11 @@ class Row:
 
     def stored(self, shapes: Sequence[Shape]) -> Shape:
         """The shape in the file."""
-        return tuple(self.write([torch.empty(shape, device="meta") for shape in shapes]).shape)
+        joined = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        if self.shape is not None:
+            known = prod(size for size in self.shape if size != -1)
+            return tuple(prod(joined) // known if size == -1 else size for size in self.shape)
+        return joined[::-1] if self.transposed else joined
 
 
 @dataclass(frozen=True)
