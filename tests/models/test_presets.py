@@ -3,11 +3,12 @@
 import pytest
 
 from pellucid.config import PRESETS
+from pellucid.models.build import build_empty
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_parameters(name):
-    model = build_empty(PRESETS[name].model)
+    model = build_empty(PRESETS[name].counted or PRESETS[name].model)
     count = sum(parameter.numel() for parameter in model.parameters())
     if PRESETS[name].parameters is not None:
         assert count == PRESETS[name].parameters
