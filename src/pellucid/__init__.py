@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pellucid.version import __version__
 
 if TYPE_CHECKING:
+    from pellucid.analysis.size import size
     from pellucid.config.presets import preset
     from pellucid.inference.beam import beam_search
     from pellucid.inference.decode import Prompt, generate, stream
@@ -39,6 +40,7 @@ _HOMES = {
     "load": "pellucid.models.load",
     "preset": "pellucid.config.presets",
     "Prompt": "pellucid.inference.decode",
+    "size": "pellucid.analysis.size",
     "stream": "pellucid.inference.decode",
     "trace": "pellucid.trace",
     "train": "pellucid.training.loop",
@@ -59,6 +61,7 @@ __all__ = [
     "generate",
     "load",
     "preset",
+    "size",
     "stream",
     "trace",
     "train",
