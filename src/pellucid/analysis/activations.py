@@ -22,7 +22,8 @@ class Kept:
     """Bytes kept for the backward pass.
 
     Attributes:
-        weights: copies of weights, in the precision of the products or joined for one of them.
+        cast: copies of weights in the precision of the products, which autocast keeps to the end of a step.
+        joined: copies of weights that are joined for a common product.
         shared: embeddings, and what all blocks of a tower share.
         blocks: of all blocks.
         largest_block: of one, everything that it keeps while it is worked on.
@@ -30,7 +31,8 @@ class Kept:
         head: the head and the loss.
     """
 
-    weights: int
+    cast: int
+    joined: int
     shared: int
     blocks: int
     largest_block: int
@@ -39,14 +41,15 @@ class Kept:
 
     @property
     def total(self) -> int:
-        return self.weights + self.shared + self.blocks + self.last_norms + self.head
+        return self.cast + self.joined + self.shared + self.blocks + self.last_norms + self.head
 
 
 def kept_by(model: config.Model, work: Work, means: Means) -> Kept:
     """What one forward pass over a batch keeps."""
-    towers = towers_of(model, work, means)
+    towers, (cast, joined) = towers_of(model, work, means), _weights(model, means)
     return Kept(
-        weights=_weights(model, means),
+        cast=cast,
+        joined=joined,
         shared=sum(tower.shared() for tower in towers),
         blocks=sum(t.stack.num_layers * (t.input if means.checkpointing else t.block()) for t in towers),
         largest_block=max(tower.block() for tower in towers),
@@ -119,23 +122,25 @@ def loss_working(model: config.Model, work: Work, means: Means) -> int:
     chunk, following = min(asked, rows), min(max(asked - rows, 0), rows)
     two = (chunk + following) * vocab * product  # the next is made before the last is let go
     summed = chunk * vocab * FULL if getattr(model.head, "bias", False) and means.casts else 0
-    one = chunk * vocab * product + max(3 * chunk * width * FULL, vocab * width * product, summed)
+    added = vocab * width * (product + (FULL if means.on_cpu and means.casts else 0))  # a CPU casts before it adds
+    one = chunk * vocab * product + max(3 * chunk * width * FULL, added, summed)
     return states + casts + max(one, two)
 
 
 # ---- weights -----------------------------------------------------------------------------------
 
 
-def _weights(model: config.Model, means: Means) -> int:
-    """Copies of weights: all that autocast casts, or in float32 those that are joined for a common product."""
+def _weights(model: config.Model, means: Means) -> tuple[int, int]:
+    """Copies of weights: those that autocast casts and keeps, and those that are joined for a common product."""
     chunked = vocabulary(model) > 0 and getattr(model.head, "softcap", None) is None
-    total = 0
+    cast = joined = 0
     for part in parts_of(model):
-        joined = _joined(part.name, model)
-        passing = means.checkpointing and joined and ".cross_attention." not in part.name  # as long as its block
-        if (joined or means.casts) and not passing and not (part.name == "head.project" and chunked):
-            total += part.matrix * means.product
-    return total
+        if _joined(part.name, model):
+            if not means.checkpointing or ".cross_attention." in part.name:  # else they live as long as their block
+                joined += part.matrix * means.product
+        elif means.casts and not (part.name == "head.project" and chunked):
+            cast += part.matrix * means.product
+    return cast, joined
 
 
 def _joined(name: str, model: config.Model) -> bool:

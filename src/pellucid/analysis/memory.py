@@ -59,14 +59,14 @@ def training_memory(model: config.Model, work: Work, means: Means) -> TrainingMe
     afresh = kept.largest_block + sum(tower.source_gradients() for tower in towers) if means.checkpointing else 0
     busy = [max(tower.working(), tower.held() if means.checkpointing else 0) for tower in towers]
     blocks = kept.total - kept.head + table + afresh + max(busy)
-    end = weights + (table if "output" in model.tie else 0)
+    end = weights + kept.cast + (table if "output" in model.tie else 0)
     in_hand = max(last, blocks, kept.total - kept.head + towers[-1].held())
     return TrainingMemory(
         weights=weights,
         gradients=weights,
         optimizer=2 * weights,
         activations=kept.total,
-        copies=kept.weights,
+        copies=kept.cast + kept.joined,
         in_hand=in_hand,
         peak=3 * weights + max(in_hand, end),
     )

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli import classify, data, demo, embed, evaluate, fill, generate, size, train, translate
+from pellucid.cli import (
+    classify,
+    convert,
+    data,
+    demo,
+    embed,
+    evaluate,
+    fill,
+    generate,
+    size,
+    train,
+    transcribe,
+    translate,
+)
 from pellucid.errors import PellucidError
 from pellucid.version import __version__
 
@@ -19,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, evaluate, generate, translate, fill, classify, embed, size):
+for command in (demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size):
     app.command(help=command.__doc__)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 app.add_typer(data.app, name="data")
 

@@ -1,4 +1,4 @@
-"""Name the label of each text with a classifier.
+"""Name the label of each text, or of each image file, with a classifier.
 
 Example: `pellucid classify runs/snips "play some jazz" --json`
 """
@@ -16,10 +16,12 @@ def classify(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
+    from pellucid.data.images import open_image
     from pellucid.inference.predict import classify as run_classifier
 
     loaded, texts = open_run(run, device, verify), texts_or_stdin(text)
-    for line, found in zip(texts, run_classifier(loaded, texts), strict=True):
+    inputs = texts if loaded.images is None else [open_image(path) for path in texts]
+    for line, found in zip(texts, run_classifier(loaded, inputs), strict=True):
         if json:
             print_json({"text": line, "label": found.label, "probabilities": found.probabilities})
         else:

@@ -100,7 +100,14 @@ class NamedData:
     reverse: bool = False
 
 
-Data = TextFiles | ParallelFiles | LabelledFiles | HubDataset | NamedData
+@dataclass(frozen=True, kw_only=True)
+class NoData:
+    """None: a published model that became a run by conversion, and was trained elsewhere."""
+
+    kind: ClassVar[str] = "none"
+
+
+Data = TextFiles | ParallelFiles | LabelledFiles | HubDataset | NamedData | NoData
 
 # ---- tokenizers --------------------------------------------------------------------------------
 
@@ -180,7 +187,7 @@ class Conventions:
         start: what writing begins with.
         forced: the first tokens that are written, whatever their scores.
         ends: each of them ends what is written.
-        never: tokens that are never written.
+        never, never_first: tokens that are never written, at all or as the first.
     """
 
     pad: int
@@ -191,6 +198,7 @@ class Conventions:
     forced: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
     never: tuple[int, ...] = ()
+    never_first: tuple[int, ...] = ()
 
 
 # ---- objectives --------------------------------------------------------------------------------

@@ -48,6 +48,10 @@ def load_corpus(data: run.Data) -> Corpus:
             return _hub(data)
         case run.NamedData():
             return _named(data)
+        case run.NoData():
+            raise DataError(
+                "data", "this run was converted and has none", "--text, --source and --target, or --labelled"
+            )
 
 
 # ---- text --------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def conventions(
         forced=_several(told.get("forced_bos_token_id")),
         ends=ends,
         never=tuple(sorted({*barred, *_several(told.get("suppress_tokens"))})),
+        never_first=_several(told.get("begin_suppress_tokens")),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +27,8 @@ from pellucid.models.encoder_decoder import EncoderDecoder
 BATCH_TOKENS = (
     8192  # padded tokens of one batch: enough for the products to be efficient, little enough for any machine
 )
+
+IMAGES_AT_ONCE = 16
 
 Result = TypeVar("Result")
 
@@ -166,21 +168,29 @@ class Label:
         return self.probabilities[self.label]
 
 
-def classify(loaded: Loaded, texts: Sequence[str]) -> list[Label]:
-    """The label of each text."""
-    model = _expect(loaded, Encoder, "classify", "an encoder with a classification head", config.Classification)
+def classify(loaded: Loaded, inputs: Sequence[Any]) -> list[Label]:
+    """The label of each text; of each image, Pillow's or an array of bytes (Y, X, C), for a model that reads those."""
+    wanted = "an encoder with a classification head"
+    front = config.Tokens if loaded.images is None else config.Patches
+    model = _expect(loaded, Encoder, "classify", wanted, config.Classification, front)
     head = model.config.head
     assert isinstance(head, config.Classification)  # _expect has checked it
 
+    def labelled(scores: Float[Tensor, "B C"]) -> list[Label]:
+        rows = [dict(zip(head.labels, row, strict=True)) for row in scores.float().softmax(dim=-1).tolist()]
+        return [Label(max(row, key=lambda label: row[label]), row) for row in rows]
+
     def run(rows: list[list[int]]) -> list[Label]:
         tokens, keep = padded(rows, loaded.tokenizer.require("pad"), model.device)
-        found = []
-        for probabilities in model(tokens, keep=keep).float().softmax(dim=-1).tolist():
-            by_label = dict(zip(head.labels, probabilities, strict=True))
-            found.append(Label(max(by_label, key=lambda label: by_label[label]), by_label))
-        return found
+        return labelled(model(tokens, keep=keep))
 
-    return _in_batches(_framed(loaded, texts), run)
+    if loaded.images is None:
+        return _in_batches(_framed(loaded, inputs), run)
+    found: list[Label] = []
+    with torch.inference_mode():
+        for start in range(0, len(inputs), IMAGES_AT_ONCE):
+            found += labelled(model(loaded.images(inputs[start : start + IMAGES_AT_ONCE]).to(model.device)))
+    return found
 
 
 def embed(loaded: Loaded, texts: Sequence[str]) -> Float[Tensor, "B D"]:

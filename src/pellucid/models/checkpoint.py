@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pellucid.config.files import load_config, save_config
 from pellucid.config.run import Run
 from pellucid.config.start import Pretrained
+from pellucid.data.images import ImageReader
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import CheckpointError, UserError, nearest
 from pellucid.models.adapter import ADAPTER, save_adapter
@@ -36,10 +37,13 @@ class Loaded:
         model: in evaluation mode.
         tokenizer: ``None`` for a model that reads no text.
         run: how it was trained; ``None`` for a published model, whose folder does not say.
+        images: how pictures become what it reads; ``None`` for a model that reads none.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer | None, run: Run | None) -> None:
-        self.model, self._tokenizer, self._run = model, tokenizer, run
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer | None, run: Run | None, images: ImageReader | None = None
+    ) -> None:
+        self.model, self._tokenizer, self._run, self.images = model, tokenizer, run, images
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pellucid.config.defaults import default_run, family_of, fitted
 from pellucid.config.model import EncoderDecoder, stacks
+from pellucid.config.run import NoData, TokenizerFile
 from pellucid.config.schema import kind_of
 from pellucid.data.published import write_tokenizer
 from pellucid.errors import UserError
-from pellucid.models.checkpoint import Loaded
+from pellucid.models.checkpoint import Loaded, save_run
 from pellucid.models.foreign.export import write_published
 from pellucid.models.foreign.folder import CONFIG, read_json
 from pellucid.models.foreign.weights import INDEX
 from pellucid.models.load import find, load
+from pellucid.models.onnx import write_onnx
 
 # What a published folder may hold besides config and weights: it goes along as it is.
 CARRIED = ("_token_id", "_tokens", "max_position_embeddings")  # settings that say nothing of the mathematics
@@ -31,18 +35,29 @@ def convert(source: str | Path, dest: Path, to: str, *, force: bool = False) -> 
     if dest.exists() and any(dest.iterdir()) and not force:
         raise UserError(dest, "is not empty", "a new folder", "another name, or --force to replace what it holds")
     loaded = load(source)
+    dest.mkdir(parents=True, exist_ok=True)
     match to:
         case "hf":
-            layout = to_published(loaded, find(source), dest)
+            written: dict[str, Any] = {"layout": to_published(loaded, find(source), dest)}
+        case "onnx":
+            _write_texts(loaded, find(source), dest)
+            written = {"layout": "onnx", "error": write_onnx(dest, loaded.model)}
+        case "pellucid":
+            _write_run(loaded, dest)
+            written = {"layout": "pellucid"}
         case _:
-            raise UserError("--to", f'found "{to}"', "hf")
-    return {"layout": layout, "parameters": sum(parameter.numel() for parameter in loaded.model.parameters())}
+            raise UserError("--to", f'found "{to}"', "hf, pellucid or onnx")
+    return {**written, "parameters": sum(parameter.numel() for parameter in loaded.model.parameters())}
 
 
 def to_published(loaded: Loaded, source: Path, dest: Path) -> str:
     """Writes a folder for Hugging Face's libraries; returns the name of its layout."""
+    return write_published(dest, loaded.model, _write_texts(loaded, source, dest))
+
+
+def _write_texts(loaded: Loaded, source: Path, dest: Path) -> dict[str, Any]:
+    """Writes what the texts of a model are cut by; returns the settings that say its special tokens."""
     described = loaded.model.config
-    dest.mkdir(parents=True, exist_ok=True)
     if loaded.is_published:
         told = read_json(source / CONFIG)
         ids = {name: value for name, value in told.items() if name.endswith(CARRIED)}
@@ -50,7 +65,23 @@ def to_published(loaded: Loaded, source: Path, dest: Path) -> str:
             (dest / path.relative_to(source)).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, dest / path.relative_to(source))
         (dest / INDEX).unlink(missing_ok=True)
-    else:
-        longest = stacks(described)[0 if isinstance(described, EncoderDecoder) else -1].max_length
-        ids = write_tokenizer(dest, loaded.tokenizer, kind_of(type(described)), longest)
-    return write_published(dest, loaded.model, ids)
+        return ids
+    longest = stacks(described)[0 if isinstance(described, EncoderDecoder) else -1].max_length
+    return write_tokenizer(dest, loaded.tokenizer, kind_of(type(described)), longest)
+
+
+def _write_run(loaded: Loaded, dest: Path) -> None:
+    """Writes a run folder: of a published model one that was trained on nothing here."""
+    if not loaded.is_published:
+        save_run(dest, loaded.model, loaded.tokenizer, loaded.run)
+        return
+    described = loaded.model.config
+    usual = default_run(family_of(described), NoData())
+    run = replace(
+        usual,
+        model=described,
+        objective=fitted(usual.objective, described),
+        tokenizer=TokenizerFile(path="tokenizer.json"),
+        conventions=loaded.tokenizer.conventions,
+    )
+    save_run(dest, loaded.model, loaded.tokenizer, run)

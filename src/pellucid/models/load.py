@@ -8,6 +8,7 @@ import torch
 
 from pellucid.config import model as config
 from pellucid.config.run import Objective
+from pellucid.data.images import ImageReader
 from pellucid.data.published import published_tokenizer
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.models.checkpoint import Loaded, load_description, load_run, require_run
@@ -34,7 +35,10 @@ def load(
         loaded.model.to(dtype=dtype or torch.float32)
         return loaded
     model = load_published(folder, dtype or torch.float32).to(device).eval()
-    return Loaded(model, published_tokenizer(folder) if _has_text(model.config) else None, None)
+    described = model.config
+    if isinstance(described, config.Encoder) and isinstance(described.front, config.Patches):
+        return Loaded(model, None, None, ImageReader.of(folder, described.front.image_size, described.front.channels))
+    return Loaded(model, published_tokenizer(folder), None)
 
 
 def find(target: str | Path) -> Path:
@@ -61,8 +65,3 @@ def describe(target: str | Path) -> tuple[config.Model, Objective | None, Tokeni
         return read_published(folder), None, published_tokenizer(folder)
     run, tokenizer = load_description(folder)
     return run.model, run.objective, tokenizer
-
-
-def _has_text(model: config.Model) -> bool:
-    """Whether it reads or writes any."""
-    return isinstance(model, config.EncoderDecoder) or isinstance(model.front, config.Tokens)

@@ -1,0 +1,123 @@
+"""Images as the numbers that a vision model reads (the ``images`` extra).
+
+Shapes: B images, C channels, Y rows, X columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.errors import ConfigError, DataError, UserError
+
+SETTINGS = "preprocessor_config.json"
+HONOURED = {
+    "do_resize", "do_rescale", "do_normalize", "size", "resample", "rescale_factor", "image_mean", "image_std",
+    "image_processor_type", "feature_extractor_type", "do_convert_rgb", "default_to_square", "input_data_format",
+    "data_format", "return_tensors", "disable_grouping", "device", "processor_class",
+}  # fmt: skip
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageReader:
+    """Resizes, scales to 0 … 1, centres and normalises.
+
+    Attributes:
+        size: rows and columns that the model reads.
+        channels: 3 for colours, 1 for grey.
+        mean, deviation: by channel, of the values between 0 and 1.
+        scale: what the bytes are multiplied by.
+        resample: the number of Pillow's filter; 2 is bilinear.
+    """
+
+    size: tuple[int, int]
+    channels: int = 3
+    mean: tuple[float, ...] = HALF
+    deviation: tuple[float, ...] = HALF
+    scale: float = 1 / 255
+    resample: int = 2
+
+    @classmethod
+    def of(cls, folder: Path, image_size: int, channels: int) -> ImageReader:
+        """As the folder of a published model says, or by halves where it says nothing.
+
+        Raises:
+            ConfigError: for a step that is not supported.
+            DataError: for a file that cannot be read.
+        """
+        path = folder / SETTINGS
+        if not path.exists():
+            return cls(
+                size=(image_size, image_size), channels=channels, mean=HALF[:channels], deviation=HALF[:channels]
+            )
+        try:
+            told: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(path, f"cannot be read ({error})", "a JSON object", "copy it again") from None
+        if more := [name for name, value in told.items() if value and name not in HONOURED]:
+            raise ConfigError(path, f"{', '.join(more)}: not known here, so not honoured", "resizing and normalising")
+        normalises = told.get("do_normalize", True)
+        size = told.get("size") or image_size
+        square = (size, size) if isinstance(size, int) else (size["height"], size["width"])
+        if square != (image_size, image_size):
+            raise ConfigError(f"{path}: size", f"found {square}", f"{image_size}, which the model reads")
+        if not told.get("do_resize", True):
+            raise ConfigError(f"{path}: do_resize", "found False", "True")
+        return cls(
+            size=square,
+            channels=channels,
+            mean=tuple(told.get("image_mean", HALF)) if normalises else (0.0,) * channels,
+            deviation=tuple(told.get("image_std", HALF)) if normalises else (1.0,) * channels,
+            scale=told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 1.0,
+            resample=told.get("resample", 2),
+        )
+
+    def __call__(self, images: Sequence[Any]) -> Float[Tensor, "B C Y X"]:
+        """Pillow images, or arrays of bytes (Y, X, C) or (Y, X).
+
+        Raises:
+            UserError: when the extra is not installed.
+        """
+        return torch.stack([self._one(image) for image in images])
+
+    def _one(self, image: Any) -> Float[Tensor, "C Y X"]:
+        picture = _pillow().fromarray(image) if isinstance(image, np.ndarray) else image
+        picture = picture.convert("RGB" if self.channels == 3 else "L")
+        resized = np.asarray(picture.resize(self.size[::-1], self.resample), dtype=np.float32)
+        values = torch.from_numpy(resized.reshape(*self.size, self.channels)) * self.scale
+        return ((values - torch.tensor(self.mean)) / torch.tensor(self.deviation)).permute(2, 0, 1)
+
+
+def open_image(path: str | Path) -> Any:
+    """A Pillow image.
+
+    Raises:
+        DataError: for a file that is missing or no image.
+        UserError: when the extra is not installed.
+    """
+    library = _pillow()
+    try:
+        with library.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise DataError(path, "no such file", "an image") from None
+    except (OSError, library.DecompressionBombError) as error:
+        raise DataError(path, f"cannot be read ({error})", "an image that Pillow opens") from None
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError("images", "need Pillow", hint="pip install 'pellucid[images]'") from None
+    return Image

@@ -1,0 +1,102 @@
+"""Sound as the log-mel spectrogram that a listening model reads (the ``audio`` extra, for files).
+
+Shapes: B recordings, M mels, F frames, N samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.errors import DataError, UserError
+
+RATE = 16_000  # samples a second
+WIDTH, HOP = 400, 160  # samples of a frame, and from one to the next: 25 and 10 ms
+QUIETEST, DEEPEST = 1e-10, 8.0  # the floor of the power, and how many powers of ten below the loudest still count
+
+
+@dataclass(frozen=True)
+class SoundReader:
+    """Log-mel spectrograms as Whisper computes them (Radford et al. 2022, §2.2), each padded to the model's length.
+
+    Attributes:
+        mels: M.
+        frames: F, of 10 ms each: 3,000 for 30 seconds.
+    """
+
+    mels: int = 80
+    frames: int = 3000
+
+    @property
+    def samples(self) -> int:
+        """As many as fill the frames."""
+        return self.frames * HOP
+
+    @cached_property
+    def filters(self) -> Float[Tensor, "M W"]:
+        """What each mel takes of the frequencies of a frame."""
+        return mel_filters(self.mels)
+
+    def __call__(self, sounds: Sequence[Any]) -> Float[Tensor, "B M F"]:
+        """Waves between -1 and 1 at 16 kHz, in one channel; what is longer is cut."""
+        waves = [torch.as_tensor(np.asarray(sound), dtype=torch.float32)[: self.samples] for sound in sounds]
+        padded = torch.stack([torch.nn.functional.pad(wave, (0, self.samples - wave.numel())) for wave in waves])
+        spectrum = torch.stft(padded, WIDTH, HOP, window=torch.hann_window(WIDTH), return_complex=True)
+        power = spectrum[..., :-1].abs() ** 2
+        log = (self.filters @ power).clamp(min=QUIETEST).log10()
+        loudest = log.amax(dim=(1, 2), keepdim=True)
+        return (torch.maximum(log, loudest - DEEPEST) + 4) / 4
+
+
+def mel_filters(mels: int) -> Float[Tensor, "M W"]:
+    """Triangles, evenly spaced in mels, of equal area (Slaney 1998, Auditory Toolbox)."""
+    edges = _hertz(torch.linspace(0, _mels(RATE / 2), mels + 2, dtype=torch.float64))
+    frequencies = torch.linspace(0, RATE / 2, WIDTH // 2 + 1, dtype=torch.float64)
+    rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
+    triangles = torch.minimum(rising, falling).clamp(min=0)
+    return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).float()
+
+
+LINEAR, BEND = 200 / 3, 1000.0  # hertz a mel below the bend, from which on the scale is logarithmic
+STEP = math.log(6.4) / 27
+
+
+def _mels(hertz: float) -> float:
+    return hertz / LINEAR if hertz < BEND else BEND / LINEAR + math.log(hertz / BEND) / STEP
+
+
+def _hertz(mels: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    bend = BEND / LINEAR
+    return torch.where(mels < bend, mels * LINEAR, BEND * torch.exp(STEP * (mels - bend)))
+
+
+def open_sound(path: str | Path) -> Float[np.ndarray, " N"]:
+    """A recording as a wave at 16 kHz in one channel.
+
+    Raises:
+        DataError: for a file that is missing or no recording.
+        UserError: when the extra is not installed.
+    """
+    try:
+        import soundfile
+        import soxr
+    except ImportError:
+        raise UserError(path, "recordings need the audio extra", hint="pip install 'pellucid[audio]'") from None
+    if not Path(path).exists():
+        raise DataError(path, "no such file", "a recording")
+    try:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(path, f"cannot be read ({error})", "wav, flac, ogg or mp3") from None
+    single = wave.mean(axis=1)
+    return single if rate == RATE else soxr.resample(single, rate, RATE)
