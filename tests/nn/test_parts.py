@@ -22,6 +22,19 @@ from pellucid.nn.positions import (
 )
 
 
+def test_what_is_computed_keeps_its_precision():
+    far = torch.tensor([[500, 4000]])
+    positions = SinusoidalPositions(8, 10_000.0, interleaved=True)
+    code = positions(torch.zeros(1, 2, 8), far)
+    for t, position in enumerate(far[0].tolist()):
+        for i in range(4):
+            assert code[0, t, 2 * i].item() == pytest.approx(math.sin(position / 10_000 ** (2 * i / 8)), abs=1e-7)
+    rotary = RotaryPositions(frequencies(8, 10_000.0), interleaved=False)
+    before = rotary(far).cos
+    assert positions.to(torch.bfloat16)(torch.zeros(1, 2, 8), far).equal(code)
+    assert rotary.to(torch.bfloat16)(far).cos.equal(before)
+
+
 def test_sinusoids_follow_the_formula():
     positions = torch.tensor([[0, 3, 57]])
     code = SinusoidalPositions(8, 10_000.0, interleaved=True)(torch.zeros(1, 3, 8), positions)

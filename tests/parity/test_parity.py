@@ -149,6 +149,15 @@ def test_pairs(case, padding, folders):
     close(logits[keep], theirs.logits[keep])
 
 
+@pytest.mark.parametrize("kind", ["marian", "pegasus"])
+def test_sinusoids_far_out(kind, folders):
+    """The tables of the oracle, which its files do not hold, at its last position."""
+    _, oracle, ours = folders(next(case for case in CASES if case.kind == kind))
+    far = torch.arange(40)[None]
+    code = ours.encoder.embedding.positions(torch.zeros(1, 40, ours.config.encoder.d_model), far)
+    assert code[0].equal(oracle.model.encoder.embed_positions.weight)
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c.kind == "vit"], ids=lambda case: case.name)
 def test_images(case, folders):
     _, oracle, ours = folders(case)

@@ -57,7 +57,7 @@ class _Sees(nn.Module):
         return self.model(images)
 
     def example(self, rows: int, length: int) -> tuple[Tensor, ...]:
-        front = self.model.config.front  # type: ignore[union-attr]
+        front: Any = self.model.config.front  # type: ignore[union-attr]
         return (torch.randn(rows, front.channels, front.image_size, front.image_size),)
 
     def sizes(self) -> tuple[dict[int, Any], ...]:

@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, D d_model, H heads, K head_dim.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +17,28 @@ from pellucid.errors import UserError
 
 
 def frequencies(width: int, base: float) -> Float[Tensor, " W/2"]:
-    """base^(-2i/W), the frequency of each pair of coordinates."""
-    return (base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=real_device()) / width)).float()
+    """base^(-2i/W), the frequency of each pair of coordinates, in double precision."""
+    return base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=real_device()) / width)
 
 
 def real_device() -> torch.device:
     """Where what is computed and not learned belongs: here, where weights are still to be filled in (``meta``)."""
     device = torch.get_default_device()
     return torch.device("cpu") if device.type == "meta" else device
+
+
+class Computed(nn.Module):
+    """A module whose table is computed and not learned: it keeps its precision whatever weights are rounded to."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Computed:
+        kept = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, table in kept.items():
+            moved = self._buffers[name]
+            if table is not None and moved is not None and not moved.is_meta:
+                single = moved.device.type == "mps"  # which has no double precision
+                self._buffers[name] = table.to(moved.device, torch.float32 if single else table.dtype)
+        return self
 
 
 # ---- added to the embedding --------------------------------------------------------------------
@@ -36,10 +51,11 @@ class NoAddedPositions(nn.Module):
         return x
 
 
-class SinusoidalPositions(nn.Module):
+class SinusoidalPositions(Computed):
     """PE(pos, 2i) = sin(pos / base^(2i/D)), PE(pos, 2i+1) = cos of the same (Vaswani et al. 2017, §3.5).
 
-    Not ``interleaved``, the D/2 sines come first and the cosines after them.
+    Not ``interleaved``, the D/2 sines come first and the cosines after them. The angles are taken in double precision:
+    in single, those of position 500 are off by 3e-5.
     """
 
     frequency: Tensor
@@ -50,7 +66,7 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("frequency", frequencies(d_model, base), persistent=False)
 
     def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        angle = positions[..., None].float() * self.frequency
+        angle = positions[..., None] * self.frequency
         parts = (angle.sin(), angle.cos())
         code = torch.stack(parts, dim=-1).flatten(-2) if self.interleaved else torch.cat(parts, dim=-1)
         return x + code.type_as(x)
@@ -114,15 +130,18 @@ def slow_waves(
     return frequency * (kept + (1 - kept) / factor)
 
 
-class RotaryPositions(nn.Module):
-    """The angles of a pass: position · frequency for each pair of the R turned coordinates."""
+class RotaryPositions(Computed):
+    """The angles of a pass: position · frequency for each pair of the R turned coordinates.
+
+    In single precision, as the models that have them were trained.
+    """
 
     frequency: Tensor
 
     def __init__(self, frequency: Float[Tensor, " R/2"], interleaved: bool) -> None:
         super().__init__()
         self.interleaved = interleaved
-        self.register_buffer("frequency", frequency, persistent=False)
+        self.register_buffer("frequency", frequency.float(), persistent=False)
 
     def forward(self, positions: Int[Tensor, "B T"]) -> Rotation:
         angle = (positions[..., None].float() * self.frequency)[:, None]  # (B, 1, T, R/2)
@@ -133,7 +152,7 @@ class RotaryPositions(nn.Module):
 # ---- added to the scores -----------------------------------------------------------------------
 
 
-class ALiBiBias(nn.Module):
+class ALiBiBias(Computed):
     """-slope · distance for each head, the slopes a geometric series (Press et al. 2022).
 
     The paper's causal models see only the past; where the future is seen too, its distance counts the same.
