@@ -165,6 +165,7 @@ def _training(size: Size) -> list[Row]:
         ("gradients", *(_bytes(memory.gradients) for memory in pair)),
         ("AdamW's moments", *(_bytes(memory.optimizer) for memory in pair)),
         ("activations", *(_bytes(memory.activations) for memory in pair)),
+        ("  of them copies of weights", *(_bytes(memory.copies) for memory in pair)),
         ("the most at once", *(_bytes(memory.peak) for memory in pair)),
     ]
 
