@@ -30,13 +30,13 @@ class Prompt:
     Attributes:
         tokens: the beginning of what is written; for an encoder–decoder usually the begin-of-sequence token alone.
         keep: True where a token is real; prompts of unequal length are padded on either side.
-        source: what an encoder–decoder reads.
+        source: what an encoder–decoder reads: tokens (B, S), or what another front takes.
         source_keep: True where a source token is real.
     """
 
     tokens: Int[Tensor, "B P"]
     keep: Bool[Tensor, "B P"] | None = None
-    source: Int[Tensor, "B S"] | None = None
+    source: Tensor | None = None
     source_keep: Bool[Tensor, "B S"] | None = None
 
 

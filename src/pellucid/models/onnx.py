@@ -37,7 +37,7 @@ class _Reads(nn.Module):
 
     def example(self, rows: int, length: int) -> tuple[Tensor, ...]:
         """Inputs of these sizes, some of them padding."""
-        return tokens(self.model.config.front, rows, length), padding(rows, length)  # type: ignore[union-attr]
+        return tokens(self.model.config.front, rows, length), padding(rows, length)  # type: ignore[union-attr, arg-type]
 
     def sizes(self) -> tuple[dict[int, Any], ...]:
         """Which axes may be of any size."""
