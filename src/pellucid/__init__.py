@@ -18,10 +18,12 @@ from pellucid.version import __version__
 if TYPE_CHECKING:
     from pellucid.analysis.size import size
     from pellucid.config.presets import preset
-    from pellucid.inference.beam import beam_search
+    from pellucid.inference.beam import Power, Wu, beam_search
     from pellucid.inference.decode import Prompt, generate, stream
     from pellucid.inference.predict import classify, complete, embed, fill, translate, write
+    from pellucid.inference.transcribe import transcribe
     from pellucid.models.build import build
+    from pellucid.models.convert import convert
     from pellucid.models.load import load
     from pellucid.trace import trace
     from pellucid.training.evaluate import evaluate
@@ -33,28 +35,35 @@ _HOMES = {
     "build": "pellucid.models.build",
     "classify": "pellucid.inference.predict",
     "complete": "pellucid.inference.predict",
+    "convert": "pellucid.models.convert",
     "embed": "pellucid.inference.predict",
     "evaluate": "pellucid.training.evaluate",
     "fill": "pellucid.inference.predict",
     "generate": "pellucid.inference.decode",
     "load": "pellucid.models.load",
+    "Power": "pellucid.inference.beam",
     "preset": "pellucid.config.presets",
     "Prompt": "pellucid.inference.decode",
     "size": "pellucid.analysis.size",
     "stream": "pellucid.inference.decode",
     "trace": "pellucid.trace",
     "train": "pellucid.training.loop",
+    "transcribe": "pellucid.inference.transcribe",
     "translate": "pellucid.inference.predict",
     "write": "pellucid.inference.predict",
+    "Wu": "pellucid.inference.beam",
 }
 
 __all__ = [
+    "Power",
     "Prompt",
+    "Wu",
     "__version__",
     "beam_search",
     "build",
     "classify",
     "complete",
+    "convert",
     "embed",
     "evaluate",
     "fill",
@@ -65,6 +74,7 @@ __all__ = [
     "stream",
     "trace",
     "train",
+    "transcribe",
     "translate",
     "write",
 ]

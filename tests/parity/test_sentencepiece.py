@@ -49,7 +49,11 @@ def train(corpus, folder, name, **given):
 )
 def test_single_models(corpus, tmp_path, settings):
     processor = train(corpus, tmp_path, "spiece", pad_id=3, **settings)
-    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 3}))
+    told = {"model_type": "t5", "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 3}
+    (tmp_path / "config.json").write_text(json.dumps(told | {"model_type": "mbart"}))
+    with pytest.raises(DataError, match="does not say how its pieces are numbered"):
+        published_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(told))
     tokenizer = published_tokenizer(tmp_path)
     assert tokenizer.vocab_size == processor.get_piece_size()
     for text in TEXTS:

@@ -21,6 +21,7 @@ SOURCE, TARGET, VOCABULARY = "source.spm", "target.spm", "vocab.json"
 SPACE = "▁"
 UNIGRAM, BPE = 1, 2  # model types in the file
 NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6  # kinds of pieces in the file
+AS_NUMBERED = ("t5", "llama", "mistral", "gemma2")  # others put tokens of their own before the file's
 Pieces = list[tuple[str, float]]
 HIDDEN = "\U000f0000"  # a character for private use, before pieces that texts of one side are not cut into
 
@@ -42,6 +43,10 @@ def sentencepiece_tokenizer(folder: Path, named: Mapping[str, str], told: Mappin
     if not single:
         wanted = "tokenizer.json, or sentencepiece files (*.model, or source.spm, target.spm and vocab.json)"
         raise DataError(folder, "holds no tokenizer", wanted)
+    if (kind := told.get("model_type")) not in AS_NUMBERED:
+        hint = "write one: from transformers import AutoTokenizer; AutoTokenizer.from_pretrained(F).save_pretrained(F)"
+        found = f"a {kind} with {single[0].name} alone, which does not say how its pieces are numbered"
+        raise DataError(folder, found, "tokenizer.json", hint)
     spm = _read(single[0])
     raw = _bpe(spm) if spm.trainer_spec.model_type == BPE else _unigram(spm, [(p.piece, p.score) for p in spm.pieces])
     special = [piece.piece for piece in spm.pieces if piece.type in (UNKNOWN, CONTROL)]
