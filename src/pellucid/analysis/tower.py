@@ -333,27 +333,34 @@ def in_blocks(tower: TowerAtWork, size: int) -> int:
     pairs, (queries, keys, values) = tower.rows * tower.length**2, tower.widths
     explicit = settings.kernel == "explicit" or settings.softcap is not None
     weights = pairs * settings.num_heads * (3 if settings.softcap else 2) * size if explicit else 0
-    learned, alibi = (isinstance(tower.stack.positions, kind) for kind in (parts.RelativeBias, parts.ALiBi))
-    # The fused kernel copies a bias that lies in another order, or is of half precision.
-    copied = pairs * settings.num_heads * size if learned or (alibi and size < FULL) else 0
+    # The fused kernel copies a bias that lies in another order.
+    copied = pairs * settings.num_heads * size if isinstance(tower.stack.positions, parts.RelativeBias) else 0
     heads = n * (2 * queries + keys + values) * size + (weights or copied)
     hidden = n * inner.d_ff * (4 if inner.gated else 2) * size
     return n * 3 * tower.stack.d_model * size + max(heads, hidden) + _given(tower, pairs, size)
 
 
 def before_blocks(tower: TowerAtWork, size: int) -> int:
-    """The most on the way to the first block: tables on the way from distances to buckets, and the bias itself."""
-    pairs, heads = tower.rows * tower.length**2, tower.stack.attention.num_heads
-    learned = isinstance(tower.stack.positions, parts.RelativeBias)
-    tables = 36 if tower.causal else 54  # bytes of a pair: whole numbers, and logarithms
-    return tower.vectors * tower.stack.d_model * size + (pairs * (tables + heads * size) if learned else 0)
+    """The most on the way to the first block: sines in double precision, or buckets of distances and their bias."""
+    pairs, numbers = tower.rows * tower.length**2, tower.vectors * tower.stack.d_model
+    match tower.stack.positions:
+        case parts.Sinusoidal():  # angles, sines and cosines of half as many, both kinds side by side
+            return numbers * (5 * FULL + 3 * size)
+        case parts.RelativeBias():
+            tables = 36 if tower.causal else 54  # bytes of a pair: whole numbers, and logarithms
+            return numbers * size + pairs * (tables + tower.stack.attention.num_heads * size)
+        case _:
+            return numbers * size
 
 
 def _given(tower: TowerAtWork, pairs: int, size: int) -> int:
     """What the positions are turned into for all blocks: angles, a bias, a mask."""
     match tower.stack.positions:
-        case parts.RelativeBias() | parts.ALiBi():  # once more where the future is hidden in it
+        case parts.RelativeBias():  # once more where the future is hidden in it
             return pairs * tower.stack.attention.num_heads * size * (1 + tower.causal)
+        case parts.ALiBi():  # in float32, and in the precision of the scores
+            again = tower.causal or size < FULL
+            return pairs * tower.stack.attention.num_heads * (FULL + again * size)
         case positions:
             turned = int(tower.stack.head_dim * positions.fraction) if isinstance(positions, parts.Rotary) else 0
             hides = any(tower.stack.windows) and not tower.is_triangle
