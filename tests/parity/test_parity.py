@@ -149,6 +149,18 @@ def test_pairs(case, padding, folders):
     close(logits[keep], theirs.logits[keep])
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "llama", "gemma2", "qwen3"])
+def test_halves_of_the_precision(kind, folders):
+    """In bfloat16 the answers are those of float32, as near as its eight bits come."""
+    folder, _, ours = folders(next(case for case in CASES if case.kind == kind))
+    tokens, keep = rows(61, "left", 0)
+    with torch.no_grad():
+        expected = ours(tokens, keep=keep)[keep]
+        found = load_published(folder, torch.bfloat16).eval()(tokens, keep=keep)[keep]
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).norm() <= 0.15 * expected.norm()
+
+
 @pytest.mark.parametrize("kind", ["marian", "pegasus"])
 def test_sinusoids_far_out(kind, folders):
     """The tables of the oracle, which its files do not hold, at its last position."""

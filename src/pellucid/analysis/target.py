@@ -15,6 +15,7 @@ from pellucid.config.presets import PRESETS, UNPUBLISHED, preset
 from pellucid.config.run import NamedData, Run
 from pellucid.config.schema import from_dict, to_dict, with_overrides
 from pellucid.errors import ConfigError, UserError, nearest
+from pellucid.models.foreign.hub import NAME, hub_folder
 
 
 def model_of(target: str | Path | Model, settings: Sequence[str] = ()) -> Model:
@@ -47,6 +48,8 @@ def _named(target: str | Path) -> Model:
         return _of_run(load_config(path, Run)) if "model" in read_plain(path) else load_config(path, Model)
     if path.is_dir():
         return _in_folder(path)
+    if NAME.fullmatch(name) and not path.parent.is_dir():
+        return _in_folder(hub_folder(name))
     close = get_close_matches(name, [*PRESETS, *UNPUBLISHED, *FAMILIES], n=1, cutoff=0.5)
     hint = f'did you mean "{close[0]}"?' if close else "`pellucid size list` shows the presets"
     raise UserError(f'"{name}"', "no such model", "a preset, a family, a .toml file, or a folder", hint)

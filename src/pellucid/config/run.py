@@ -188,6 +188,7 @@ class Conventions:
         forced: the first tokens that are written, whatever their scores.
         ends: each of them ends what is written.
         never, never_first: tokens that are never written, at all or as the first.
+        one_language: a listening model whose vocabulary names languages of which it knows one.
     """
 
     pad: int
@@ -199,6 +200,7 @@ class Conventions:
     ends: tuple[int, ...] = ()
     never: tuple[int, ...] = ()
     never_first: tuple[int, ...] = ()
+    one_language: bool = False
 
 
 # ---- objectives --------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ def conventions(
         ends=ends,
         never=tuple(sorted({*barred, *_several(told.get("suppress_tokens"))})),
         never_first=_several(told.get("begin_suppress_tokens")),
+        one_language=told.get("is_multilingual") is False,
     )
 
 

@@ -86,8 +86,9 @@ class Marks:
         # Languages stand between the start and the tasks, under codes of two or three letters.
         last = min(tasks.values(), default=ids[wanted[0]])
         codes = {m[1]: i for name, i in ids.items() if (m := re.fullmatch(r"<\|([a-z]{2,3})\|>", name))}
-        languages = {code: i for code, i in codes.items() if ids[wanted[0]] < i < last}
         conventions = tokenizer.conventions
+        several = conventions is None or not conventions.one_language
+        languages = {code: i for code, i in codes.items() if ids[wanted[0]] < i < last} if several else {}
         return cls(
             start=ids[wanted[0]],
             languages=languages,
