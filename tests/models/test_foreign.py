@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from pellucid.config import parts, run
 from pellucid.config.model import Decoder, Tokens
 from pellucid.data.tokenizers import Tokenizer
-from pellucid.errors import CheckpointError, ConfigError, UserError
+from pellucid.errors import CheckpointError, ConfigError, PellucidError, UserError
 from pellucid.models.build import build
 from pellucid.models.checkpoint import save_run
 from pellucid.models.convert import convert
@@ -133,9 +134,6 @@ def test_shards(folder):
     (folder / "b.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"b.safetensors missing; expected the 2 files"):
         load(folder)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../b.safetensors"}}))
-    with pytest.raises(CheckpointError, match="files of its own folder"):
-        load(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -153,6 +151,65 @@ def test_weights_are_views_of_the_file(folder):
         model.embedding.table.weight.zero_()  # private to this process
     assert load(folder).model.embedding.table.weight.equal(before)
     assert load(folder, dtype=torch.bfloat16).model.embedding.table.weight.dtype == torch.bfloat16
+
+
+def test_what_lies_side_by_side_stays_there(tmp_path):
+    """GPT-2's q, k and v are one tensor: three views of one storage."""
+    stack = parts.Stack(
+        d_model=16,
+        num_layers=1,
+        attention=parts.Attention(num_heads=2),
+        feed_forward=parts.FeedForward(d_ff=24, activation="gelu_tanh"),
+        positions=parts.Learned(max_length=8),
+        placement="pre",
+    )
+    model = Decoder(front=Tokens(vocab_size=WORDS.vocab_size), stack=stack)
+    settings = run.Run(
+        model=model, data=run.NamedData(name="x"), tokenizer=run.ByteBPE(vocab_size=300), objective=run.Causal(length=8)
+    )
+    save_run(tmp_path / "run", build(model), WORDS, settings)
+    assert convert(tmp_path / "run", tmp_path / "gpt2", "hf")["layout"] == "gpt2"
+    attention = load(tmp_path / "gpt2").model.blocks[0].self_attention
+    layers = (attention.query, attention.key, attention.value)
+    assert len({layer.weight.untyped_storage().data_ptr() for layer in layers}) == 1
+    assert len({layer.weight.data_ptr() for layer in layers}) == 3
+
+
+WRONG = [None, True, -1, 0, 10**9, "x", [], [5], {}, {"x": 1}, 1.5]
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("value", WRONG, ids=str)
+def test_values_of_a_wrong_kind_are_told(folder, file, value):
+    """Whatever stands where, a folder opens or is refused; it never ends in something else."""
+    told = json.loads((folder / file).read_text())
+    for name in told:
+        (folder / file).write_text(json.dumps(told | {name: value}))
+        with suppress(PellucidError):
+            load(folder)
+    (folder / file).write_text(json.dumps(value))
+    with suppress(PellucidError):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x.safetensors", "a/b"])
+def test_names_outside_the_folder(folder, name):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(CheckpointError, match="files of its own folder"):
+        load(folder)
+
+
+def test_what_cannot_be_converted_leaves_nothing(published, tmp_path):
+    with pytest.raises(UserError, match='found "tf"'):
+        convert(published, tmp_path / "out", "tf")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="is the folder that is read"):
+        convert(published, published, "hf", force=True)
+    convert(published, tmp_path / "out", "hf")
+    (tmp_path / "out" / "notes.md").write_text("kept")
+    convert(published, tmp_path / "out", "hf", force=True)
+    assert (tmp_path / "out" / "notes.md").read_text() == "kept"
 
 
 def test_a_name_that_is_nowhere(monkeypatch, tmp_path):

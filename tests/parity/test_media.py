@@ -186,6 +186,7 @@ def test_long_recordings_are_heard_window_by_window(listener):
     found = transcribe(loaded, tone(1.5), max_new_tokens=8)
     assert found.language in ("en", "de")
     assert all(0 <= segment.start <= segment.end <= 1.6 for segment in found.segments)
+    assert found.text == "".join(segment.text for segment in found.segments).strip()
     plain = transcribe(loaded, tone(1.5), language="en", timed=False, max_new_tokens=8)
     assert plain.segments == ()
     with pytest.raises(UserError, match='found "fr"'):

@@ -149,6 +149,16 @@ def test_pairs(case, padding, folders):
     close(logits[keep], theirs.logits[keep])
 
 
+@pytest.mark.parametrize("name", ["llama/grouped", "llama/linear-tied", "qwen3/tied"])
+def test_rotary_angles_far_out(name, folders):
+    _, oracle, ours = folders(next(case for case in CASES if case.name == name))
+    far = torch.tensor([[0, 1, 500, 8_000, 100_000]])
+    cos, sin = oracle.model.rotary_emb(torch.zeros(1), far)
+    turn = ours.rotation(far)
+    close(turn.cos[:, 0], cos)
+    close(turn.sin[:, 0], sin)
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "bert", "llama", "gemma2", "qwen3"])
 def test_halves_of_the_precision(kind, folders):
     """In bfloat16 the answers are those of float32, as near as its eight bits come."""

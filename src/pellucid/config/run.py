@@ -188,6 +188,7 @@ class Conventions:
         forced: the first tokens that are written, whatever their scores.
         ends: each of them ends what is written.
         never, never_first: tokens that are never written, at all or as the first.
+        longest: texts are cut to so many tokens when they are read; ``None`` for no limit but the positions.
         one_language: a listening model whose vocabulary names languages of which it knows one.
     """
 
@@ -200,6 +201,7 @@ class Conventions:
     ends: tuple[int, ...] = ()
     never: tuple[int, ...] = ()
     never_first: tuple[int, ...] = ()
+    longest: int | None = None
     one_language: bool = False
 
 

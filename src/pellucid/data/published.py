@@ -1,4 +1,4 @@
-"""The tokenizer of a published folder: its vocabulary, and what stood around the texts the model was trained on."""
+"""The tokenizer of a published folder, in and out."""
 
 from __future__ import annotations
 
@@ -8,112 +8,90 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from pellucid.config.run import Conventions
-from pellucid.data.tokenizers import Tokenizer
-from pellucid.errors import DataError
+from pellucid.config.files import read_plain
+from pellucid.data.conventions import Frame, conventions, template
+from pellucid.data.sentencepiece import sentencepiece_tokenizer
+from pellucid.data.tokenizers import KNOWN_AS, Tokenizer
+from pellucid.errors import ConfigError, DataError, UserError
 
-TOKENIZER = "tokenizer.json"
-SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
-DECODING = ("generation_config.json", "config.json")
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+NAMES = (TOKENIZER_CONFIG, "special_tokens_map.json")
+GENERATION = "generation_config.json"
+SENTENCES = "sentence_bert_config.json"
+TOLD = (GENERATION, "config.json", SENTENCES)
+WORD_PIECES, PAIRS, MERGES = "vocab.txt", "vocab.json", "merges.txt"
 
 
 def published_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder, from its ``tokenizer.json`` or its sentencepiece files.
+    """The tokenizer of a folder: ``tokenizer.json``, the vocabulary of a BERT or a GPT-2, or sentencepiece files.
 
     Raises:
         DataError: when there is none, or none that can be read.
+        ConfigError: for settings that cannot be read.
     """
-    named, told = _special_tokens(folder), _merged(folder, DECODING)
+    settings, told = _merged(folder, NAMES), _merged(folder, TOLD)
+    if (folder / SENTENCES).exists() and read_plain(folder / SENTENCES).get("do_lower_case"):
+        raise ConfigError(folder / SENTENCES, "do_lower_case is true", "false: lower case is the tokenizer's affair")
+    names = {role: name.get("content") if isinstance(name, dict) else name for role, name in settings.items()}
+    named = {role: name for role, name in names.items() if role.endswith("_token") and isinstance(name, str)}
     if (folder / TOKENIZER).exists():
         raw = Tokenizer.load(folder / TOKENIZER).raw
-        frame = template(raw)
-        return Tokenizer(raw, conventions(raw, frame, named, told))
-    from pellucid.data.sentencepiece import sentencepiece_tokenizer
-
-    return sentencepiece_tokenizer(folder, named, told)
-
-
-def conventions(
-    raw: tokenizers.Tokenizer,
-    frame: tuple[tuple[int, ...], tuple[int, ...]],
-    named: Mapping[str, str],
-    told: Mapping[str, Any],
-) -> Conventions:
-    """What a folder says of its special tokens.
-
-    Args:
-        raw: the tokenizer, which knows the ids of names.
-        frame: the tokens before and after a text that is read.
-        named: the names by role, such as ``pad_token``.
-        told: the settings for writing, such as ``decoder_start_token_id``.
-    """
-
-    def by_role(role: str) -> int | None:
-        own = told.get(f"{role}_token_id")
-        if isinstance(own, int):
-            return own
-        name = named.get(f"{role}_token")
-        return None if name is None else raw.token_to_id(name)
-
-    before, after = frame
-    ends = _several(told.get("eos_token_id"))
-    ends = ends or tuple(i for i in [by_role("eos")] if i is not None)
-    pad = by_role("pad")
-    begins = told.get("decoder_start_token_id")
-    bos = by_role("bos")
-    start = begins if begins is not None else bos if bos is not None else next(iter(ends), None)
-    barred = [ids[0] for ids in told.get("bad_words_ids") or [] if len(ids) == 1]
-    mask = named.get("mask_token")
-    return Conventions(
-        pad=pad if pad is not None else next(iter(ends), 0),
-        mask=None if mask is None else raw.token_to_id(mask),
-        before=before,
-        after=after,
-        start=() if start is None else (int(start),),
-        forced=_several(told.get("forced_bos_token_id")),
-        ends=ends,
-        never=tuple(sorted({*barred, *_several(told.get("suppress_tokens"))})),
-        never_first=_several(told.get("begin_suppress_tokens")),
-        one_language=told.get("is_multilingual") is False,
-    )
+    elif (folder / WORD_PIECES).exists():
+        raw = _word_pieces(folder / WORD_PIECES, lowercase=settings.get("do_lower_case", True))
+    elif (folder / MERGES).exists():
+        raw = _byte_pairs(folder, framed=told.get("model_type") in ("roberta", "bart"))
+    else:
+        return sentencepiece_tokenizer(folder, named, told)
+    return Tokenizer(raw, conventions(raw, template(raw), named, told))
 
 
-def template(raw: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The special tokens that a tokenizer puts before and after a text."""
-    for text in ("a", "0", "the"):
-        bare, framed = (raw.encode(text, add_special_tokens=special).ids for special in (False, True))
-        for start in range(len(framed) - len(bare) + 1):
-            if bare and framed[start : start + len(bare)] == bare:
-                return tuple(framed[:start]), tuple(framed[start + len(bare) :])
-    return (), ()
+def _word_pieces(path: Path, *, lowercase: bool) -> tokenizers.Tokenizer:
+    """BERT's vocabulary, one piece a line (Devlin et al. 2019)."""
+    try:
+        raw = tokenizers.Tokenizer(models.WordPiece.from_file(str(path), unk_token="[UNK]"))
+    except Exception as error:  # the library raises bare exceptions
+        raise DataError(path, f"cannot be read ({error})", "one piece a line", "copy it again") from None
+    raw.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.decoder = decoders.WordPiece()
+    _mark_special(raw)
+    _frame(raw, (raw.token_to_id("[CLS]"),), (raw.token_to_id("[SEP]"),))
+    return raw
 
 
-def _several(given: object) -> tuple[int, ...]:
-    """One id or a list of them; negative ones stand for something else."""
-    ids = given if isinstance(given, list) else [given]
-    return tuple(i for i in ids if isinstance(i, int) and i >= 0)
+def _byte_pairs(folder: Path, *, framed: bool) -> tokenizers.Tokenizer:
+    """GPT-2's vocabulary and merges (Radford et al. 2019), which RoBERTa and BART put between <s> and </s>."""
+    try:
+        model = models.BPE.from_file(str(folder / PAIRS), str(folder / MERGES))
+    except Exception as error:  # the library raises bare exceptions
+        raise DataError(folder / MERGES, f"cannot be read ({error})", f"{PAIRS} beside it", "copy both again") from None
+    raw = tokenizers.Tokenizer(model)
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    _mark_special(raw)
+    if framed:
+        _frame(raw, (raw.token_to_id("<s>"),), (raw.token_to_id("</s>"),))
+    return raw
 
 
-def _special_tokens(folder: Path) -> dict[str, str]:
-    """The names of special tokens by role, whether written plainly or with their properties."""
-    found = _merged(folder, SETTINGS)
-    plain = {role: name.get("content") if isinstance(name, dict) else name for role, name in found.items()}
-    return {role: name for role, name in plain.items() if role.endswith("_token") and isinstance(name, str)}
+def _mark_special(raw: tokenizers.Tokenizer) -> None:
+    """Makes the usual names, as far as a vocabulary has them, stand for no text."""
+    known = {name for role in KNOWN_AS.values() for name in role if raw.token_to_id(name) is not None}
+    raw.add_special_tokens([AddedToken(name, special=True) for name in sorted(known)])
 
 
 def _merged(folder: Path, files: Sequence[str]) -> dict[str, Any]:
-    """The settings of several files, of which the first that says something counts."""
+    """The settings of several files, of which the first that says something counts.
+
+    Raises:
+        ConfigError: for a file that cannot be read.
+    """
     merged: dict[str, Any] = {}
     for name in reversed(files):
-        if not (folder / name).exists():
-            continue
-        try:
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(folder / name, f"cannot be read ({error})", "a JSON object", "copy it again") from None
-        merged |= {key: value for key, value in found.items() if value is not None}
+        if (folder / name).exists():
+            merged |= {key: value for key, value in read_plain(folder / name).items() if value is not None}
     return merged
 
 
@@ -126,42 +104,65 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, family: str, longest: in
     Args:
         family: ``encoder``, ``decoder`` or ``encoder_decoder``, which decides what stands around a text.
         longest: the positions of the model, where they are limited.
+
+    Raises:
+        UserError: for a tokenizer that writes in another vocabulary than it reads.
     """
-    raw = tokenizers.Tokenizer.from_str(tokenizer.raw.to_str())
-    if tokenizer.conventions is None and family != "decoder":
-        frame = tokenizer.text([]) if family == "encoder" else tokenizer.source([])
-        names = [raw.id_to_token(i) for i in frame]
-        parts = [names[0], "$A", *names[1:]] if family == "encoder" else ["$A", *names]
-        raw.post_processor = processors.TemplateProcessing(
-            single=" ".join(parts), special_tokens=list(zip(names, frame, strict=True))
+    if tokenizer.target is not tokenizer:
+        raise UserError(
+            "convert", "two vocabularies, of which the format has one", "a model with a vocabulary for both"
         )
-    ids = _ids(tokenizer, family)
-    roles = {"pad": tokenizer.pad, "unk": tokenizer.unk, "bos": tokenizer.bos, "eos": tokenizer.eos}
-    named = {
-        f"{role}_token": raw.id_to_token(i) for role, i in (roles | {"mask": tokenizer.mask}).items() if i is not None
-    }
+    raw = tokenizers.Tokenizer.from_str(tokenizer.raw.to_str())
+    if (frame := _around(tokenizer, family)) != template(raw):
+        _frame(raw, *frame)
+    bos = next(iter(tokenizer.start), None) if family == "decoder" else tokenizer.bos
+    roles = {"pad": tokenizer.pad, "unk": tokenizer.unk, "bos": bos, "eos": tokenizer.eos, "mask": tokenizer.mask}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **({"model_max_length": longest} if longest else {}),
-        **named,
+        **{f"{role}_token": raw.id_to_token(i) for role, i in roles.items() if i is not None},
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    ids = _ids(tokenizer, family, bos)
     raw.save(str(folder / TOKENIZER))
-    (folder / SETTINGS[0]).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(folder / TOKENIZER_CONFIG, settings)
     if family != "encoder":
-        (folder / DECODING[0]).write_text(json.dumps(ids, indent=2) + "\n")
+        _write(folder / GENERATION, ids)
     return ids
 
 
-def _ids(tokenizer: Tokenizer, family: str) -> dict[str, Any]:
-    ends = list(tokenizer.ends)
-    ids: dict[str, Any] = {"pad_token_id": tokenizer.pad, "bos_token_id": tokenizer.bos}
+def _around(tokenizer: Tokenizer, family: str) -> Frame:
+    if tokenizer.conventions is not None:
+        return tokenizer.conventions.before, tokenizer.conventions.after
+    match family:
+        case "encoder":
+            return (tokenizer.require("bos"),), (tokenizer.require("eos"),)
+        case "encoder_decoder":
+            return (), (tokenizer.require("eos"),)
+        case _:
+            return (), ()
+
+
+def _frame(raw: tokenizers.Tokenizer, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+    """Lets a tokenizer of the library put these tokens around a text."""
+    names = [[raw.id_to_token(i) for i in ids] for ids in (before, after)]
+    known = list(dict.fromkeys(zip(names[0] + names[1], before + after, strict=True)))
+    raw.post_processor = processors.TemplateProcessing(single=[*names[0], "$A", *names[1]], special_tokens=known)
+
+
+def _ids(tokenizer: Tokenizer, family: str, bos: int | None) -> dict[str, Any]:
+    ends, forced = list(tokenizer.ends), list(tokenizer.forced)
+    ids: dict[str, Any] = {"pad_token_id": tokenizer.pad, "bos_token_id": bos}
     ids["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
+    if never := list(tokenizer.conventions.never) if tokenizer.conventions else []:
+        ids["suppress_tokens"] = never
     if family == "encoder_decoder":
-        forced = list(tokenizer.forced)
-        ids["decoder_start_token_id"] = tokenizer.start[0] if tokenizer.start else None
-        ids["forced_bos_token_id"] = forced[0] if forced else None
+        ids["decoder_start_token_id"] = next(iter(tokenizer.start), None)
+        ids["forced_bos_token_id"] = next(iter(forced), None)
         ids["forced_eos_token_id"] = None  # some layouts force an id of their own where nothing is said
     return ids
+
+
+def _write(path: Path, settings: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,7 +5,6 @@ Needs the ``sentencepiece`` extra, whose library reads the files; texts are cut 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from pellucid.config.run import Conventions
+from pellucid.config.files import read_plain
+from pellucid.data.conventions import conventions
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import DataError, UserError
 
-SOURCE, TARGET, VOCABULARY = "source.spm", "target.spm", "vocab.json"
+SOURCE, TARGET, VOCABULARY, TARGET_VOCABULARY = "source.spm", "target.spm", "vocab.json", "target_vocab.json"
 SPACE = "▁"
 UNIGRAM, BPE = 1, 2  # model types in the file
 NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6  # kinds of pieces in the file
@@ -38,7 +38,7 @@ def sentencepiece_tokenizer(folder: Path, named: Mapping[str, str], told: Mappin
         UserError: when the extra is not installed.
     """
     if all((folder / name).exists() for name in (SOURCE, TARGET, VOCABULARY)):
-        return _marian(folder, told)
+        return _marian(folder, named, told)
     single = sorted(folder.glob("*.model"))
     if not single:
         wanted = "tokenizer.json, or sentencepiece files (*.model, or source.spm, target.spm and vocab.json)"
@@ -51,8 +51,6 @@ def sentencepiece_tokenizer(folder: Path, named: Mapping[str, str], told: Mappin
     raw = _bpe(spm) if spm.trainer_spec.model_type == BPE else _unigram(spm, [(p.piece, p.score) for p in spm.pieces])
     special = [piece.piece for piece in spm.pieces if piece.type in (UNKNOWN, CONTROL)]
     raw.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
-    from pellucid.data.published import conventions
-
     # A Llama text begins with its bos, a T5 text ends with its eos.
     begins, ends = told.get("bos_token_id"), told.get("eos_token_id")
     is_bpe = spm.trainer_spec.model_type == BPE
@@ -121,33 +119,34 @@ def _set_spaces(raw: tokenizers.Tokenizer, spm: Any) -> None:
     raw.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Replace(HIDDEN, ""), spaces, decoders.Fuse()])
 
 
-def _marian(folder: Path, told: Mapping[str, Any]) -> Tokenizer:
-    """One numbering for both sides, and a model for each that says how its texts are cut."""
-    try:
-        ids: dict[str, int] = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(folder / VOCABULARY, f"cannot be read ({error})", "ids of pieces", "copy it again") from None
-    eos, pad = ids.get("</s>", 0), told.get("pad_token_id", ids.get("<pad>", 0))
-    barred = [row[0] for row in told.get("bad_words_ids") or [] if len(row) == 1]
-    told_conventions = Conventions(
-        pad=pad, after=(eos,), start=(told.get("decoder_start_token_id", pad),), ends=(eos,), never=tuple(barred)
+def _marian(folder: Path, named: Mapping[str, str], told: Mapping[str, Any]) -> Tokenizer:
+    """One numbering for both sides, or one for each, and a model for each that says how its texts are cut."""
+    ids = read_plain(folder / VOCABULARY)
+    own = folder / TARGET_VOCABULARY
+    source, target = (
+        _side(folder / name, numbers)
+        for name, numbers in ((SOURCE, ids), (TARGET, read_plain(own) if own.exists() else ids))
     )
-    source, target = (Tokenizer(_side(folder / name, ids), told_conventions) for name in (SOURCE, TARGET))
-    return Tokenizer(source.raw, told_conventions, target)
+    end = source.token_to_id("</s>")
+    kept = conventions(source, ((), () if end is None else (end,)), named, told)
+    return Tokenizer(source, kept, Tokenizer(target, kept))
 
 
-def _side(path: Path, ids: Mapping[str, int]) -> tokenizers.Tokenizer:
+def _side(path: Path, ids: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """The pieces of one side under the numbers of both; those of the other side alone are never cut, only read."""
     spm = _read(path)
     scores = {piece.piece: piece.score for piece in spm.pieces if piece.type in (NORMAL, USER) and piece.piece in ids}
     lowest = min(scores.values(), default=0.0)
-    by_id = dict(sorted((i, piece) for piece, i in ids.items()))
-    if list(by_id) != list(range(len(by_id))):
-        raise DataError(path.parent / VOCABULARY, "ids with gaps", "ids from 0 without gaps")
+    by_id = {i: piece for piece, i in ids.items()}
+    if set(by_id) != set(range(len(ids))):
+        raise DataError(path.parent / VOCABULARY, "no numbers for its pieces, or gaps in them", "ids from 0 on")
     languages = [piece for piece in ids if piece.startswith(">>") and piece.endswith("<<")]
     special = ["</s>", "<unk>", "<pad>"]
     known = {*scores, *special, *languages}
-    pieces = [(piece if piece in known else HIDDEN + piece, scores.get(piece, lowest)) for piece in by_id.values()]
+    pieces = [
+        (piece if piece in known else HIDDEN + piece, scores.get(piece, lowest))
+        for piece in (by_id[i] for i in range(len(ids)))
+    ]
     raw = _unigram(spm, pieces)
     raw.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special if name in ids])
     raw.add_tokens([AddedToken(name, normalized=False) for name in languages])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -96,8 +97,34 @@ class Tokenizer:
             left, right = self.conventions.before, self.conventions.after
         else:
             left, right = tuple(map(self.require, before)), tuple(map(self.require, after))
-        room = None if longest is None else max(0, longest - len(left) - len(right))
+        limits = [limit for limit in (longest, self.conventions and self.conventions.longest) if limit]
+        room = max(0, min(limits) - len(left) - len(right)) if limits else None
         return [*left, *ids[:room], *right]
+
+    def in_languages(self, source: str | None, target: str | None) -> Tokenizer:
+        """The same tokenizer with the tokens of other languages around its texts.
+
+        Raises:
+            DataError: for a name that is no special token, or where nothing says where a language belongs.
+        """
+        if source is None and target is None:
+            return self
+        if self.conventions is None:
+            raise DataError("language", "a model of its own two languages", "neither --from-language nor --to-language")
+        plain = {self.conventions.pad, *self.conventions.ends}
+        changed = self.conventions
+        if source is not None:
+            own = self.special(source)
+            swap = {
+                name: tuple(i if i in plain else own for i in getattr(changed, name)) for name in ("before", "after")
+            }
+            changed = replace(changed, **swap)
+        if target is not None:
+            own = self.target.special(target)
+            starts = bool(changed.start) and changed.start[0] not in plain
+            changed = replace(changed, start=(own,)) if starts else replace(changed, forced=(own,))
+        other = None if self.target is self else Tokenizer(self.target.raw, changed)
+        return Tokenizer(self.raw, changed, other)
 
     # ---- special tokens ------------------------------------------------------------------------
 
@@ -116,6 +143,11 @@ class Tokenizer:
             names = ", ".join(KNOWN_AS[role] + (KNOWN_AS["eos"] if role == "pad" else ()))
             raise DataError("tokenizer", f"has no {role} token", f"one of {names} in its vocabulary")
         return found
+
+    def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        """What some tokens add to the text of a prompt, with the space that a text of its own would lose."""
+        before, whole = self.decode(prompt), self.decode([*prompt, *ids])
+        return whole[len(before) :] if whole.startswith(before) else self.decode(ids)
 
     def special(self, name: str) -> int:
         """The id of a special token by its name.
@@ -175,7 +207,7 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change whenever any text could be cut differently."""
-        return hashlib.sha256(self.raw.to_str().encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.raw.to_str()}{self.conventions or ''}".encode()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
         """Writes a ``tokenizer.json``."""

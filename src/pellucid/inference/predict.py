@@ -41,17 +41,25 @@ def translate(
     penalty: LengthPenalty = PAPER,
     max_new_tokens: int | None = None,
     sampling: Sampling = GREEDY,
-    begin: str | None = None,
+    source_language: str | None = None,
+    target_language: str | None = None,
 ) -> list[str]:
     """The target of each source; greedy unless there are beams or a sampling.
 
     Args:
         max_new_tokens: by default the source's length + 50, as in the paper (§6.1).
-        begin: the special token that every target begins with, where a model writes several languages.
+        source_language, target_language: special tokens such as ``de_DE``, for a model of several languages.
+
+    Raises:
+        UserError: for a model that does not translate text, fewer than one beam, or beams that are to be drawn.
     """
+    if beams < 1 or (beams > 1 and sampling is not GREEDY):
+        found = f"{beams} beams" + (" and a sampling" if sampling is not GREEDY else "")
+        raise UserError("translate", found, "one beam or more; drawing goes with one")
     model = _expect(loaded, EncoderDecoder, "translate", "an encoder–decoder that reads text")
-    tokenizer, target = loaded.tokenizer, loaded.tokenizer.target
-    forced, barred = target.forced if begin is None else (target.special(begin),), _barred(target)
+    tokenizer = loaded.tokenizer.in_languages(source_language, target_language)
+    target = tokenizer.target
+    forced, barred = target.forced, _barred(target)
 
     def run(rows: list[list[int]]) -> list[str]:
         source, keep = padded(rows, tokenizer.require("pad"), model.device)
@@ -89,7 +97,7 @@ def complete(
         tokens, keep = padded(rows, tokenizer.require("pad"), model.device)
         prompt = Prompt(tokens, keep=keep)
         new = generate(model, prompt, max_new_tokens=max_new_tokens, ends=tokenizer.ends, sampling=choose)
-        return [tokenizer.decode(row) for row in new]
+        return [tokenizer.continuation(before, row) for before, row in zip(rows, new, strict=True)]
 
     choose = replace(sampling, filters=(*_barred(tokenizer), *sampling.filters))
     return _in_batches([tokenizer.prompt(ids) for ids in tokenizer.encode_batch(prompts)], run, rows_at_once=64)
@@ -99,7 +107,8 @@ def write(loaded: Loaded, prompt: str, *, max_new_tokens: int = 100, sampling: S
     """The same for one prompt, yielding the text as it grows, in whole characters."""
     model = _expect(loaded, Decoder, "generate", "a decoder")
     tokenizer = loaded.tokenizer
-    tokens = torch.tensor([tokenizer.prompt(tokenizer.encode(prompt))], device=model.device)
+    before = tokenizer.prompt(tokenizer.encode(prompt))
+    tokens = torch.tensor([before], device=model.device)
     ids: list[int] = []
     shown = ""
     choose = replace(sampling, filters=(*_barred(tokenizer), *sampling.filters))
@@ -108,11 +117,11 @@ def write(loaded: Loaded, prompt: str, *, max_new_tokens: int = 100, sampling: S
         if token is None or token in tokenizer.ends:
             break
         ids.append(token)
-        text = tokenizer.decode(ids)
+        text = tokenizer.continuation(before, ids)
         if not text.endswith("�"):  # half of a character: its other bytes come with the next token
             yield text[len(shown) :]
             shown = text
-    if rest := tokenizer.decode(ids)[len(shown) :]:
+    if rest := tokenizer.continuation(before, ids)[len(shown) :]:
         yield rest
 
 

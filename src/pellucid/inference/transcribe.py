@@ -154,13 +154,13 @@ def transcribe(
     while begin == 0 or begin < wave.numel():
         window = wave[begin : begin + reader.samples]
         tokens = listener.hear(reader([window]).to(model.device))
-        words = [token for token in tokens if token < marks.first_time]
-        texts.append(tokenizer.decode(words))
         if timed:
             found, ticks = _segments(tokens, marks, tokenizer, begin / RATE, window.numel() / RATE)
             segments += found
+            texts += [segment.text for segment in found]
             begin += min(reader.samples, round(ticks * TICK * RATE)) if ticks else reader.samples
         else:
+            texts.append(tokenizer.decode([token for token in tokens if token < marks.first_time]))
             begin += reader.samples
     return Transcript("".join(texts).strip(), language, tuple(segments))
 

@@ -135,7 +135,7 @@ def _rotation(stack: parts.Stack) -> nn.Module:
     match stack.positions:
         case parts.Rotary(base=base, interleaved=interleaved, fraction=fraction, scaling=scaling):
             turned = int(stack.head_dim * fraction)
-            return positions.RotaryPositions(_scaled(positions.frequencies(turned, base), scaling), interleaved)
+            return positions.RotaryPositions(_scaled(positions.rotary_frequencies(turned, base), scaling), interleaved)
         case _:
             return positions.NoRotation()
 

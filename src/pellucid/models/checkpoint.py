@@ -83,8 +83,12 @@ def save_run(folder: Path, model: Model, tokenizer: Tokenizer, run: Run) -> None
     write_tensors(dict(merged_weights(model)), folder / WEIGHTS, getattr(torch, run.training.checkpoints.weights))
     if isinstance(run.start, Pretrained) and run.start.lora is not None:
         save_adapter(folder, model, run.start.lora, run.start.path)
-    sums = {name: checksum(folder / name) for name in (CONFIG, WEIGHTS, TOKENIZER)} if writes() else {}
+    sums = {name: checksum(folder / name) for name in _files(folder)} if writes() else {}
     write_whole(folder / CHECKSUMS, lambda path: path.write_text(json.dumps(sums, indent=2) + "\n"))
+
+
+def _files(folder: Path) -> list[str]:
+    return [name for name in (CONFIG, WEIGHTS, TOKENIZER, TARGET_TOKENIZER) if (folder / name).exists()]
 
 
 def save_description(folder: Path, tokenizer: Tokenizer, run: Run) -> None:
@@ -92,6 +96,8 @@ def save_description(folder: Path, tokenizer: Tokenizer, run: Run) -> None:
     write_whole(folder / TOKENIZER, tokenizer.save)
     if tokenizer.target is not tokenizer:
         write_whole(folder / TARGET_TOKENIZER, tokenizer.target.save)
+    elif writes():
+        (folder / TARGET_TOKENIZER).unlink(missing_ok=True)
     write_whole(folder / CONFIG, lambda path: save_config(run, path))
 
 

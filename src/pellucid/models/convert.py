@@ -8,46 +8,74 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.config.defaults import default_run, family_of, fitted
+from pellucid.config.files import read_plain
 from pellucid.config.model import EncoderDecoder, stacks
-from pellucid.config.run import NoData, TokenizerFile
+from pellucid.config.run import Causal, NoData, TokenizerFile
 from pellucid.config.schema import kind_of
 from pellucid.data.published import write_tokenizer
 from pellucid.errors import UserError
 from pellucid.models.checkpoint import Loaded, save_run
 from pellucid.models.foreign.export import write_published
-from pellucid.models.foreign.folder import CONFIG, read_json
+from pellucid.models.foreign.folder import CONFIG
 from pellucid.models.foreign.weights import INDEX
 from pellucid.models.load import find, load
 from pellucid.models.onnx import write_onnx
 
 # What a published folder may hold besides config and weights: it goes along as it is.
-CARRIED = ("_token_id", "_tokens", "max_position_embeddings")  # settings that say nothing of the mathematics
-COMPANIONS = ("*.json", "*.model", "*.spm", "*.txt", "*/config.json")
+COMPANIONS = ("*.json", "*.model", "*.spm", "*.txt", "1_Pooling/config.json")
+# Settings that say nothing of the mathematics.
+CARRIED = ("_token_id", "_tokens", "bad_words_ids", "is_multilingual", "max_position_embeddings")
 
 
 def convert(source: str | Path, dest: Path, to: str, *, force: bool = False) -> dict[str, Any]:
     """Writes the model of ``source`` as ``hf``, ``pellucid`` or ``onnx``; returns what was written.
 
     Raises:
-        UserError: for a folder that is not empty, or a model that the format cannot hold.
+        UserError: for a folder that is not empty, or a model that the format cannot hold; nothing is written then.
         CheckpointError: when it cannot be read or written.
     """
-    if dest.exists() and any(dest.iterdir()) and not force:
-        raise UserError(dest, "is not empty", "a new folder", "another name, or --force to replace what it holds")
+    if dest.is_file() or (dest.exists() and any(dest.iterdir()) and not force):
+        what = "is a file" if dest.is_file() else "is not empty"
+        raise UserError(dest, what, "a new folder", "another name, or --force to replace what it holds")
+    place = find(source)
+    if dest.exists() and dest.resolve() == place.resolve():
+        raise UserError(dest, "is the folder that is read", "another one")
     loaded = load(source)
-    dest.mkdir(parents=True, exist_ok=True)
+    part = dest.with_name(f".part-{dest.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        written = _write(loaded, place, part, to)
+        _move(part, dest)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return {**written, "parameters": sum(parameter.numel() for parameter in loaded.model.parameters())}
+
+
+def _write(loaded: Loaded, source: Path, dest: Path, to: str) -> dict[str, Any]:
     match to:
         case "hf":
-            written: dict[str, Any] = {"layout": to_published(loaded, find(source), dest)}
+            return {"layout": to_published(loaded, source, dest)}
         case "onnx":
-            _write_texts(loaded, find(source), dest)
-            written = {"layout": "onnx", "error": write_onnx(dest, loaded.model)}
+            _write_texts(loaded, source, dest)
+            return {"layout": "onnx", "error": write_onnx(dest, loaded.model)}
         case "pellucid":
             _write_run(loaded, dest)
-            written = {"layout": "pellucid"}
+            return {"layout": "pellucid"}
         case _:
             raise UserError("--to", f'found "{to}"', "hf, pellucid or onnx")
-    return {**written, "parameters": sum(parameter.numel() for parameter in loaded.model.parameters())}
+
+
+def _move(part: Path, dest: Path) -> None:
+    """Puts what was written in its place; of what was there, the weights and what belongs to them go."""
+    dest.mkdir(parents=True, exist_ok=True)
+    for pattern in ("*.safetensors", "*.safetensors.index.json", "generation_config.json", "*.onnx*"):
+        for old in dest.glob(pattern):
+            old.unlink()
+    for path in sorted(part.rglob("*")):
+        if path.is_file():
+            (dest / path.relative_to(part)).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(dest / path.relative_to(part))
 
 
 def to_published(loaded: Loaded, source: Path, dest: Path) -> str:
@@ -59,7 +87,7 @@ def _write_texts(loaded: Loaded, source: Path, dest: Path) -> dict[str, Any]:
     """Writes what the texts of a model are cut by; returns the settings that say its special tokens."""
     described = loaded.model.config
     if loaded.is_published:
-        told = read_json(source / CONFIG)
+        told = read_plain(source / CONFIG)
         ids = {name: value for name, value in told.items() if name.endswith(CARRIED)}
         for path in (path for pattern in COMPANIONS for path in source.glob(pattern)):
             (dest / path.relative_to(source)).parent.mkdir(exist_ok=True)
@@ -67,7 +95,10 @@ def _write_texts(loaded: Loaded, source: Path, dest: Path) -> dict[str, Any]:
         (dest / INDEX).unlink(missing_ok=True)
         return ids
     longest = stacks(described)[0 if isinstance(described, EncoderDecoder) else -1].max_length
-    return write_tokenizer(dest, loaded.tokenizer, kind_of(type(described)), longest)
+    ids = write_tokenizer(dest, loaded.tokenizer, kind_of(type(described)), longest)
+    if longest is None and isinstance(loaded.run.objective, Causal):  # the length it has seen
+        ids["max_position_embeddings"] = loaded.run.objective.length
+    return ids
 
 
 def _write_run(loaded: Loaded, dest: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from pellucid.config.run import Objective
 from pellucid.data.images import ImageReader
 from pellucid.data.published import published_tokenizer
 from pellucid.data.tokenizers import Tokenizer
+from pellucid.errors import CheckpointError, UserError
 from pellucid.models.checkpoint import Loaded, load_description, load_run, require_run
 from pellucid.models.foreign.folder import is_published, load_published, read_published
 from pellucid.models.foreign.hub import NAME, hub_folder
@@ -30,6 +32,8 @@ def load(
         ConfigError: for an architecture or a setting that is not supported.
     """
     folder = find(target)
+    if verify and is_published(folder):
+        raise UserError("--verify", f"{folder} is no run, so nothing says its checksums", "a run")
     if not is_published(folder):
         loaded = load_run(folder, verify=verify, device=device)
         loaded.model.to(dtype=dtype or torch.float32)
@@ -48,6 +52,11 @@ def find(target: str | Path) -> Path:
         CheckpointError: when there is none, with the nearest.
     """
     folder = Path(target)
+    if not folder.exists() and folder.name == str(target) and "." not in folder.name:
+        around = [path.name for path in Path().iterdir() if path.is_dir()]
+        if not get_close_matches(folder.name, around, n=1, cutoff=0.5):
+            hint = "names of the hub begin with their owner, as in openai-community/gpt2"
+            raise CheckpointError(folder, "no such folder", "a run or a published model", hint)
     if folder.parent.is_dir() or not NAME.fullmatch(str(target)):
         require_run(folder)
         return folder

@@ -34,6 +34,6 @@ class RMSNorm(Tapped):
         self.weight = nn.Parameter(torch.zeros(features) if plus_one else torch.ones(features))
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        gain = 1 + self.weight if self.plus_one else self.weight
+        gain = 1 + self.weight.float() if self.plus_one else self.weight  # one more, rounded, would lose the gain
         out = F.rms_norm(x.to(gain.dtype), gain.shape, gain, self.epsilon)
         return self.tap("out", out.type_as(x))

@@ -21,6 +21,13 @@ def frequencies(width: int, base: float) -> Float[Tensor, " W/2"]:
     return base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=real_device()) / width)
 
 
+def rotary_frequencies(width: int, base: float) -> Float[Tensor, " W/2"]:
+    """The same in single precision throughout, as the models that turn by them were trained: far out the last digit
+    of a frequency is seen."""
+    exponents = torch.arange(0, width, 2, device=real_device()).float() / width
+    return 1.0 / base**exponents
+
+
 def real_device() -> torch.device:
     """Where what is computed and not learned belongs: here, where weights are still to be filled in (``meta``)."""
     device = torch.get_default_device()
@@ -32,12 +39,17 @@ class Computed(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Computed:
         kept = dict(self._buffers)
+        self._buffers.update(
+            {name: torch.empty(0, device=table.device) for name, table in kept.items() if table is not None}
+        )
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, table in kept.items():
-            moved = self._buffers[name]
-            if table is not None and moved is not None and not moved.is_meta:
-                single = moved.device.type == "mps"  # which has no double precision
-                self._buffers[name] = table.to(moved.device, torch.float32 if single else table.dtype)
+            if table is None:
+                continue
+            device = self._buffers[name].device  # type: ignore[union-attr] - one was put there
+            single = device.type == "mps"  # which has no double precision
+            kind = torch.float32 if single else table.dtype
+            self._buffers[name] = table if device.type == "meta" else table.to(device, kind)
         return self
 
 

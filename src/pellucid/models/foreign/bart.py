@@ -84,7 +84,7 @@ def _stack(settings: Settings, tower: str, positions: Positions, *, pre: bool) -
     width, number = settings.get("d_model", 1024), settings.get(f"{tower}_attention_heads", 16)
     return Stack(
         d_model=width,
-        num_layers=settings.get(f"{tower}_layers", 12),
+        num_layers=settings.layers(f"{tower}_layers", 12),
         attention=heads(settings, number, number, width, None, dropout=settings.get("attention_dropout", 0.0)),
         feed_forward=FeedForward(
             d_ff=settings.get(f"{tower}_ffn_dim", 4096),
@@ -184,7 +184,12 @@ def write(model: Model) -> Written | None:
 LONGEST = 1024  # sinusoids have no limit; the format keeps a table of so many
 
 # Older files of those with sinusoids hold them, which are always the same.
-BART = Layout(("bart", "mbart"), read, table, write, prefix="model.", unread=("*shared.weight",))
+BART = Layout(("bart", "mbart"), read, table, write, prefix="model.", unread=("*shared.weight", "*.version"))
 MARIAN = Layout(
-    ("marian", "pegasus"), read, table, write, prefix="model.", unread=("*shared.weight", "*.embed_positions.weight")
+    ("marian", "pegasus"),
+    read,
+    table,
+    write,
+    prefix="model.",
+    unread=("*shared.weight", "*.version", "*.embed_positions.weight"),
 )

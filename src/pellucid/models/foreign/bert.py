@@ -28,7 +28,7 @@ def read(folder: Folder) -> Encoder:
     offset = settings.get("pad_token_id", 1) + 1 if is_roberta else 0
     stack = Stack(
         d_model=width,
-        num_layers=settings.get("num_hidden_layers", 12),
+        num_layers=settings.layers("num_hidden_layers", 12),
         attention=attention,
         feed_forward=FeedForward(d_ff=settings.get("intermediate_size", 3072), activation=activation),
         positions=Learned(max_length=settings.get("max_position_embeddings", 512) - offset, offset=offset),
@@ -49,10 +49,11 @@ def read_distilbert(folder: Folder) -> Encoder:
     """The config of a DistilBERT folder."""
     settings = folder.settings
     settings.unused("sinusoidal_pos_embds", "qa_dropout")
+    settings.fixed("tie_weights_", True)
     dropout, width, number = settings.get("dropout", 0.1), settings.get("dim", 768), settings.get("n_heads", 12)
     stack = Stack(
         d_model=width,
-        num_layers=settings.get("n_layers", 6),
+        num_layers=settings.layers("n_layers", 6),
         attention=heads(settings, number, number, width, None, dropout=settings.get("attention_dropout", 0.1)),
         feed_forward=FeedForward(
             d_ff=settings.get("hidden_dim", 3072), activation=settings.activation("activation", "gelu")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def write_published(folder: Path, model: Model, ids: Mapping[str, Any]) -> str:
     """
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     described, tensors = by_halves(model.config, tensors)
-    layout, written, found, twin = _fitting(described)
+    layout, written, found, twin = _fitting(described, ids)
     settings = {**written.settings, **ids, "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch.")}
     stored = dict(_stored(found, twin, tensors))
     example = next(iter(tensors.values()))
@@ -52,7 +52,7 @@ def write_published(folder: Path, model: Model, ids: Mapping[str, Any]) -> str:
     return str(settings["model_type"])
 
 
-def _fitting(model: config.Model) -> tuple[Layout, Written, list[Place], nn.Module]:
+def _fitting(model: config.Model, ids: Mapping[str, Any]) -> tuple[Layout, Written, list[Place], nn.Module]:
     """The layout that, having written a model down, reads the same model."""
     twin = build_empty(model)
     reasons = []
@@ -65,12 +65,16 @@ def _fitting(model: config.Model) -> tuple[Layout, Written, list[Place], nn.Modu
             found = places(layout.table(model), twin)
             names = [place.rows[0].theirs for place in found]
             settings = Settings(written.settings, CONFIG)
-            again = layout.read(Folder(settings, names))
+            pooling = model.head if isinstance(model, config.Encoder) and _pools(model.head) else None
+            again = layout.read(Folder(settings, names, pooling))
             settings.finish()
         except (ConfigError, LookupError) as error:
             reasons.append(f"{kind}: {error}")
             continue
         differing = differences(model, again)
+        pads = [told.get("pad_token_id") for told in (written.settings, ids)]
+        if None not in pads and pads[0] != pads[1]:
+            differing.append(f"padding {pads[0]}, from which it counts its positions, not {pads[1]}")
         if not differing:
             return layout, written, found, twin
         reasons.append(f"{kind} has {', '.join(differing[:4])}")
@@ -78,6 +82,11 @@ def _fitting(model: config.Model) -> tuple[Layout, Written, list[Place], nn.Modu
     raise UserError(
         "convert", f"no published layout holds this model exactly ({told})", hint="train with such settings"
     )
+
+
+def _pools(head: object) -> TypeGuard[config.Embedding]:
+    """Whether a head is one that the files of sentence-transformers declare, and not the pooler of the layout."""
+    return isinstance(head, config.Embedding) and not head.projected
 
 
 def differences(one: config.Model, other: config.Model) -> list[str]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pellucid.config import model as config
-from pellucid.errors import CheckpointError, ConfigError, nearest
+from pellucid.config.files import read_plain
+from pellucid.errors import ConfigError, nearest
 from pellucid.models.build import Model, build_empty
 from pellucid.models.foreign.bart import BART, MARIAN
 from pellucid.models.foreign.bert import BERT, DISTILBERT, ROBERTA
@@ -22,7 +21,7 @@ from pellucid.models.foreign.settings import Settings
 from pellucid.models.foreign.t5 import T5
 from pellucid.models.foreign.table import Place, Row, places
 from pellucid.models.foreign.vit import VIT
-from pellucid.models.foreign.weights import Weights, assign
+from pellucid.models.foreign.weights import Weights, assign, is_beside
 from pellucid.models.foreign.whisper import WHISPER
 
 LAYOUTS = (GPT2, DISTILBERT, BERT, ROBERTA, T5, BART, MARIAN, LLAMA, GEMMA2, VIT, WHISPER)
@@ -31,7 +30,7 @@ CONFIG = "config.json"
 
 def is_published(folder: Path) -> bool:
     """Whether a folder is one of those that Hugging Face's libraries write."""
-    return (folder / CONFIG).is_file()
+    return (folder / CONFIG).is_file() and not (folder / "config.toml").is_file()
 
 
 def load_published(folder: Path, dtype: torch.dtype | None = torch.float32) -> Model:
@@ -68,24 +67,9 @@ def read_settings(folder: Path) -> Settings:
     """The config.json of a folder.
 
     Raises:
-        CheckpointError: when it is missing or torn.
+        ConfigError: when it is missing or torn.
     """
-    return Settings(read_json(folder / CONFIG), folder / CONFIG)
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON file that holds one object.
-
-    Raises:
-        CheckpointError: when it is missing or something else.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(path, f"cannot be read ({error})", "a JSON object", "copy it again") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(path, f"holds {type(found).__name__}", "a JSON object")
-    return found
+    return Settings(read_plain(folder / CONFIG), folder / CONFIG)
 
 
 def layout_of(settings: Settings) -> Layout:
@@ -96,7 +80,7 @@ def layout_of(settings: Settings) -> Layout:
     """
     wanted = settings.values.get("model_type")
     by_type = {kind: layout for layout in LAYOUTS for kind in layout.model_types}
-    if wanted not in by_type:
+    if not isinstance(wanted, str) or wanted not in by_type:
         found = f"found {wanted!r}" if wanted else "missing"
         raise ConfigError(f"{settings.where}: model_type", found, "a supported one", nearest(str(wanted), by_type))
     return by_type[wanted]
@@ -106,11 +90,19 @@ def _translated(layout: Layout, settings: Settings, weights: Weights, path: Path
     folder = Folder(settings, weights.names, _declared_pooling(path))
     try:
         described = layout.read(folder)
+        settings.finish()
     except ConfigError as error:
-        if str(error.where).startswith(str(settings.where)):
+        if str(error.where).startswith(str(path)):
             raise
         raise ConfigError(f"{settings.where}: {error.where}", error.found, error.expected, error.hint) from None
-    settings.finish()
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        found = f"a value of the wrong kind ({type(error).__name__}: {error})"
+        raise ConfigError(settings.where, found, "the settings of this architecture", "copy the file again") from error
+    layers = sum(stack.num_layers for stack in config.stacks(described))
+    if layers > len(weights.names):
+        raise ConfigError(
+            settings.where, f"{layers} layers", f"no more than the {len(weights.names)} tensors there are"
+        )
     return described
 
 
@@ -123,13 +115,17 @@ def _declared_pooling(path: Path) -> config.Embedding | None:
     modules = path / "modules.json"
     if not modules.exists():
         return None
-    kinds = [str(entry["type"]).rpartition(".")[2] for entry in json.loads(modules.read_text())]
-    paths = [str(entry.get("path", "")) for entry in json.loads(modules.read_text())]
+    try:
+        entries = json.loads(modules.read_text(encoding="utf-8"))
+        kinds = [str(entry["type"]).rpartition(".")[2] for entry in entries]
+        paths = [str(entry.get("path", "")) for entry in entries]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ConfigError(modules, f"cannot be read ({error})", "a list of modules", "copy it again") from None
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise ConfigError(modules, f"found {', '.join(kinds)}", "Transformer, Pooling and maybe Normalize")
-    if Path(paths[1]).name != paths[1]:
+    if not is_beside(paths[1]):
         raise ConfigError(modules, f"found path {paths[1]!r}", "a folder beside it")
-    pooling = Settings(read_json(path / paths[1] / CONFIG), path / paths[1] / CONFIG)
+    pooling = Settings(read_plain(path / paths[1] / CONFIG), path / paths[1] / CONFIG)
     modes = {"cls_token": "first", "mean_tokens": "mean", "max_tokens": "max"}
     chosen = [name for name in pooling.values if name.startswith("pooling_mode_") and pooling.values[name]]
     names = [name.removeprefix("pooling_mode_") for name in chosen]

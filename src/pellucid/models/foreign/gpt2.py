@@ -21,7 +21,7 @@ def read(folder: Folder) -> Decoder:
     dropout = settings.get("resid_pdrop", 0.1)
     stack = Stack(
         d_model=width,
-        num_layers=settings.get("n_layer", 12),
+        num_layers=settings.layers("n_layer", 12),
         attention=heads(settings, number, number, width, None, dropout=settings.get("attn_pdrop", 0.1)),
         feed_forward=FeedForward(
             d_ff=settings.get("n_inner", 4 * width), activation=settings.activation("activation_function", "gelu_new")
@@ -96,5 +96,5 @@ GPT2 = Layout(
     table=table,
     write=write,
     prefix="transformer.",
-    unread=("*.attn.bias", "*.attn.masked_bias"),
+    unread=("*attn.bias", "*attn.masked_bias", "*crossattention.bias", "*crossattention.masked_bias"),
 )

@@ -9,7 +9,17 @@ from pathlib import Path
 from pellucid.errors import CheckpointError, UserError
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-WANTED = ("*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "1_Pooling/*")
+CONFIGS = (
+    "config.json",
+    "generation_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+CONFIGS += ("preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+HINT = "check the name and the network, or give a folder"
+TEXTS = ("tokenizer.json", "vocab.txt", "vocab.json", "target_vocab.json", "merges.txt", "*.model", "*.spm")
 
 
 def hub_folder(name: str) -> Path:
@@ -21,20 +31,22 @@ def hub_folder(name: str) -> Path:
     """
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         hint = "pip install 'pellucid[hub]', or give a folder"
         raise UserError(name, "is no folder, and names of the hub need the hub extra", hint=hint) from None
     repository, _, revision = name.partition("@")
-    fetch = partial(snapshot_download, repository, revision=revision or None, allow_patterns=list(WANTED))
+    fetch = partial(
+        snapshot_download, repository, revision=revision or None, allow_patterns=[*CONFIGS, *WEIGHTS, *TEXTS]
+    )
     try:
         return Path(fetch())
-    except (LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the library and what it is built on raise many kinds, for what the user can fix
+        reason = " ".join(str(error).split()) or type(error).__name__
     try:
-        return Path(fetch(local_files_only=True))
-    except (LocalEntryNotFoundError, OSError, HFValidationError):
-        missing = "config.json, the weights (model.safetensors) and the tokenizer (tokenizer.json)"
-        raise CheckpointError(
-            name, f"{missing} missing from the cache, and the hub cannot be reached ({reason})", hint="go online once"
-        ) from None
+        folder = Path(fetch(local_files_only=True))
+    except Exception:
+        missing = "config.json, model.safetensors and tokenizer.json are not in the cache"
+        raise CheckpointError(name, f"{missing} and were not to be had ({reason})", hint=HINT) from None
+    if missing_files := [file for file in ("config.json",) if not (folder / file).exists()]:
+        raise CheckpointError(name, f"{', '.join(missing_files)} missing from the cache ({reason})", hint=HINT)
+    return folder

@@ -87,7 +87,7 @@ def heads(settings: Settings, number: int, groups: int, width: int, head_dim: in
     Raises:
         ConfigError: for a width that its heads do not divide.
     """
-    if head_dim is None and width % number:
+    if number < 1 or (head_dim is None and width % number):
         raise ConfigError(settings.where, f"{number} heads for a width of {width}", "heads that divide the width")
     own = None if head_dim is None or head_dim * number == width else head_dim
     return Attention(num_heads=number, num_kv_heads=None if groups == number else groups, head_dim=own, **given)

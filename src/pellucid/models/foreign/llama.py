@@ -8,6 +8,7 @@ second layer (Riviere et al. 2024).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pellucid.config.model import Decoder, Language, Model, NormalInit, Tokens
@@ -20,46 +21,75 @@ from pellucid.models.foreign.table import Table, module
 LONGEST = 4096  # rotary positions have no limit of their own; the format wants a number, which warns of longer texts
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What makes each relative itself.
+
+    Attributes:
+        architecture: its name with a language head.
+        query_bias: biases on q, k and v, though not on what they gather.
+        biases: the settings by which biases can be switched on.
+        head_norm: norms over each head of queries and keys.
+        head_dim: where a config says none; ``None`` is the width over the heads.
+        groups: key and value heads where a config says none; ``None`` is as many as query heads.
+        window: how far a layer of the kind ``sliding_attention`` looks where a config says nothing.
+        layers: the kinds of the layers, repeated, where a config lists none.
+    """
+
+    architecture: str
+    query_bias: bool = False
+    biases: tuple[str, ...] = ()
+    head_norm: bool = False
+    head_dim: int | None = None
+    groups: int | None = None
+    window: int | None = None
+    layers: tuple[str, ...] = ("full_attention",)
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "llama": Variant("LlamaForCausalLM", biases=("attention_bias", "mlp_bias")),
+    "mistral": Variant("MistralForCausalLM", groups=8, window=4096, layers=("sliding_attention",)),
+    "qwen2": Variant("Qwen2ForCausalLM", query_bias=True),
+    "qwen3": Variant("Qwen3ForCausalLM", biases=("attention_bias",), head_norm=True, head_dim=128),
+    "gemma2": Variant(
+        "Gemma2ForCausalLM",
+        biases=("attention_bias",),
+        head_dim=256,
+        groups=4,
+        window=4096,
+        layers=("sliding_attention", "full_attention"),
+    ),
+}
+
+
 def read(folder: Folder) -> Decoder:
     """The config of a Llama, Mistral, Qwen2 or Qwen3 folder."""
-    settings = folder.settings
-    folder.purpose("ForCausalLM", "Model")
-    kind = settings.values.get("model_type")
+    settings, variant = _opened(folder)
     settings.fixed("pretraining_tp", 1)
-    biased = settings.get("attention_bias", False)
     stack = Stack(
-        attention=_heads(
-            settings,
-            bias=kind == "qwen2" or biased,
-            out_bias=False if kind == "qwen2" else None,
-            qk_norm=kind == "qwen3",
-            head_dim=128 if kind == "qwen3" else None,
-        ),
+        attention=_heads(settings, variant),
         feed_forward=FeedForward(
             d_ff=settings.get("intermediate_size", 11_008),
             activation=settings.activation("hidden_act", "silu"),
             gated=True,
-            bias=settings.get("mlp_bias", False),
+            bias=_bias(settings, variant, "mlp_bias"),
         ),
         norm=RMSNorm(epsilon=settings.get("rms_norm_eps", 1e-6)),
         placement="pre",
-        windows=_windows(settings, "sliding_attention" if kind == "mistral" else "full_attention"),
-        **_common(settings),
+        **_common(settings, variant),
     )
     return _decoder(settings, stack, Language(), scaled=False, tied=False)
 
 
 def read_gemma2(folder: Folder) -> Decoder:
     """The config of a Gemma 2 folder."""
-    settings = folder.settings
-    folder.purpose("ForCausalLM", "Model")
+    settings, variant = _opened(folder)
     settings.fixed("use_bidirectional_attention", None, False)
-    settings.unused("hidden_act", "cache_implementation")
+    settings.unused("hidden_act")
     stack = Stack(
         attention=_heads(
             settings,
-            bias=settings.get("attention_bias", False),
-            head_dim=256,
+            variant,
             scale=settings.get("query_pre_attn_scalar", 256) ** -0.5,
             softcap=_cap(settings, "attn_logit_softcapping", 50.0),
         ),
@@ -71,25 +101,47 @@ def read_gemma2(folder: Folder) -> Decoder:
         ),
         norm=RMSNorm(epsilon=settings.get("rms_norm_eps", 1e-6), plus_one=True),
         placement="both",
-        windows=_windows(settings, "sliding_attention", "full_attention"),
-        **_common(settings),
+        **_common(settings, variant),
     )
     head = Language(softcap=_cap(settings, "final_logit_softcapping", 30.0))
     return _decoder(settings, stack, head, scaled=True, tied=True)
 
 
-def _heads(settings: Settings, *, head_dim: int | None, **given: Any) -> Any:
+def _opened(folder: Folder) -> tuple[Settings, Variant]:
+    folder.purpose("ForCausalLM", "Model")
+    return folder.settings, VARIANTS[folder.settings.values["model_type"]]
+
+
+def _bias(settings: Settings, variant: Variant, name: str) -> bool:
+    """A bias where the variant has a setting for it; elsewhere the setting must be off, since nobody reads it."""
+    if name in variant.biases:
+        return settings.get(name, False)
+    settings.fixed(name, False)
+    return False
+
+
+def _heads(settings: Settings, variant: Variant, **given: Any) -> Any:
     number, width = settings.get("num_attention_heads", 32), settings.get("hidden_size", 4096)
-    groups = settings.get("num_key_value_heads", number)
-    head_dim = settings.get("head_dim", head_dim)
-    return heads(settings, number, groups, width, head_dim, dropout=settings.get("attention_dropout", 0.0), **given)
+    return heads(
+        settings,
+        number,
+        settings.get("num_key_value_heads", variant.groups or number),
+        width,
+        settings.get("head_dim", variant.head_dim),
+        bias=_bias(settings, variant, "attention_bias") or variant.query_bias,
+        out_bias=False if variant.query_bias else None,
+        qk_norm=variant.head_norm,
+        dropout=settings.get("attention_dropout", 0.0),
+        **given,
+    )
 
 
-def _common(settings: Settings) -> dict[str, Any]:
+def _common(settings: Settings, variant: Variant) -> dict[str, Any]:
     settings.unused("max_position_embeddings", "rope_theta", "sliding_window_pattern")
     return {
+        "windows": _windows(settings, variant),
         "d_model": settings.get("hidden_size", 4096),
-        "num_layers": settings.get("num_hidden_layers", 32),
+        "num_layers": settings.layers("num_hidden_layers", 32),
         "positions": rotary(settings),
     }
 
@@ -105,24 +157,26 @@ def _cap(settings: Settings, name: str, default: float) -> float | None:
     return None if given else settings.get(name, default)
 
 
-def _windows(settings: Settings, *default: str) -> tuple[int, ...]:
+def _windows(settings: Settings, variant: Variant) -> tuple[int, ...]:
     """How far each layer looks: by ``layer_types`` where they are listed, else by the older settings."""
-    layers = settings.get("num_hidden_layers", 32)
-    window: int | None = settings.maybe("sliding_window")
-    if not settings.get("use_sliding_window", settings.values.get("model_type") not in ("qwen2", "qwen3")):
+    layers = settings.layers("num_hidden_layers", 32)
+    said = "sliding_window" in settings.values
+    window: int | None = settings.maybe("sliding_window") if said else variant.window
+    if not settings.get("use_sliding_window", variant.window is not None):
         window = None
     first = settings.get("max_window_layers", 28)  # Qwen's: the layers before this one look everywhere
     kinds: list[str] | None = settings.maybe("layer_types")
     if kinds is None:
-        kinds = [default[i % len(default)] for i in range(layers)]
+        kinds = [variant.layers[i % len(variant.layers)] for i in range(layers)]
         if settings.values.get("use_sliding_window"):
             kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
     known = {"sliding_attention": window or 0, "full_attention": 0}
-    if unknown := sorted(set(kinds) - set(known)):
-        raise ConfigError(f"{settings.where}: layer_types", f"found {', '.join(unknown)}", "one of " + ", ".join(known))
+    if len(kinds) != layers or not set(kinds) <= set(known):
+        wanted = f"{layers} of " + ", ".join(known)
+        raise ConfigError(f"{settings.where}: layer_types", f"found {kinds!r}", wanted)
     windows = tuple(known[kind] for kind in kinds)
-    period = next(n for n in range(1, layers + 1) if windows == (windows[:n] * layers)[:layers])
-    return windows[:period]
+    period = next((n for n in range(1, layers + 1) if windows == (windows[:n] * layers)[:layers]), 1)
+    return windows[:period] or (0,)
 
 
 def rotary(settings: Settings) -> Rotary:
@@ -131,22 +185,28 @@ def rotary(settings: Settings) -> Rotary:
     Raises:
         ConfigError: for a way of scaling that is not supported.
     """
-    given: Mapping[str, Any] = settings.maybe("rope_parameters") or settings.maybe("rope_scaling") or {}
-    settings.unused("rope_scaling")
     where = f"{settings.where}: rope_parameters"
-    nested = [value for value in given.values() if isinstance(value, Mapping)]
-    if nested:
-        if any(value != nested[0] for value in nested):
-            raise ConfigError(where, "found different ones by kind of layer", "one for all layers")
-        given = nested[0]
-    base = float(given.get("rope_theta", settings.values.get("rope_theta") or 10_000.0))
-    fraction = float(given.get("partial_rotary_factor", settings.get("partial_rotary_factor", 1.0)))
+    new, old = settings.maybe("rope_parameters") or {}, settings.maybe("rope_scaling") or {}
+    if not isinstance(new, Mapping) or not isinstance(old, Mapping):
+        raise ConfigError(where, "found no table", "rope_type and what goes with it")
+    nested = [value for value in new.values() if isinstance(value, Mapping)]
+    if any(value != nested[0] for value in nested):
+        raise ConfigError(where, "found different ones by kind of layer", "one for all layers")
+    new = nested[0] if nested else new
+    if old and any(name in new and new[name] != value for name, value in old.items()):
+        raise ConfigError(where, "found others under rope_scaling", "one of the two, or the same in both")
+    given = {**new, **old}
+    base = float(given.get("rope_theta") or settings.values.get("rope_theta") or 10_000.0)
+    # The relatives all turn the whole head.
+    fraction = given.get("partial_rotary_factor") or settings.get("partial_rotary_factor", 1.0)
+    if fraction != 1.0:
+        raise ConfigError(where, f"found partial_rotary_factor {fraction}", "1.0")
     kind = given.get("rope_type", given.get("type", "default"))
     match kind:
         case "default":
-            return Rotary(base=base, fraction=fraction)
+            return Rotary(base=base)
         case "linear":
-            return Rotary(base=base, fraction=fraction, scaling=Linear(factor=float(given["factor"])))
+            return Rotary(base=base, scaling=Linear(factor=float(given["factor"])))
         case "llama3":
             original = given.get("original_max_position_embeddings") or settings.get("max_position_embeddings", 2048)
             scaling = Llama3(
@@ -155,7 +215,7 @@ def rotary(settings: Settings) -> Rotary:
                 high=float(given["high_freq_factor"]),
                 original_length=int(original),
             )
-            return Rotary(base=base, fraction=fraction, scaling=scaling)
+            return Rotary(base=base, scaling=scaling)
         case _:
             raise ConfigError(where, f"found rope_type {kind!r}", "default, linear or llama3")
 
@@ -204,24 +264,23 @@ def write(model: Model) -> Written | None:
     stack, attention = model.stack, model.stack.attention
     everywhere = set(stack.windows) == {0}
     if attention.qk_norm:
-        kind, name = "qwen3", "Qwen3ForCausalLM"
+        kind = "qwen3"
     elif attention.bias and attention.out_bias is False:
-        kind, name = "qwen2", "Qwen2ForCausalLM"
+        kind = "qwen2"
     else:
-        kind, name = ("llama", "LlamaForCausalLM") if everywhere else ("mistral", "MistralForCausalLM")
+        kind = "llama" if everywhere else "mistral"
     kinds = ["sliding_attention" if stack.window(layer) else "full_attention" for layer in range(stack.num_layers)]
     sliding: dict[str, Any] = {"sliding_window": max(stack.windows) or None}
     if kind.startswith("qwen"):
         sliding |= {"use_sliding_window": not everywhere, "layer_types": kinds}
-    biases = {} if kind == "qwen2" else {"attention_bias": attention.bias}
+    biases = {"attention_bias": attention.bias, "mlp_bias": stack.feed_forward.bias}
     return Written(
         {
             "model_type": kind,
-            "architectures": [name],
+            "architectures": [VARIANTS[kind].architecture],
             "hidden_act": ACTIVATION_NAMES[stack.feed_forward.activation],
-            "mlp_bias": stack.feed_forward.bias,
+            **{name: biases[name] for name in VARIANTS[kind].biases},
             **({} if kind == "llama" else sliding),
-            **biases,
             **_written(model),
         }
     )
@@ -263,24 +322,24 @@ def _written(model: Decoder) -> dict[str, Any]:
         "head_dim": stack.head_dim,
         "rms_norm_eps": stack.norm.epsilon,
         "attention_dropout": stack.attention.dropout,
-        "rope_parameters": _rope(stack.positions) if isinstance(stack.positions, Rotary) else None,
+        **(_rope(stack.positions) if isinstance(stack.positions, Rotary) else {}),
         "max_position_embeddings": LONGEST,
         "tie_word_embeddings": bool(model.tie),
     }
 
 
 def _rope(positions: Rotary) -> dict[str, Any]:
-    base = {"rope_theta": positions.base, "rope_type": "default"}
-    base |= {"partial_rotary_factor": positions.fraction} if positions.fraction != 1.0 else {}
+    """In the present words and in the older ones, which programs that were written before still read."""
+    scaling: dict[str, Any] = {}
     match positions.scaling:
-        case None:
-            return base
         case Linear(factor=factor):
-            return base | {"rope_type": "linear", "factor": factor}
+            scaling = {"rope_type": "linear", "factor": factor}
         case Llama3(factor=factor, low=low, high=high, original_length=length):
-            frequencies = {"low_freq_factor": low, "high_freq_factor": high}
-            original = {"original_max_position_embeddings": length}
-            return base | {"rope_type": "llama3", "factor": factor, **frequencies, **original}
+            scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high}
+            scaling["original_max_position_embeddings"] = length
+    partial = {} if positions.fraction == 1.0 else {"partial_rotary_factor": positions.fraction}
+    new = {"rope_theta": positions.base, "rope_type": "default", **scaling, **partial}
+    return {"rope_parameters": new, "rope_theta": positions.base, **({"rope_scaling": scaling} if scaling else {})}
 
 
 LLAMA = Layout(

@@ -13,6 +13,9 @@ T = TypeVar("T")
 # What says nothing about the model's mathematics: notes on the file, how it was initialised, what a program was to
 # return, and how to generate, which is read from the same file by whoever generates.
 _NOTES = """
+transformers.js_config is_llama_config n_special predict_special_tokens directionality pooler_fc_size
+pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type force_bos_token_to_be_generated
+save_step student_decoder_layers student_encoder_layers sliding_window_size max_sequence_length cache_implementation
 _attn_implementation _attn_implementation_autoset _name_or_path _num_labels architectures attn_implementation
 bad_words_ids begin_suppress_tokens bos_token_id decoder_start_token_id diversity_penalty do_sample dtype
 early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
@@ -37,6 +40,8 @@ FIXED: Mapping[str, tuple[object, ...]] = {
     "quantization_config": (None,),
     "tie_encoder_decoder": (False,),
 }
+
+MOST_LAYERS = 10_000
 
 ACTIVATIONS: Mapping[str, Activation] = {
     "relu": "relu",
@@ -91,7 +96,20 @@ class Settings:
             return float(value)  # type: ignore[return-value]
         if default is not None and type(value) is not kind:
             raise ConfigError(self._named(name), f"found {value!r}", f"a value such as {default!r}")
+        if kind is int and value < 0:
+            raise ConfigError(self._named(name), f"found {value}", "0 or more")
         return value
+
+    def layers(self, name: str, default: int) -> int:
+        """A number of layers.
+
+        Raises:
+            ConfigError: for none, or more than any model has.
+        """
+        found = self.get(name, default)
+        if not 1 <= found <= MOST_LAYERS:
+            raise ConfigError(self._named(name), f"found {found}", f"1 to {MOST_LAYERS}")
+        return found
 
     def maybe(self, name: str) -> Any:
         """A setting, or ``None``."""
@@ -134,11 +152,13 @@ class Settings:
         named: Mapping[str, str] = self.values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         try:
             ordered = sorted(named.items(), key=lambda item: int(item[0]))
-        except ValueError:
-            ordered = []
+        except (ValueError, AttributeError):
+            raise ConfigError(self._named("id2label"), f"found {named!r}", "labels by number") from None
         if [int(number) for number, _ in ordered] != list(range(len(named))) or len(named) < 2:
             raise ConfigError(self._named("id2label"), f"found {dict(named)!r}", "two labels or more, numbered from 0")
-        return tuple(label for _, label in ordered)
+        labels = [label for _, label in ordered]
+        # Two classes of ImageNet are both "crane".
+        return tuple(f"{label} ({i})" if labels.count(label) > 1 else label for i, label in enumerate(labels))
 
     def finish(self) -> None:
         """To be called when everything has been asked.
@@ -161,7 +181,7 @@ class Settings:
 
     @staticmethod
     def _off(value: object) -> bool:
-        return value is None or value is False or value in ({}, [])
+        return value in (None, False, 0, "", {}, [])
 
     def _named(self, name: str) -> str:
         return f"{self.where}: {name}"

@@ -18,9 +18,9 @@ def read(folder: Folder) -> EncoderDecoder:
     settings = folder.settings
     folder.purpose("ForConditionalGeneration", "Model")
     settings.unused("n_positions", "classifier_dropout", "dense_act_fn", "is_gated_act")
-    layers = settings.get("num_layers", 6)
+    layers = settings.layers("num_layers", 6)
     encoder = _stack(settings, layers)
-    decoder = _stack(settings, settings.get("num_decoder_layers", layers))
+    decoder = _stack(settings, settings.layers("num_decoder_layers", layers))
     front = Tokens(vocab_size=settings.get("vocab_size", 32_128), dropout=encoder.dropout)
     # The files of 1.1 say that nothing is tied and mean the output; what transformers 5 writes says it in another way.
     scaled = settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings", True))

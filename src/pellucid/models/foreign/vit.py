@@ -26,7 +26,7 @@ def read(folder: Folder) -> Encoder:
     )
     stack = Stack(
         d_model=width,
-        num_layers=settings.get("num_hidden_layers", 12),
+        num_layers=settings.layers("num_hidden_layers", 12),
         attention=heads(
             settings,
             number,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from pellucid.config.files import read_plain
 from pellucid.errors import CheckpointError
 from pellucid.models.files import listed
 from pellucid.models.foreign.table import Place, Row, Shape
@@ -78,12 +78,17 @@ def _files(folder: Path) -> list[Path]:
     raise CheckpointError(folder, f"holds {other[0]}" if other else "holds no weights", f"{SINGLE}, or {INDEX}")
 
 
+def is_beside(name: str) -> bool:
+    """Whether a name stands for a file or folder in the same folder, and for nothing outside it."""
+    return name not in ("", ".", "..") and Path(name).name == name
+
+
 def _shards(folder: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, OSError) as error:
-        raise CheckpointError(folder / INDEX, f"torn ({error})", "a weight_map", "copy it again") from None
-    if outside := [name for name in names if Path(name).name != name]:
+    named = read_plain(folder / INDEX).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise CheckpointError(folder / INDEX, "no weight_map of names", "the file of each tensor", "copy it again")
+    names = sorted(set(named.values()))
+    if outside := [name for name in names if not is_beside(name)]:
         raise CheckpointError(folder / INDEX, f"names {outside[0]!r}", "files of its own folder")
     if missing := [name for name in names if not (folder / name).exists()]:
         raise CheckpointError(folder, f"{listed(missing)} missing", f"the {len(names)} files that {INDEX} names")

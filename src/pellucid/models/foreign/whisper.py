@@ -39,7 +39,7 @@ def _stack(settings: Settings, name: str, length: int) -> Stack:
     dropout = settings.get("attention_dropout", 0.0)
     return Stack(
         d_model=width,
-        num_layers=settings.get(f"{name}_layers", 4),
+        num_layers=settings.layers(f"{name}_layers", 4),
         attention=heads(settings, number, number, width, None, key_bias=False, dropout=dropout),
         feed_forward=FeedForward(
             d_ff=settings.get(f"{name}_ffn_dim", 1536),
