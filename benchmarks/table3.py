@@ -59,6 +59,9 @@ def run(name: str, seed: int, folder: Path, mirror: str | None, steps: int) -> d
             settings = [f"training.steps={steps}", *ROWS[name].settings]
             given = ["--seed", str(seed), "--out", str(out), *places]
             subprocess.run([*command, "train", str(RECIPE), *given, *settings], check=True)
+        last = max((int(path.name.removeprefix("step-")) for path in (out / "checkpoints").glob("step-*")), default=0)
+        if last < steps:
+            sys.exit(f"{out} was broken off after step {last}; the same command goes on")
         done = subprocess.run(
             [*command, "evaluate", str(out), "--beams", "5", "--json", *places], check=True, capture_output=True
         )
