@@ -137,9 +137,9 @@ def slow_waves(
     frequency: Float[Tensor, " R/2"], factor: float, low: float, high: float, original_length: int
 ) -> Float[Tensor, " R/2"]:
     """Low frequencies divided by ``factor``, high ones kept: see :class:`pellucid.config.parts.Llama3`."""
-    turns = original_length * frequency / (2 * math.pi)
+    turns = original_length / (2 * math.pi / frequency)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequency * (kept + (1 - kept) / factor)
+    return (1 - kept) * frequency / factor + kept * frequency
 
 
 class RotaryPositions(Computed):
