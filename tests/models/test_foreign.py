@@ -215,7 +215,9 @@ def test_what_cannot_be_converted_leaves_nothing(published, tmp_path):
 def test_a_name_that_is_nowhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="config.json, model.safetensors and tokenizer.json are not in the cache|need the hub extra"):
+    with pytest.raises(
+        UserError, match=r"config\.json, model\.safetensors and tokenizer\.json are not in the cache|need the hub extra"
+    ):
         load("nobody/nothing")
     with pytest.raises(CheckpointError, match="no such folder"):
         load("nothing")

@@ -46,7 +46,7 @@ class Computed(nn.Module):
         for name, table in kept.items():
             if table is None:
                 continue
-            device = self._buffers[name].device  # type: ignore[union-attr] - one was put there
+            device = self._buffers[name].device  # type: ignore[union-attr]
             single = device.type == "mps"  # which has no double precision
             kind = torch.float32 if single else table.dtype
             self._buffers[name] = table if device.type == "meta" else table.to(device, kind)

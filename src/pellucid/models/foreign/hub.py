@@ -9,7 +9,7 @@ from pathlib import Path
 from pellucid.errors import CheckpointError, UserError
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-CONFIGS = (
+CONFIGS: tuple[str, ...] = (
     "config.json",
     "generation_config.json",
     "modules.json",
