@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from pellucid.errors import UserError
 
 
-def frequencies(width: int, base: float) -> Float[Tensor, " W/2"]:
+def frequencies(width: int, base: float) -> Float[Tensor, " N"]:
     """base^(-2i/W), the frequency of each pair of coordinates, in double precision."""
     return base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=real_device()) / width)
 
 
-def rotary_frequencies(width: int, base: float) -> Float[Tensor, " W/2"]:
+def rotary_frequencies(width: int, base: float) -> Float[Tensor, " N"]:
     """The same in single precision throughout, as the models that turn by them were trained: far out the last digit
     of a frequency is seen."""
     exponents = torch.arange(0, width, 2, device=real_device()).float() / width
@@ -134,8 +134,8 @@ class NoRotation(nn.Module):
 
 
 def slow_waves(
-    frequency: Float[Tensor, " R/2"], factor: float, low: float, high: float, original_length: int
-) -> Float[Tensor, " R/2"]:
+    frequency: Float[Tensor, " N"], factor: float, low: float, high: float, original_length: int
+) -> Float[Tensor, " N"]:
     """Low frequencies divided by ``factor``, high ones kept: see :class:`pellucid.config.parts.Llama3`."""
     turns = original_length / (2 * math.pi / frequency)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
@@ -150,7 +150,7 @@ class RotaryPositions(Computed):
 
     frequency: Tensor
 
-    def __init__(self, frequency: Float[Tensor, " R/2"], interleaved: bool) -> None:
+    def __init__(self, frequency: Float[Tensor, " N"], interleaved: bool) -> None:
         super().__init__()
         self.interleaved = interleaved
         self.register_buffer("frequency", frequency.float(), persistent=False)
