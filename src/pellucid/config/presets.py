@@ -177,9 +177,9 @@ def _whisper(layers: int, width: int, heads: int) -> EncoderDecoder:
 
 
 _ROTARY, _INTERLEAVED = Rotary(), Rotary(interleaved=True)
-_LLAMA_3 = Rotary(base=500_000)
+_LLAMA_3 = Rotary(base=500_000.0)
 _LLAMA_3_1, _LLAMA_3_2 = (
-    Rotary(base=500_000, scaling=Llama3(factor=factor, low=1, high=4, original_length=8192)) for factor in (8, 32)
+    Rotary(base=500_000.0, scaling=Llama3(factor=factor, low=1.0, high=4.0, original_length=8192)) for factor in (8.0, 32.0)
 )
 
 
@@ -215,7 +215,7 @@ def _mistral() -> Decoder:
 
 
 def _qwen(layers: int, width: int, d_ff: int, attention: Attention) -> Decoder:
-    positions = Rotary(base=1_000_000)
+    positions = Rotary(base=1_000_000.0)
     llama = _llama(151_936, layers, width, 1, d_ff, tied=True, positions=positions, epsilon=1e-6)
     return replace(llama, stack=replace(llama.stack, attention=attention))
 
