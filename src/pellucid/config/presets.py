@@ -179,7 +179,8 @@ def _whisper(layers: int, width: int, heads: int) -> EncoderDecoder:
 _ROTARY, _INTERLEAVED = Rotary(), Rotary(interleaved=True)
 _LLAMA_3 = Rotary(base=500_000.0)
 _LLAMA_3_1, _LLAMA_3_2 = (
-    Rotary(base=500_000.0, scaling=Llama3(factor=factor, low=1.0, high=4.0, original_length=8192)) for factor in (8.0, 32.0)
+    Rotary(base=500_000.0, scaling=Llama3(factor=factor, low=1.0, high=4.0, original_length=8192))
+    for factor in (8.0, 32.0)
 )
 
 
