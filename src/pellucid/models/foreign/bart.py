@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pellucid.config.model import EncoderDecoder, Language, Model, NormalInit, Tied, Tokens
 from pellucid.config.parts import FeedForward, Learned, Positions, Sinusoidal, Stack
@@ -160,6 +161,20 @@ def write(model: Model) -> Written | None:
         "architectures": [variant.architecture],
         "is_encoder_decoder": True,
         "vocab_size": getattr(model.source, "vocab_size", 0),
+        **written_sides(encoder, decoder),
+        "max_position_embeddings": encoder.max_length or LONGEST,
+        "scale_embedding": model.target.scaled,
+        "tie_word_embeddings": "output" in model.tie,
+    }
+    if kind == "marian":
+        shared = {"share_encoder_decoder_embeddings": "source" in model.tie}
+        settings |= {"decoder_vocab_size": model.target.vocab_size, **shared}
+    return Written(settings, {} if model.head.bias else {BIAS: (1, model.target.vocab_size)})
+
+
+def written_sides(encoder: Stack, decoder: Stack) -> dict[str, Any]:
+    """Both towers in the words of a config.json; Whisper's are the same."""
+    return {
         "d_model": encoder.d_model,
         "encoder_layers": encoder.num_layers,
         "decoder_layers": decoder.num_layers,
@@ -171,14 +186,7 @@ def write(model: Model) -> Written | None:
         "dropout": encoder.dropout,
         "attention_dropout": encoder.attention.dropout,
         "activation_dropout": encoder.feed_forward.dropout,
-        "max_position_embeddings": encoder.max_length or LONGEST,
-        "scale_embedding": model.target.scaled,
-        "tie_word_embeddings": "output" in model.tie,
     }
-    if kind == "marian":
-        shared = {"share_encoder_decoder_embeddings": "source" in model.tie}
-        settings |= {"decoder_vocab_size": model.target.vocab_size, **shared}
-    return Written(settings, {} if model.head.bias else {BIAS: (1, model.target.vocab_size)})
 
 
 LONGEST = 1024  # sinusoids have no limit; the format keeps a table of so many

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pellucid.config.model import Audio, EncoderDecoder, Language, Model, NormalInit, Tokens
 from pellucid.config.parts import FeedForward, Learned, Stack
-from pellucid.models.foreign.bart import tower
+from pellucid.models.foreign.bart import tower, written_sides
 from pellucid.models.foreign.layout import Folder, Layout, Written, heads
-from pellucid.models.foreign.settings import ACTIVATION_NAMES, Settings
+from pellucid.models.foreign.settings import Settings
 from pellucid.models.foreign.table import Table, module
 
 
@@ -78,17 +78,7 @@ def write(model: Model) -> Written | None:
             "is_encoder_decoder": True,
             "vocab_size": model.target.vocab_size,
             "num_mel_bins": model.source.mels,
-            "d_model": encoder.d_model,
-            "encoder_layers": encoder.num_layers,
-            "decoder_layers": decoder.num_layers,
-            "encoder_attention_heads": encoder.attention.num_heads,
-            "decoder_attention_heads": decoder.attention.num_heads,
-            "encoder_ffn_dim": encoder.feed_forward.d_ff,
-            "decoder_ffn_dim": decoder.feed_forward.d_ff,
-            "activation_function": ACTIVATION_NAMES[encoder.feed_forward.activation],
-            "dropout": encoder.dropout,
-            "attention_dropout": encoder.attention.dropout,
-            "activation_dropout": encoder.feed_forward.dropout,
+            **written_sides(encoder, decoder),
             "max_source_positions": encoder.max_length,
             "max_target_positions": decoder.max_length,
         }
