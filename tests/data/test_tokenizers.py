@@ -7,7 +7,8 @@ import tokenizers
 
 from pellucid.config import run
 from pellucid.data import Tokenizer
-from pellucid.errors import DataError
+from pellucid.data.conventions import conventions
+from pellucid.errors import ConfigError, DataError
 
 TEXTS = [
     "In 2021 the cat sat on the mat, and in 2021-03-04 it sat there still.",
@@ -128,6 +129,13 @@ def test_special_tokens_of_others_are_found_by_their_usual_names():
     assert (bert.pad, bert.unk, bert.bos, bert.eos, bert.mask) == (2, 3, 4, 5, 6)
     gpt2 = foreign("<|endoftext|>")
     assert (gpt2.pad, gpt2.bos, gpt2.eos, gpt2.mask) == (2, 2, 2, None)
+
+
+def test_words_that_may_not_be_written_are_single_tokens():
+    raw = foreign("[PAD]").raw
+    assert conventions(raw, ((), ()), {}, {"bad_words_ids": [[7], [9]], "suppress_tokens": [8]}).never == (7, 8, 9)
+    with pytest.raises(ConfigError, match=r"bad_words_ids: found \[9, 4\]; expected words of one token"):
+        conventions(raw, ((), ()), {}, {"bad_words_ids": [[7], [9, 4]]})
 
 
 def test_a_missing_special_token_is_named():

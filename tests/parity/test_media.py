@@ -98,6 +98,21 @@ def test_spectrograms(mels):
     assert (found - expected).abs().max() <= 1e-4
 
 
+def test_a_front_that_is_not_ours(tmp_path):
+    transformers.WhisperFeatureExtractor(feature_size=20, chunk_length=2).save_pretrained(tmp_path)
+    assert SoundReader.of(tmp_path, 20, 200) == SoundReader(20, 200)
+    with pytest.raises(ConfigError, match="feature_size: found 20; expected 80"):
+        SoundReader.of(tmp_path, 80, 200)
+    for told, message in (
+        ({"hop_length": 80}, "hop_length: found 80; expected 160"),
+        ({"dither": 1e-5}, "dither: found 1e-05; expected 0"),
+        ({"trims_silence": True}, "trims_silence: not known here"),
+    ):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+        with pytest.raises(ConfigError, match=message):
+            SoundReader.of(tmp_path, 20, 200)
+
+
 WORDS = 60
 NAMES = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>"]
 NAMES += ["<|startofprev|>", "<|notimestamps|>"]
@@ -131,10 +146,12 @@ def listener(folders):  # noqa: F811
     return oracle, Loaded(ours, tokenizer, None)
 
 
+@pytest.mark.parametrize("latest", [50, 3])
 @pytest.mark.parametrize("timed", [True, False])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_window_is_heard_as_there(listener, timed, seed):
+def test_a_window_is_heard_as_there(listener, timed, seed, latest):
     oracle, loaded = listener
+    oracle.generation_config.max_initial_timestamp_index = latest
     torch.manual_seed(seed)
     mels = torch.randn(1, 80, 60) * 2
     marks = replace(
@@ -143,6 +160,7 @@ def test_a_window_is_heard_as_there(listener, timed, seed):
         languages={"en": MARKS["<|en|>"], "de": MARKS["<|de|>"]},
         tasks={task: MARKS[f"<|{task}|>"] for task in ("translate", "transcribe")},
         untimed=MARKS["<|notimestamps|>"],
+        latest_start=latest,
     )
     prompt = marks.prompt("de", "transcribe", timed)
     found = _Listener(loaded.model, marks, prompt, timed, 12).hear(mels)

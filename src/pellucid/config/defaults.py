@@ -19,7 +19,19 @@ from pellucid.config.model import (
 )
 from pellucid.config.optimisation import AdamW, Checkpoints, Cosine, Linear, Training
 from pellucid.config.parts import Attention, FeedForward, RMSNorm, Rotary, Sinusoidal, Stack
-from pellucid.config.run import ByteBPE, Causal, Classify, Data, Masked, NamedData, Objective, Run, SequenceToSequence
+from pellucid.config.run import (
+    ByteBPE,
+    Causal,
+    Classify,
+    Data,
+    Masked,
+    NamedData,
+    NoObjective,
+    Objective,
+    Run,
+    SequenceToSequence,
+    fitting_objective,
+)
 from pellucid.config.start import Pretrained
 from pellucid.errors import UserError, nearest
 
@@ -105,7 +117,11 @@ def continued_run(source: Model, objective: Objective | None, path: str, family:
 
 
 def fitted(objective: Objective, model: Model) -> Objective:
-    """The objective with texts no longer than the positions of the model reach."""
+    """The objective, or where the model has another, that one; texts no longer than its positions reach."""
+    kind = fitting_objective(model)
+    objective = objective if isinstance(objective, kind) else kind()
+    if isinstance(objective, NoObjective):
+        return objective
     longest = min((stack.max_length for stack in stacks(model) if stack.max_length), default=None)
     if longest is None:
         return objective

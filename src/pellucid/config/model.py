@@ -273,6 +273,11 @@ def with_vocab_size(model: Model, size: int) -> Model:
             return replace(model, front=sized(model.front))
 
 
+def sound_frames(encoder: Stack) -> int:
+    """The frames that an encoder of sounds reads, two for each of its positions: Whisper's 3,000 are 30 seconds."""
+    return 2 * (encoder.max_length or 1500)
+
+
 def stacks(model: Model) -> tuple[Stack, ...]:
     """The towers of a model, the encoder first."""
     return (model.encoder, model.decoder) if isinstance(model, EncoderDecoder) else (model.stack,)

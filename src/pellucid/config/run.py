@@ -17,7 +17,6 @@ from pellucid.config.model import (
 from pellucid.config.optimisation import Training
 from pellucid.config.schema import check, check_fraction
 from pellucid.config.start import Scratch, Start
-from pellucid.errors import ConfigError
 
 # ---- data --------------------------------------------------------------------------------------
 
@@ -190,6 +189,7 @@ class Conventions:
         never, never_first: tokens that are never written, at all or as the first.
         longest: texts are cut to so many tokens when they are read; ``None`` for no limit but the positions.
         one_language: a listening model whose vocabulary names languages of which it knows one.
+        latest_start: the first words of a recording begin within so many ticks of a fiftieth of a second.
     """
 
     pad: int
@@ -203,6 +203,7 @@ class Conventions:
     never_first: tuple[int, ...] = ()
     longest: int | None = None
     one_language: bool = False
+    latest_start: int = 50
 
 
 # ---- objectives --------------------------------------------------------------------------------
@@ -266,7 +267,14 @@ class Classify:
         check(self.max_length >= 2, "max_length", self.max_length, "at least 2")
 
 
-Objective = Causal | Masked | SequenceToSequence | Classify
+@dataclass(frozen=True, kw_only=True)
+class NoObjective:
+    """None: an embedding head has no labels to learn from. It came from elsewhere and is used as it is."""
+
+    kind: ClassVar[str] = "none"
+
+
+Objective = Causal | Masked | SequenceToSequence | Classify | NoObjective
 
 # ---- the run ------------------------------------------------------------------------------------
 
@@ -293,6 +301,12 @@ class Run:
         check(self.seed >= 0, "seed", self.seed, "0 or more")
         wanted = fitting_objective(self.model)
         check(
+            wanted is not NoObjective or isinstance(self.objective, NoObjective),
+            "model.head",
+            "an embedding head, which has nothing to learn from",
+            "a masked-language or classification head; `pellucid embed` takes either",
+        )
+        check(
             isinstance(self.objective, wanted),
             "objective",
             type(self.objective).__name__,
@@ -308,11 +322,7 @@ class Run:
 
 
 def fitting_objective(model: Model) -> type[Any]:
-    """The objective a model is trained by, which its family and head decide.
-
-    Raises:
-        ConfigError: for an embedding head, which has no labels to learn from.
-    """
+    """The objective a model is trained by, which its family and head decide."""
     match model:
         case Decoder():
             return Causal
@@ -323,9 +333,4 @@ def fitting_objective(model: Model) -> type[Any]:
         case Encoder(head=Classification()):
             return Classify
         case _:
-            raise ConfigError(
-                "model.head",
-                "an embedding head has nothing to learn from",
-                "a masked-language or classification head",
-                "train with one of them; `pellucid embed` takes either",
-            )
+            return NoObjective

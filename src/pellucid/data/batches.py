@@ -131,6 +131,10 @@ def checked(examples: Examples, objective: run.Objective) -> Sequence[Any]:
     Raises:
         DataError: if not.
     """
+    if isinstance(objective, run.NoObjective):
+        raise DataError(
+            "data", "this model turns texts into vectors: no label to learn or to compare with", "`pellucid embed`"
+        )
     kinds: dict[type, tuple[Any, str]] = {
         run.Causal: (Document, "documents of text"),
         run.Masked: (Document, "documents of text"),

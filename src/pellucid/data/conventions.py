@@ -9,6 +9,7 @@ import tokenizers
 
 from pellucid.config.run import Conventions
 from pellucid.data.tokenizers import KNOWN_AS
+from pellucid.errors import ConfigError
 
 Frame = tuple[tuple[int, ...], tuple[int, ...]]  # the tokens before and after a text that is read
 
@@ -23,6 +24,9 @@ def conventions(
         frame: what it puts around a text.
         named: the names by role, such as ``pad_token``; where one is missing, the usual ones are looked for.
         told: the settings for writing, such as ``decoder_start_token_id``.
+
+    Raises:
+        ConfigError: for a word of several tokens that may not be written.
     """
 
     def by_role(role: str) -> int | None:
@@ -38,7 +42,11 @@ def conventions(
     forced = ids_in(told.get("forced_bos_token_id"))
     if not forced and told.get("force_bos_token_to_be_generated") and bos is not None:
         forced = (bos,)
-    barred = [ids_in(row) for row in told.get("bad_words_ids") or [] if isinstance(row, list) and len(row) == 1]
+    barred = [ids_in(row) for row in told.get("bad_words_ids") or [] if isinstance(row, list)]
+    if several := [row for row in barred if len(row) > 1]:
+        raise ConfigError(
+            "bad_words_ids", f"found {list(several[0])}", "words of one token: none of several can be kept from writing"
+        )
     before, after = frame
     return Conventions(
         pad=pad if pad is not None else next(iter(ends), 0),
@@ -50,6 +58,7 @@ def conventions(
         ends=ends,
         never=tuple(sorted({*(i for row in barred for i in row), *ids_in(told.get("suppress_tokens"))})),
         never_first=ids_in(told.get("begin_suppress_tokens")),
+        latest_start=next(iter(ids_in(told.get("max_initial_timestamp_index"))), 50),
         one_language=told.get("is_multilingual") is False,
         longest=told.get("max_seq_length"),
     )

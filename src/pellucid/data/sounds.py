@@ -17,10 +17,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.errors import DataError, UserError
+from pellucid.config.files import read_plain
+from pellucid.errors import ConfigError, DataError, UserError
 
 RATE = 16_000  # samples a second
 WIDTH, HOP = 400, 160  # samples of a frame, and from one to the next: 25 and 10 ms
+SETTINGS = "preprocessor_config.json"
+UNHEARD = {
+    "feature_extractor_type", "processor_class", "image_processor_type", "return_attention_mask", "padding_side",
+    "mel_filters", "n_samples", "nb_max_frames",
+}  # fmt: skip
 QUIETEST, DEEPEST = 1e-10, 8.0  # the floor of the power, and how many powers of ten below the loudest still count
 
 
@@ -35,6 +41,25 @@ class SoundReader:
 
     mels: int = 80
     frames: int = 3000
+
+    @classmethod
+    def of(cls, folder: Path, mels: int, frames: int) -> SoundReader:
+        """As the folder of a published model says, which can be nothing else than what we do.
+
+        Raises:
+            ConfigError: for other frames, mels or rates, or a setting that is not known.
+        """
+        told = read_plain(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+        known = {
+            "feature_size": mels, "sampling_rate": RATE, "n_fft": WIDTH, "hop_length": HOP, "padding_value": 0,
+            "chunk_length": frames * HOP // RATE, "dither": 0, "do_normalize": False,
+        }  # fmt: skip
+        for name, value in told.items():
+            if name in known and value != known[name]:
+                raise ConfigError(f"{folder / SETTINGS}: {name}", f"found {value!r}", f"{known[name]}")
+            if value and name not in known and name not in UNHEARD:
+                raise ConfigError(folder / SETTINGS, f"{name}: not known here, so not honoured", "a log-mel front")
+        return cls(mels, frames)
 
     @property
     def samples(self) -> int:

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.config.model import Audio
+from pellucid.config.model import Audio, sound_frames
+from pellucid.config.run import Conventions
 from pellucid.data.sounds import RATE, SoundReader
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError, nearest
@@ -23,7 +24,6 @@ from pellucid.models.checkpoint import Loaded
 from pellucid.models.encoder_decoder import EncoderDecoder
 
 TICK = 0.02  # seconds from one time token to the next
-LATEST_START = 50  # the first words begin within so many ticks of a window
 TASKS = ("transcribe", "translate")
 
 
@@ -56,6 +56,7 @@ class Marks:
         untimed: asks for words alone.
         end: ends a text.
         never, never_first: tokens that are not written, at all or as the first.
+        latest_start: the first words begin within so many ticks of a window.
     """
 
     start: int
@@ -65,6 +66,7 @@ class Marks:
     end: int
     never: tuple[int, ...]
     never_first: tuple[int, ...]
+    latest_start: int
 
     @property
     def first_time(self) -> int:
@@ -86,8 +88,8 @@ class Marks:
         # Languages stand between the start and the tasks, under codes of two or three letters.
         last = min(tasks.values(), default=ids[wanted[0]])
         codes = {m[1]: i for name, i in ids.items() if (m := re.fullmatch(r"<\|([a-z]{2,3})\|>", name))}
-        conventions = tokenizer.conventions
-        several = conventions is None or not conventions.one_language
+        conventions = tokenizer.conventions or Conventions(pad=0)
+        several = not conventions.one_language
         languages = {code: i for code, i in codes.items() if ids[wanted[0]] < i < last} if several else {}
         return cls(
             start=ids[wanted[0]],
@@ -95,8 +97,9 @@ class Marks:
             tasks=tasks if languages else {},
             untimed=ids[wanted[1]],
             end=tokenizer.ends[0],
-            never=conventions.never if conventions else (),
-            never_first=conventions.never_first if conventions else (),
+            never=conventions.never,
+            never_first=conventions.never_first,
+            latest_start=conventions.latest_start,
         )
 
     def prompt(self, language: str | None, task: str, timed: bool) -> list[int]:
@@ -142,7 +145,7 @@ def transcribe(
     if not isinstance(model, EncoderDecoder) or not isinstance(model.config.source, Audio):
         raise UserError("transcribe", f"a model of kind {type(model).__name__} that does not listen", "Whisper")
     tokenizer, marks = loaded.tokenizer, Marks.of(loaded.tokenizer)
-    reader = SoundReader(model.config.source.mels, 2 * (model.encoder.max_length or 1500))
+    reader = SoundReader(model.config.source.mels, sound_frames(model.config.encoder))
     wave = torch.as_tensor(sound, dtype=torch.float32)
     if language is None and marks.languages:
         language = _spoken(model, reader([wave]).to(model.device), marks)
@@ -224,7 +227,7 @@ class _Listener:
             scores[first : times[-1] + (0 if last and not before else 1)] = -torch.inf
         if not written:
             scores[:first] = -torch.inf
-            scores[first + LATEST_START + 1 :] = -torch.inf
+            scores[first + self.marks.latest_start + 1 :] = -torch.inf
         likely = scores.log_softmax(dim=-1)
         if likely[first:].logsumexp(dim=-1) > likely[:first].max():
             scores[:first] = -torch.inf

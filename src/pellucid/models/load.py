@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from pellucid.config import model as config
+from pellucid.config.model import sound_frames
 from pellucid.config.run import Objective
 from pellucid.data.images import ImageReader
 from pellucid.data.published import published_tokenizer
+from pellucid.data.sounds import SoundReader
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import CheckpointError, UserError
 from pellucid.models.checkpoint import Loaded, load_description, load_run, require_run
@@ -42,6 +44,8 @@ def load(
     described = model.config
     if isinstance(described, config.Encoder) and isinstance(described.front, config.Patches):
         return Loaded(model, None, None, ImageReader.of(folder, described.front.image_size, described.front.channels))
+    if isinstance(described, config.EncoderDecoder) and isinstance(described.source, config.Audio):
+        SoundReader.of(folder, described.source.mels, sound_frames(described.encoder))
     return Loaded(model, published_tokenizer(folder), None)
 
 

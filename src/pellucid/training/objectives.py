@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from pellucid.config.run import Causal, Classify, Masked, Objective, SequenceToSequence
+from pellucid.config.run import Causal, Classify, Masked, NoObjective, Objective, SequenceToSequence
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.models.build import Model
 from pellucid.models.encoder_decoder import EncoderDecoder
@@ -45,6 +45,8 @@ def loss_function(objective: Objective) -> LossFunction:
             return lambda model, batch: _of_tokens(model, batch, 0.0, objective.z_loss)
         case Classify():
             return lambda model, batch: _of_texts(model, batch, objective.label_smoothing)
+        case NoObjective():
+            raise TypeError("an embedding head has no loss")
 
 
 class Criterion(nn.Module):

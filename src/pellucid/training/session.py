@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from pellucid.config.model import stacks
-from pellucid.config.run import Causal, Masked, Run
+from pellucid.config.run import Causal, Masked, NoObjective, Run
 from pellucid.config.start import Pretrained
-from pellucid.data.batches import evaluation_batches
+from pellucid.data.batches import checked, evaluation_batches
 from pellucid.data.corpora import load_corpus
 from pellucid.data.corpus import Corpus
 from pellucid.data.tokenizers import Tokenizer
@@ -39,12 +39,13 @@ def prepare(run: Run, *, corpus: Corpus | None = None, device: str | torch.devic
     """Reads the data, trains or loads the tokenizer, builds the model.
 
     Raises:
-        DataError: for data that cannot be read.
-        ConfigError: for lengths beyond the model's positions.
+        DataError: for data that cannot be read, or of another kind than the objective is about.
+        ConfigError: for lengths beyond the model's positions, or a model that has nothing to learn from.
     """
     _check_length(run)
     run, chosen = _measured(run, torch.device(device).type)
     corpus = load_corpus(run.data) if corpus is None else corpus
+    checked(corpus.train, run.objective)
     if isinstance(run.start, Pretrained):
         _, _, tokenizer = describe(run.start.path)
         run = replace(run, conventions=tokenizer.conventions)
@@ -84,6 +85,13 @@ def _measured(run: Run, device_type: str) -> tuple[Run, dict[str, str]]:
 
 def _check_length(run: Run) -> None:
     objective = run.objective
+    if isinstance(objective, NoObjective):
+        raise ConfigError(
+            "model.head",
+            "an embedding head, which has nothing to learn from",
+            "a masked-language or classification head",
+            "`pellucid train classifier --from` puts a new head on it",
+        )
     length = objective.length if isinstance(objective, Causal | Masked) else objective.max_length
     limit = min((stack.max_length for stack in stacks(run.model) if stack.max_length), default=None)
     if limit is not None and length > limit:
