@@ -73,7 +73,7 @@ def main() -> None:
             lambda m: lambda: generate(m, Prompt(start, source=source), max_new_tokens=32),
         ),
     ):
-        with trace(model, "nothing"):
+        with trace(model, watch="nothing"):
             pass  # attached and detached once, as in a session
         times = interleaved({"with": work(model), "without": work(untapped(model))}, ROUNDS)
         ratios = [a / b for a, b in zip(times["with"], times["without"], strict=True)]

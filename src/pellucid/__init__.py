@@ -4,7 +4,7 @@
 >>> run = pl.load("runs/demo-encoder-decoder")
 >>> pl.translate(run, ["vendredi 13 mars 2071"])
 ['2071-03-13']
->>> with pl.trace(run.model, "*.cross_attention.weights") as tape:
+>>> with pl.trace(run.model, watch="*.cross_attention.weights") as tape:
 ...     pl.translate(run, ["3 March 2021"])
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pellucid.models.build import build
     from pellucid.models.convert import convert
     from pellucid.models.load import load
-    from pellucid.trace import trace
+    from pellucid.trace import Tape, edit, edits, trace
     from pellucid.training.evaluate import evaluate
     from pellucid.training.loop import train
 
@@ -36,6 +36,8 @@ _HOMES = {
     "classify": "pellucid.inference.predict",
     "complete": "pellucid.inference.predict",
     "convert": "pellucid.models.convert",
+    "edit": "pellucid.trace",
+    "edits": "pellucid.trace.edits:",
     "embed": "pellucid.inference.predict",
     "evaluate": "pellucid.training.evaluate",
     "fill": "pellucid.inference.predict",
@@ -46,6 +48,7 @@ _HOMES = {
     "Prompt": "pellucid.inference.decode",
     "size": "pellucid.analysis.size",
     "stream": "pellucid.inference.decode",
+    "Tape": "pellucid.trace",
     "trace": "pellucid.trace",
     "train": "pellucid.training.loop",
     "transcribe": "pellucid.inference.transcribe",
@@ -57,6 +60,7 @@ _HOMES = {
 __all__ = [
     "Power",
     "Prompt",
+    "Tape",
     "Wu",
     "__version__",
     "beam_search",
@@ -64,6 +68,8 @@ __all__ = [
     "classify",
     "complete",
     "convert",
+    "edit",
+    "edits",
     "embed",
     "evaluate",
     "fill",
@@ -83,8 +89,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
-    module, _, original = _HOMES[name].partition(":")
-    return getattr(import_module(module), original or name)
+    module, whole, _ = _HOMES[name].partition(":")
+    found = import_module(module)
+    return found if whole else getattr(found, name)
 
 
 def __dir__() -> list[str]:

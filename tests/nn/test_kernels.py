@@ -42,7 +42,7 @@ def mask(rule, T):
     return Mask(query=sites(S - T, **places), key=sites(**places), **rule)
 
 
-def untapped(name, tensor):
+def untapped(name, tensor, *operands):
     return tensor
 
 

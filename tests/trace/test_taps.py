@@ -7,15 +7,19 @@ from torch import nn
 
 from pellucid.trace import Tapped, trace
 
+SOURCE = ("k_projected", "k_new", "v_new")
+READING = ("k", "v", "mask", "scores", "weights", "context", "out")
 BLOCK = [
     "residual_pre",
     "self_attention_residual.before.out",
-    *(f"self_attention.{name}" for name in ("q", "k", "v", "scores", "weights", "context", "out")),
+    *(f"self_attention.{name}" for name in (*SOURCE, "q_projected", "q", *READING)),
+    "self_attention_residual.sum",
     "residual_mid",
 ]
 CROSS = [
     "cross_attention_residual.before.out",
-    *(f"cross_attention.{name}" for name in ("q", "k", "v", "scores", "weights", "context", "out")),
+    *(f"cross_attention.{name}" for name in (*SOURCE, "q_projected", "q", *READING)),
+    "cross_attention_residual.sum",
     "residual_cross",
 ]
 FEED = [
@@ -23,6 +27,7 @@ FEED = [
     "feed_forward.pre",
     "feed_forward.hidden",
     "feed_forward.out",
+    "feed_forward_residual.sum",
     "residual_post",
 ]
 FRONT = ["embedding.tokens", "embedding.positions", "embedding.out"]
@@ -34,9 +39,9 @@ def tower(prefix="", cross=()):
 
 
 GOLDEN = {
-    "encoder": [*tower(), "head.norm.out", "logits"],
-    "decoder": [*tower(), "logits"],
-    "encoder_decoder": [*tower("encoder."), *tower("decoder.", CROSS), "logits"],
+    "encoder": [*tower(), "head.dense", "head.activated", "head.norm.out", "head.projected", "logits"],
+    "decoder": [*tower(), "head.projected", "logits"],
+    "encoder_decoder": [*tower("encoder."), *tower("decoder.", CROSS), "head.projected", "logits"],
 }
 
 
@@ -50,9 +55,12 @@ def test_the_names_are_public(family):
         run(small(family), tokens())
         assert len(tape) == 0  # another model's tensors are not ours
     model = small(family)
-    with trace(model) as tape:
+    with torch.no_grad(), trace(model) as tape:
         run(model, tokens())
     assert list(tape) == GOLDEN[family]
+    with trace(model) as tape:
+        run(model, tokens())  # where gradients are wanted, the source is projected for all layers at once
+    assert set(tape) == set(GOLDEN[family])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

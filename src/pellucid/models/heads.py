@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 from pellucid.models.tower import Encoded
 from pellucid.nn.dropout import dropout
 from pellucid.nn.masks import PADDING
-from pellucid.trace import Tapped
+from pellucid.trace import Elementwise, Linear, LinearIn, Operation, Tapped, UnitLength
+from pellucid.trace.working import Index, Operand, Working
 
 Pool = Callable[[Encoded], Tensor]
 
@@ -30,12 +33,25 @@ class LanguageHead(Tapped):
 
     def prepare(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """What is projected onto the vocabulary."""
-        return states if self.scale == 1.0 else states * self.scale
+        return states if self.scale == 1.0 else self.tap("scaled", states * self.scale, states)
 
     def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """The scores of any selection of positions."""
-        logits = self.project(self.prepare(states))
+        ready = self.prepare(states)
+        logits = self.tap("projected", self.project(ready), ready)
+        return logits if self.softcap is None else self.tap("capped", self._cap(logits), logits)
+
+    def _cap(self, logits: Tensor) -> Tensor:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "scaled":
+                return Elementwise(lambda states: states * self.scale, f"x · {self.scale:.6g}")
+            case "capped":
+                return Elementwise(self._cap, "softcap · tanh(x / softcap)")
+            case _:
+                return Linear(self.project, self.named("project"))
 
 
 class MaskedLanguageHead(Tapped):
@@ -54,11 +70,22 @@ class MaskedLanguageHead(Tapped):
 
     def prepare(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """What is projected onto the vocabulary."""
-        return self.norm(self.activation(self.dense(states)))
+        dense = self.tap("dense", self.dense(states), states)
+        return self.norm(self.tap("activated", self.activation(dense), dense))
 
     def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """The scores of any selection of positions."""
-        return self.project(self.prepare(states))
+        ready = self.prepare(states)
+        return self.tap("projected", self.project(ready), ready)
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "dense":
+                return Linear(self.dense, self.named("dense"))
+            case "activated":
+                return Elementwise(self.activation, "activation(x)")
+            case _:
+                return Linear(self.project, self.named("project"))
 
 
 class ClassificationHead(Tapped):
@@ -80,10 +107,23 @@ class ClassificationHead(Tapped):
         self.pool, self.activation, self.dropout = pool, activation, dropout
 
     def forward(self, encoded: Encoded) -> Float[Tensor, "B C"]:
-        pooled = self.tap("pooled", self.pool(encoded))
+        pooled = self.tap("pooled", self.pool(encoded), encoded.states, encoded.sites)
         if self.dense is not None:
-            pooled = self.activation(self.dense(pooled))
-        return self.project(dropout(pooled, self.dropout, self.training))
+            dense = self.tap("dense", self.dense(pooled), pooled)
+            pooled = self.tap("activated", self.activation(dense), dense)
+        return self.tap("projected", self.project(dropout(pooled, self.dropout, self.training)), pooled)
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "pooled":
+                return Pooled(self.pool)
+            case "dense":
+                assert self.dense is not None  # else nothing has this name
+                return Linear(self.dense, self.named("dense"))
+            case "activated":
+                return Elementwise(self.activation, "activation(x)")
+            case _:
+                return Linear(self.project, self.named("project"))
 
 
 class EmbeddingHead(Tapped):
@@ -98,10 +138,38 @@ class EmbeddingHead(Tapped):
         self.pool, self.normalized = pool, normalized
 
     def forward(self, encoded: Encoded) -> Float[Tensor, "B D"]:
-        pooled = self.tap("pooled", self.pool(encoded))
+        pooled = self.tap("pooled", self.pool(encoded), encoded.states, encoded.sites)
         if self.dense is not None:
-            pooled = torch.tanh(self.dense(pooled))
-        return F.normalize(pooled, dim=-1) if self.normalized else pooled
+            dense = self.tap("dense", self.dense(pooled), pooled)
+            pooled = self.tap("activated", torch.tanh(dense), dense)
+        return self.tap("unit", F.normalize(pooled, dim=-1), pooled) if self.normalized else pooled
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "pooled":
+                return Pooled(self.pool)
+            case "dense":
+                assert self.dense is not None  # else nothing has this name
+                return Linear(self.dense, self.named("dense"))
+            case "activated":
+                return Elementwise(torch.tanh, "tanh(x)")
+            case _:
+                return UnitLength()
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The states of all positions made one. Operands: the states, where they stand."""
+
+    pool: Pool
+    formula: str = "Σ states · weight"
+
+    def compute(self, *operands: Any) -> Tensor:
+        return self.pool(Encoded(*operands))
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        sites = operands[1].value
+        return LinearIn(lambda states: self.pool(Encoded(states, sites)), self.formula).explain(index, operands[0])
 
 
 def pool_first(encoded: Encoded) -> Float[Tensor, "B D"]:

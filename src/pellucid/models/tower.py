@@ -190,7 +190,7 @@ class CrossTower(Tower):
         """Projects the source to every layer's keys and values, once."""
         projected = joint(encoded.states, self._source_layers())
         pairs = zip(self._crossings(), projected[::2], projected[1::2], strict=True)
-        return [SourceCache(*attention.heads(keys, values)) for attention, keys, values in pairs]
+        return [SourceCache(*attention.heads(keys, values, encoded.states)) for attention, keys, values in pairs]
 
     def _crossings(self) -> list[Attention]:
         return [block.cross_attention for block in self.blocks if isinstance(block, CrossBlock)]

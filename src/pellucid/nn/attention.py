@@ -14,8 +14,9 @@ from pellucid.nn.cache import NO_CACHE, Heads, LayerCache
 from pellucid.nn.joint import joint
 from pellucid.nn.kernels import Kernel, explicit
 from pellucid.nn.masks import Mask
+from pellucid.nn.operations import Mixture, Remembered, Rule, Scores, Softmax, Turned
 from pellucid.nn.positions import unrotated
-from pellucid.trace import Tapped
+from pellucid.trace import Linear, Operation, Tapped
 
 Rotate = Callable[[Tensor], Tensor]
 
@@ -69,31 +70,59 @@ class Attention(Tapped):
     ) -> Float[Tensor, "B T D"]:
         if source is x:
             queries, keys, values = joint(x, (self.query, self.key, self.value))
-            k, v = cache.keys_values(lambda: self.heads(keys, values, rotate))
+            k, v = cache.keys_values(lambda: self.heads(keys, values, x, rotate))
         else:
             queries = self.query(x)
             k, v = cache.keys_values(lambda: self.project(source, rotate))
-        q = rotate(self.query_norm(self._split(queries)))
-        q, k, v = self.tap("q", q), self.tap("k", k), self.tap("v", v)
+        queries = self.query_norm(self.tap("q_projected", self._split(queries), x))
+        q = self.tap("q", rotate(queries), queries, rotate)
+        k, v = self.tap("k", k, mask), self.tap("v", v, mask)
 
         # Fused kernels never store the weights; to show them we compute them.
-        kernel = explicit if self.is_watched("scores", "weights") else self.kernel
+        kernel = explicit if self.is_watched("mask", "scores", "weights") else self.kernel
         dropout = self.dropout if self.training else 0.0
         context = kernel(q, k, v, mask, scale=self.scale, softcap=self.softcap, dropout=dropout, tap=self.tap)
-
-        context = self.tap("context", context)  # (B, H, T, K): what each head gathered
-        return self.tap("out", self.out(context.transpose(1, 2).flatten(2)))
+        return self.tap("out", self.out(context.transpose(1, 2).flatten(2)), context)
 
     def project(self, source: Float[Tensor, "B S E"], rotate: Rotate = unrotated) -> tuple[Heads, Heads]:
         """Keys and values of a source."""
         keys, values = joint(source, (self.key, self.value))
-        return self.heads(keys, values, rotate)
+        return self.heads(keys, values, source, rotate)
 
     def heads(
-        self, keys: Float[Tensor, "B S GK"], values: Float[Tensor, "B S GK"], rotate: Rotate = unrotated
+        self,
+        keys: Float[Tensor, "B S GK"],
+        values: Float[Tensor, "B S GK"],
+        source: Float[Tensor, "B S E"],
+        rotate: Rotate = unrotated,
     ) -> tuple[Heads, Heads]:
-        """Projected keys and values as heads."""
-        return rotate(self.key_norm(self._split(keys))), self._split(values)
+        """Keys and values projected from a source, as heads."""
+        projected = self.key_norm(self.tap("k_projected", self._split(keys), source))
+        k = self.tap("k_new", rotate(projected), projected, rotate)
+        return k, self.tap("v_new", self._split(values), source)
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "q_projected":
+                return Linear(self.query, self.named("query"), head_dim=self.head_dim)
+            case "k_projected":
+                return Linear(self.key, self.named("key"), head_dim=self.head_dim)
+            case "v_new":
+                return Linear(self.value, self.named("value"), head_dim=self.head_dim)
+            case "q" | "k_new":
+                return Turned()
+            case "k" | "v":
+                return Remembered()
+            case "mask":
+                return Rule()
+            case "scores":
+                return Scores(self.scale, self.softcap)
+            case "weights":
+                return Softmax()
+            case "context":
+                return Mixture(self.scale, self.softcap)
+            case _:
+                return Linear(self.out, self.named("out"), of_heads=True)
 
     def _split(self, x: Tensor) -> Heads:
         return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)

@@ -13,10 +13,10 @@ from pellucid.nn.dropout import dropout
 from pellucid.nn.feed_forward import FeedForward
 from pellucid.nn.masks import Mask
 from pellucid.nn.positions import unrotated
-from pellucid.trace import Tapped
+from pellucid.trace import Operation, Sum, Tapped
 
 
-class Residual(nn.Module):
+class Residual(Tapped):
     """One sub-layer added to the residual stream, with norms wherever the placement wants them.
 
     Post (Vaswani et al. 2017, §3.1) norms ``after`` the sum, pre (Xiong et al. 2020) ``before`` the sub-layer, both
@@ -28,7 +28,11 @@ class Residual(nn.Module):
         self.before, self.output, self.after, self.dropout = before, output, after, dropout
 
     def forward(self, x: Float[Tensor, "B T D"], sublayer: Callable[[Tensor], Tensor]) -> Float[Tensor, "B T D"]:
-        return self.after(x + dropout(self.output(sublayer(self.before(x))), self.dropout, self.training))
+        y = self.output(sublayer(self.before(x)))
+        return self.after(self.tap("sum", x + dropout(y, self.dropout, self.training), x, y))
+
+    def operation(self, name: str) -> Operation:
+        return Sum()
 
 
 class Block(Tapped):

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pellucid.nn.dropout import dropout
-from pellucid.trace import Tapped
+from pellucid.nn.operations import Positioned
+from pellucid.trace import Elementwise, Linear, LinearIn, Lookup, Operation, Prepended, Rearranged, Same, Sum, Tapped
 
 
 class TokenFront(Tapped):
@@ -49,11 +50,27 @@ class TokenFront(Tapped):
         positions: Int[Tensor, "B T"],
         token_types: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = self.tap("tokens", self.table(tokens) * self.scale)
+        x = self.tap("tokens", self.table(tokens) * self.scale, tokens)
         if self.token_types is not None:
-            x = x + self.token_types(torch.zeros_like(tokens) if token_types is None else token_types)
-        x = self.norm(self.tap("positions", self.positions(x, positions)))
-        return self.tap("out", dropout(x, self.dropout, self.training))
+            given = torch.zeros_like(tokens) if token_types is None else token_types
+            types = self.tap("types", self.token_types(given), given)
+            x = self.tap("typed", x + types, x, types)
+        x = self.norm(self.tap("positions", self.positions(x, positions), x, positions))
+        return self.tap("out", dropout(x, self.dropout, self.training), x)
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "tokens":
+                return Lookup(self.table, self.named("table"), self.scale)
+            case "types":
+                assert self.token_types is not None  # else nothing has this name
+                return Lookup(self.token_types, self.named("token_types"))
+            case "typed":
+                return Sum()
+            case "positions":
+                return Positioned(self.positions, self.named("positions"))
+            case _:
+                return Same()
 
 
 class PatchFront(Tapped):
@@ -79,13 +96,32 @@ class PatchFront(Tapped):
     def forward(
         self, images: Float[Tensor, "B C Y X"], positions: Int[Tensor, "B T"], token_types: Tensor | None = None
     ) -> Float[Tensor, "B T D"]:
-        size = self.patch_size
-        patches = images.unfold(2, size, size).unfold(3, size, size)  # (B, C, rows, columns, size, size)
-        x = self.tap("tokens", self.project(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)))
+        patches = self.tap("patches", self.cut(images), images)
+        x = self.tap("tokens", self.project(patches), patches)
         if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(x.size(0), 1, -1), x], dim=1)
-        x = self.tap("positions", self.positions(x, positions))
-        return self.tap("out", dropout(x, self.dropout, self.training))
+            x = self.tap("classed", torch.cat([self.class_token.expand(x.size(0), 1, -1), x], dim=1), x)
+        x = self.tap("positions", self.positions(x, positions), x, positions)
+        return self.tap("out", dropout(x, self.dropout, self.training), x)
+
+    def cut(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B N P"]:
+        """The squares, row by row, each as one vector."""
+        size = self.patch_size
+        squares = images.unfold(2, size, size).unfold(3, size, size)  # (B, C, rows, columns, size, size)
+        return squares.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "patches":
+                return Rearranged(self.cut, "squares, row by row")
+            case "tokens":
+                return Linear(self.project, self.named("project"))
+            case "classed":
+                assert self.class_token is not None  # else nothing has this name
+                return Prepended(self.class_token, self.named("class_token"))
+            case "positions":
+                return Positioned(self.positions, self.named("positions"))
+            case _:
+                return Same()
 
 
 class AudioFront(Tapped):
@@ -104,6 +140,22 @@ class AudioFront(Tapped):
     def forward(
         self, mels: Float[Tensor, "B M F"], positions: Int[Tensor, "B T"], token_types: Tensor | None = None
     ) -> Float[Tensor, "B T D"]:
-        x = self.tap("tokens", F.gelu(self.stride(F.gelu(self.narrow(mels)))).mT)
-        x = self.tap("positions", self.positions(x, positions))
-        return self.tap("out", dropout(x, self.dropout, self.training))
+        x = self.tap("narrow_pre", self.narrow(mels), mels)
+        x = self.tap("narrow_hidden", F.gelu(x), x)
+        x = self.tap("stride_pre", self.stride(x), x)
+        x = self.tap("tokens", F.gelu(x).mT, x)
+        x = self.tap("positions", self.positions(x, positions), x, positions)
+        return self.tap("out", dropout(x, self.dropout, self.training), x)
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "narrow_pre":
+                return LinearIn(self.narrow, "convolution of width 3")
+            case "stride_pre":
+                return LinearIn(self.stride, "convolution of width 3, stride 2")
+            case "narrow_hidden" | "tokens":
+                return Elementwise(F.gelu, "gelu(x)", transposed=name == "tokens")
+            case "positions":
+                return Positioned(self.positions, self.named("positions"))
+            case _:
+                return Same()

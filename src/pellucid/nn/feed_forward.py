@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pellucid.nn.dropout import dropout
 from pellucid.nn.joint import joint
-from pellucid.trace import Tapped
+from pellucid.trace import Elementwise, Gated, Linear, Operation, Tapped
 
 
 class FeedForward(Tapped):
@@ -24,12 +24,22 @@ class FeedForward(Tapped):
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        hidden = self.tap("hidden", self.hidden(x))
-        return self.tap("out", self.down(dropout(hidden, self.dropout, self.training)))
+        hidden = self.hidden(x)
+        return self.tap("out", self.down(dropout(hidden, self.dropout, self.training)), hidden)
 
     def hidden(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T F"]:
         """What the units say."""
-        return self.activation(self.tap("pre", self.up(x)))
+        pre = self.tap("pre", self.up(x), x)
+        return self.tap("hidden", self.activation(pre), pre)
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "pre":
+                return Linear(self.up, self.named("up"))
+            case "hidden":
+                return Elementwise(self.activation, "activation(pre)")
+            case _:
+                return Linear(self.down, self.named("down"))
 
 
 class GatedFeedForward(FeedForward):
@@ -43,4 +53,14 @@ class GatedFeedForward(FeedForward):
 
     def hidden(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T F"]:
         gate, pre = joint(x, (self.gate, self.up))
-        return self.activation(self.tap("gate", gate)) * self.tap("pre", pre)
+        gate, pre = self.tap("gate", gate, x), self.tap("pre", pre, x)
+        return self.tap("hidden", self.activation(gate) * pre, gate, pre)
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "gate":
+                return Linear(self.gate, self.named("gate"))
+            case "hidden":
+                return Gated(self.activation)
+            case _:
+                return super().operation(name)

@@ -23,9 +23,9 @@ from pellucid.nn.masks import Mask
 
 @runtime_checkable
 class Tap(Protocol):
-    """Names a tensor and returns it, or what an edit made of it."""
+    """Names a tensor, and what it was computed from; returns it, or what an edit made of it."""
 
-    def __call__(self, name: str, tensor: Tensor, /) -> Tensor: ...
+    def __call__(self, name: str, tensor: Tensor, /, *operands: object) -> Tensor: ...
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class Kernel(Protocol):
         scale: what the products are multiplied by.
         softcap: squashes the scaled products to ±softcap by a tanh, before mask and bias; ``None`` does not.
         dropout: probability of dropping a weight.
-        tap: called with ``scores`` and ``weights`` where a kernel computes them.
+        tap: called with ``mask``, ``scores`` and ``weights`` where a kernel computes them, and with ``context``.
 
     Returns:
         The context (B, H, T, K); zeros for a query that sees nothing.
@@ -62,14 +62,15 @@ def explicit(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None, dropout: float, tap: Tap
 ) -> Float[Tensor, "B H T K"]:
     """softmax(q kᵀ · scale) v, one named step at a time (Vaswani et al. 2017, eq. 1)."""
-    k, v = _for_each_head(k, q), _for_each_head(v, q)
-    scores = q @ k.mT * scale
+    mask = mask.showing(tap("mask", mask.allowed(), mask))
+    scores = q @ _for_each_head(k, q).mT * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if not mask.hides_nothing() or mask.bias is not None:
         scores = scores + mask.additive(scores.dtype)
-    weights = tap("weights", _softmax(tap("scores", scores), mask).to(v.dtype))
-    return drop(weights, dropout, training=True) @ v
+    scores = tap("scores", scores, q, k, mask)
+    weights = tap("weights", _softmax(scores, mask).to(v.dtype), scores)
+    return tap("context", drop(weights, dropout, training=True) @ _for_each_head(v, q), weights, v)
 
 
 def _softmax(scores: Tensor, mask: Mask) -> Tensor:
@@ -83,7 +84,7 @@ def _softmax(scores: Tensor, mask: Mask) -> Tensor:
 def sdpa(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None, dropout: float, tap: Tap
 ) -> Float[Tensor, "B H T K"]:
-    """PyTorch's fused attention; nothing in between is ever stored, so ``tap`` goes unused.
+    """PyTorch's fused attention; nothing in between is ever stored.
 
     Raises:
         ValueError: with a softcap, which this kernel has no place for.
@@ -95,9 +96,10 @@ def sdpa(
         bias = mask.additive(q.dtype) if mask.bias is not None else mask.allowed()
     # Asking for groups where there are none would rule out faster kernels.
     grouped = q.size(1) != k.size(1)
-    return F.scaled_dot_product_attention(
+    context = F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias, is_causal=causal, scale=scale, dropout_p=dropout, enable_gqa=grouped
     )
+    return tap("context", context, q, k, v, mask)
 
 
 def blocked(
@@ -112,9 +114,9 @@ def blocked(
     additive = None if plain else mask.additive(q.dtype)
     if softcap is not None or dropout or (additive is not None and additive.requires_grad):
         return explicit(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout, tap=tap)
-    k, v = _for_each_head(k, q), _for_each_head(v, q)
-    out: Tensor = BlockedAttention.apply(q, k, v, additive, mask.blind(), triangle, scale)  # type: ignore[no-untyped-call]
-    return out
+    heads = _for_each_head(k, q), _for_each_head(v, q)
+    context: Tensor = BlockedAttention.apply(q, *heads, additive, mask.blind(), triangle, scale)  # type: ignore[no-untyped-call]
+    return tap("context", context, q, k, v, mask)
 
 
 LONGEST_BLOCKED = 2048
@@ -153,9 +155,9 @@ def flex(
 
     blocks = None if mask.hides_nothing() else mask.blocks()
     grouped = q.size(1) != k.size(1)
-    out = flex_attention(q, k, v, score_mod=score, block_mask=blocks, scale=scale, enable_gqa=grouped)
-    assert isinstance(out, Tensor)  # the log-sum-exp comes along only when asked for
-    return out
+    context = flex_attention(q, k, v, score_mod=score, block_mask=blocks, scale=scale, enable_gqa=grouped)
+    assert isinstance(context, Tensor)  # the log-sum-exp comes along only when asked for
+    return tap("context", context, q, k, v, mask)
 
 
 def _for_each_head(x: Tensor, q: Tensor) -> Tensor:

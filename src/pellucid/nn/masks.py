@@ -6,6 +6,7 @@ Shapes: B batch, T queries, S keys, H heads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,6 +85,22 @@ class Mask:
         """The same mask, nothing of it rendered yet."""
         return replace(self)
 
+    def kept(self) -> Mask:
+        """The mask with sites of its own: those of a cache's keys are overwritten as it goes on."""
+        segments = self.key.segments
+        key = Sites(self.key.positions.clone(), None if segments is None else segments.clone())
+        copied = copy(self)
+        copied.key = key
+        return copied
+
+    def showing(self, allowed: Bool[Tensor, "B 1 T S"]) -> Mask:
+        """The mask with another rendering of its rule, as an edit may make it; this one where it is its own."""
+        if allowed is self._allowed:
+            return self
+        changed = Shown(query=self.query, key=self.key, bias=self.bias)
+        changed._allowed = allowed
+        return changed
+
     def allows(self, query: Tensor, key: Tensor, query_segment: Tensor | None, key_segment: Tensor | None) -> Tensor:
         """The rule every rendering is derived from."""
         seen = torch.ones_like(query - key, dtype=torch.bool)
@@ -159,6 +176,22 @@ class Mask:
         if self._blind is None:
             self._blind = ~self.allowed().any(dim=-1, keepdim=True)
         return self._blind
+
+
+class Shown(Mask):
+    """A mask that is what it shows, whatever rule it came from."""
+
+    def anew(self) -> Mask:
+        return self
+
+    def hides_nothing(self) -> bool:
+        return False
+
+    def is_triangle(self) -> bool:
+        return False
+
+    def blind(self) -> Bool[Tensor, "B 1 T 1"]:
+        return ~self.allowed().any(dim=-1, keepdim=True)
 
 
 def window_covers(window: int, length: int) -> bool:

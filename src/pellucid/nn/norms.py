@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pellucid.trace import Tapped
+from pellucid.trace import Norm, Operation, Tapped
 
 
 class LayerNorm(Tapped):
@@ -22,7 +22,10 @@ class LayerNorm(Tapped):
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         full = x.to(self.weight.dtype)  # under autocast a half-precision product may come in; norms are taken in full
         out = F.layer_norm(full, self.weight.shape, self.weight, self.bias, self.epsilon)
-        return self.tap("out", out.type_as(x))
+        return self.tap("out", out.type_as(x), x)
+
+    def operation(self, name: str) -> Operation:
+        return Norm(self.weight, self.bias, self.epsilon, centred=True, name=self._path.removesuffix("."))
 
 
 class RMSNorm(Tapped):
@@ -34,6 +37,14 @@ class RMSNorm(Tapped):
         self.weight = nn.Parameter(torch.zeros(features) if plus_one else torch.ones(features))
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        gain = 1 + self.weight.float() if self.plus_one else self.weight  # one more, rounded, would lose the gain
+        gain = self.gain
         out = F.rms_norm(x.to(gain.dtype), gain.shape, gain, self.epsilon)
-        return self.tap("out", out.type_as(x))
+        return self.tap("out", out.type_as(x), x)
+
+    @property
+    def gain(self) -> Float[Tensor, " D"]:
+        """What the features are multiplied by."""
+        return 1 + self.weight.float() if self.plus_one else self.weight  # one more, rounded, would lose the gain
+
+    def operation(self, name: str) -> Operation:
+        return Norm(self.gain, None, self.epsilon, centred=False, name=self._path.removesuffix("."))

@@ -56,6 +56,17 @@ class Computed(nn.Module):
 # ---- added to the embedding --------------------------------------------------------------------
 
 
+class AddedPositions(nn.Module):
+    """Adds a vector for the position to the embedding of a token."""
+
+    def code(self, positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """The vectors that are added."""
+        raise NotImplementedError
+
+    def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        return x + self.code(positions).type_as(x)
+
+
 class NoAddedPositions(nn.Module):
     """Adds nothing to the embedding."""
 
@@ -63,7 +74,7 @@ class NoAddedPositions(nn.Module):
         return x
 
 
-class SinusoidalPositions(Computed):
+class SinusoidalPositions(Computed, AddedPositions):
     """PE(pos, 2i) = sin(pos / base^(2i/D)), PE(pos, 2i+1) = cos of the same (Vaswani et al. 2017, §3.5).
 
     Not ``interleaved``, the D/2 sines come first and the cosines after them. The angles are taken in double precision:
@@ -77,14 +88,13 @@ class SinusoidalPositions(Computed):
         self.interleaved = interleaved
         self.register_buffer("frequency", frequencies(d_model, base), persistent=False)
 
-    def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    def code(self, positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         angle = positions[..., None] * self.frequency
         parts = (angle.sin(), angle.cos())
-        code = torch.stack(parts, dim=-1).flatten(-2) if self.interleaved else torch.cat(parts, dim=-1)
-        return x + code.type_as(x)
+        return torch.stack(parts, dim=-1).flatten(-2) if self.interleaved else torch.cat(parts, dim=-1)
 
 
-class LearnedPositions(nn.Module):
+class LearnedPositions(AddedPositions):
     """A trained vector per position; the table starts ``offset`` rows later."""
 
     def __init__(self, d_model: int, max_length: int, offset: int) -> None:
@@ -92,8 +102,8 @@ class LearnedPositions(nn.Module):
         self.offset = offset
         self.table = nn.Embedding(max_length + offset, d_model)
 
-    def forward(self, x: Float[Tensor, "B T D"], positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        return x + self.table(positions + self.offset)
+    def code(self, positions: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        return self.table(positions + self.offset)
 
 
 # ---- turned into queries and keys --------------------------------------------------------------
@@ -110,10 +120,10 @@ class Rotation:
     def __call__(self, x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
         """Turns queries or keys."""
         turned, still = x[..., : self.cos.size(-1)], x[..., self.cos.size(-1) :]
-        turned = (turned.float() * self.cos + self._quarter_turn(turned.float()) * self.sin).type_as(x)
+        turned = (turned.float() * self.cos + self.quarter_turn(turned.float()) * self.sin).type_as(x)
         return torch.cat([turned, still], dim=-1) if still.size(-1) else turned
 
-    def _quarter_turn(self, x: Tensor) -> Tensor:
+    def quarter_turn(self, x: Tensor) -> Tensor:
         """(a, b) -> (-b, a) for every pair."""
         if self.interleaved:
             return torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)

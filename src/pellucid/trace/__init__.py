@@ -1,26 +1,44 @@
-"""Looking inside a model: every tensor that matters has a name, can be watched and can be replaced."""
+"""Looking inside a model: every tensor that matters has a name, can be watched, explained and replaced."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from types import ModuleType
+from typing import Any
 
-from torch import nn
+from pellucid.trace.edits import Where, add, change, edit, mean, patch, replace, scale, skip, steer, zero
+from pellucid.trace.explain import Explanation, Term
+from pellucid.trace.operations import (
+    Elementwise,
+    Gated,
+    Given,
+    Linear,
+    LinearIn,
+    Lookup,
+    Norm,
+    Operation,
+    Prepended,
+    Rearranged,
+    Same,
+    Sum,
+    UnitLength,
+)
+from pellucid.trace.statistics import Statistics
+from pellucid.trace.tape import Edit, Entry, Tape
+from pellucid.trace.taps import Tapped, trace
 
-from pellucid.trace.taps import Edit, Tape, Tapped, trace
-
-__all__ = ["Edit", "Tape", "Tapped", "trace"]
+__all__ = [
+    "Edit", "Elementwise", "Entry", "Explanation", "Gated", "Given", "Linear", "LinearIn", "Lookup", "Norm",
+    "Operation", "Prepended", "Rearranged", "Same", "Statistics", "Sum", "Tape", "Tapped", "Term", "UnitLength",
+    "Where", "add", "change", "edit", "mean", "patch", "replace", "scale", "skip", "steer", "trace", "zero",
+]  # fmt: skip
 
 
 class _Trace(ModuleType):
     """``pellucid.trace`` names this package and, called, its main function: the import system would hide the latter."""
 
-    def __call__(
-        self, model: nn.Module, watch: str | Sequence[str] = "*", edits: Mapping[str, Edit] | None = None
-    ) -> AbstractContextManager[Tape]:
-        return trace(model, watch, edits)
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return trace(*arguments, **named)
 
 
 sys.modules[__name__].__class__ = _Trace

@@ -9,76 +9,48 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from fnmatch import fnmatchcase
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-Edit = Callable[[Tensor], Tensor]
+from pellucid.errors import UserError
+from pellucid.trace.operations import Given, Operation
+from pellucid.trace.tape import Edit, Keep, Tape
 
 # Modules that wrap a model and would put their own attribute into every path.
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-class Tape:
-    """What one traced run recorded: tensor by full name, in the order computed.
-
-    Args:
-        watch: patterns (``fnmatch``) of the names to record. A pattern without ``@`` matches every step.
-        edits: for patterns of names, what to do with the tensor before the model goes on.
-    """
-
-    def __init__(self, watch: str | Sequence[str] = "*", edits: Mapping[str, Edit] | None = None) -> None:
-        self.watch = (watch,) if isinstance(watch, str) else tuple(watch)
-        self.edits = dict(edits or {})
-        self.tensors: dict[str, Tensor] = {}
-        self.step: int | None = None
-
-    def wants(self, name: str) -> bool:
-        """Whether the tensor of that name is recorded or edited."""
-        return any(self._matches(name, pattern) for pattern in (*self.watch, *self.edits))
-
-    def visit(self, name: str, tensor: Tensor) -> Tensor:
-        """Edits and records one tensor; returns what the model is to go on with."""
-        for pattern, edit in self.edits.items():
-            if self._matches(name, pattern):
-                tensor = edit(tensor)
-        if any(self._matches(name, pattern) for pattern in self.watch):
-            self.tensors[self._full(name)] = tensor
-        return tensor
-
-    def _full(self, name: str) -> str:
-        return name if self.step is None else f"{name}@{self.step}"
-
-    def _matches(self, name: str, pattern: str) -> bool:
-        return fnmatchcase(self._full(name) if "@" in pattern else name, pattern)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-
 class Tapped(nn.Module):
-    """A module that names its intermediates: ``q = self.tap("q", q)``."""
+    """A module that names its intermediates, as in ``q = self.tap("q", q, x)``.
+
+    Its :meth:`operation` says what made each of them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._tape: Tape | None = None  # set here, not on the class: else the first attach recompiles the model
         self._path = ""
 
-    def tap(self, name: str, tensor: Tensor) -> Tensor:
-        """Returns the tensor, or what an edit made of it."""
-        return tensor if self._tape is None else self._tape.visit(self._path + name, tensor)
+    def tap(self, name: str, tensor: Tensor, *operands: Any) -> Tensor:
+        """Returns the tensor, or what an edit made of it.
+
+        Args:
+            operands: what it was computed from, in the order of its operation; none for a tensor that has a name
+                already.
+        """
+        return tensor if self._tape is None else self._tape.visit(self, name, tensor, operands)
+
+    def operation(self, name: str) -> Operation:
+        """What computes the tensor of that name from its operands."""
+        return Given()
+
+    def named(self, name: str) -> str:
+        """The full name of what this module calls so, while it is being traced."""
+        return self._path + name
 
     def is_watched(self, *names: str) -> bool:
         """Whether any of these tensors of this module must be computed for a tape."""
@@ -93,19 +65,84 @@ class Tapped(nn.Module):
             self._tape.step = step
 
 
-@contextmanager
-def trace(
-    model: nn.Module, watch: str | Sequence[str] = "*", edits: Mapping[str, Edit] | None = None
-) -> Iterator[Tape]:
-    """Records (and edits) the model's named tensors while the block runs.
+Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
-    A compiled model runs eagerly inside the block: a fused graph has no intermediates to show. Watching ``scores`` or
-    ``weights`` of a layer computes that layer's attention step by step; all else keeps the fused kernel.
+
+@overload
+def trace(
+    model: nn.Module,
+    inputs: None = None,
+    *,
+    watch: str | Sequence[str] = "*",
+    edits: Mapping[str, Edit | Sequence[Edit]] | None = None,
+    keep: Keep = "device",
+    grads: bool = False,
+    limit: int | None = None,
+) -> AbstractContextManager[Tape]: ...
+
+
+@overload
+def trace(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    watch: str | Sequence[str] = "*",
+    edits: Mapping[str, Edit | Sequence[Edit]] | None = None,
+    keep: Keep = "device",
+    grads: bool = False,
+    limit: int | None = None,
+) -> Tape: ...
+
+
+def trace(
+    model: nn.Module,
+    inputs: Inputs | None = None,
+    *,
+    watch: str | Sequence[str] = "*",
+    edits: Mapping[str, Edit | Sequence[Edit]] | None = None,
+    keep: Keep = "device",
+    grads: bool = False,
+    limit: int | None = None,
+) -> Tape | AbstractContextManager[Tape]:
+    """Records (and edits) the model's named tensors: of one pass, or of all that runs inside a ``with`` block.
+
+    ``trace(model, tokens)`` runs the model once, without gradients unless ``grads``, and returns the tape; its
+    ``output`` is what the model returned. ``with trace(model) as tape:`` records what the block does: several passes,
+    a backward pass, generation.
+
+    A compiled model runs eagerly inside the block: a fused graph has no intermediates to show. Watching ``mask``,
+    ``scores`` or ``weights`` of a layer computes that layer's attention step by step; all else keeps the fused kernel.
+
+    Args:
+        inputs: one tensor, a sequence of arguments, or arguments by name.
+        watch: patterns of the names to record, such as ``blocks.*.residual_post``; one without ``@`` matches every
+            step of generation.
+        edits: for patterns of names, what to do with the tensor before the model goes on; see
+            :mod:`pellucid.trace.edits`.
+        keep: ``device`` records the tensors themselves; ``cpu`` copies of them in main memory.
+        grads: record the gradients that reach them in a backward pass, too.
+        limit: bytes that may be recorded; half of the free memory when left out.
 
     Raises:
+        UserError: when more would be recorded than there is room for; the model is as it was.
         RuntimeError: when the model is being traced already.
     """
-    tape = Tape(watch, edits)
+    if isinstance(inputs, str):
+        hint = f'text is cut into tokens first; if it is what to record, say watch="{inputs}"'
+        raise UserError("trace", f'found the text "{inputs}" as inputs', "tensors", hint)
+    tape = Tape(watch, edits, keep=keep, grads=grads, limit=limit)
+    if inputs is None:
+        return _tracing(model, tape)
+    with _tracing(model, tape), torch.set_grad_enabled(grads):
+        if isinstance(inputs, Tensor):
+            tape.output = model(inputs)
+        else:
+            tape.output = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+    return tape
+
+
+@contextmanager
+def _tracing(model: nn.Module, tape: Tape) -> Iterator[Tape]:
     undo: list[Callable[[], None]] = []
     try:
         _attach(model, "", tape, set(), undo)

@@ -1,0 +1,265 @@
+"""The operations that are attention's own, as a trace explains them; the others are in ``trace/operations.py``.
+
+Shapes: B batch, T queries, S keys, H query heads, G key/value heads, K head_dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.errors import UserError
+from pellucid.nn.kernels import explicit
+from pellucid.nn.masks import PADDING, Mask
+from pellucid.nn.positions import AddedPositions, Rotation
+from pellucid.trace.working import Factor, Index, Operand, Working, along, at, product, single, worked
+
+
+@dataclass(frozen=True)
+class Positioned:
+    """The vector of the position added to that of the token. Operands: x, the positions."""
+
+    added: nn.Module
+    name: str
+    formula: str = "x + code of the position"
+
+    def compute(self, *operands: Tensor) -> Tensor:
+        x, positions = operands
+        return self.added(x, positions)
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        x, positions = operands
+        if not isinstance(self.added, AddedPositions):
+            return product(single(x, index))
+        batch, place, column = index
+        row = min(batch, positions.value.size(0) - 1)
+        position = positions.value[row, place].reshape(1, 1)
+        code = self.added.code(position)[0, 0, column].double()
+        names = (at(x.name, index), f"{self.name}({int(position)})[{column}]")
+        return product(Factor(lambda term: names[term], torch.stack([x.value[index].double(), code])))
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Each pair of coordinates turned by the angle of its position (Su et al. 2021, eq. 15), or left as it is."""
+
+    formula: str = "x · cos ± x' · sin"
+
+    def compute(self, *operands: Any) -> Tensor:
+        x, rotate = operands
+        return rotate(x)
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        x, rotation = operands[0], operands[1].value
+        *before, coordinate = index
+        if not isinstance(rotation, Rotation) or coordinate >= rotation.cos.size(-1):
+            return product(single(x, index))
+        width = rotation.cos.size(-1)
+        partner = int(rotation.quarter_turn(torch.arange(1, width + 1, dtype=torch.float64))[coordinate])
+        row = min(before[0], rotation.cos.size(0) - 1)
+        places = ((*before, coordinate), (*before, abs(partner) - 1))
+        angles = [table[row, 0, before[2], coordinate].double() for table in (rotation.cos, rotation.sin)]
+        turn = torch.stack([angles[0], math.copysign(1.0, partner) * angles[1]])
+        numbers = torch.stack([x.value[place] for place in places])
+        names = ("cos", "sin" if partner > 0 else "-sin")
+        return product(along(x.name, numbers, lambda term: places[term]), Factor(lambda term: names[term], turn))
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Keys or values of this step behind those of the steps before it.
+
+    Operands: the new ones and the mask of each step so far, the latest first.
+    """
+
+    formula: str = "[kept from the steps before, new]"
+
+    def history(self, entries: Mapping[str, Any], name: str) -> tuple[Any, ...]:
+        """The new keys or values of this step and those before it, and their masks, the latest first.
+
+        Raises:
+            UserError: where none were named, as in a beam search, which rearranges the rows.
+        """
+        short, _, step = name.partition("@")
+        steps = [f"@{i}" for i in range(int(step), -1, -1)] if step else [""]
+        found: list[Any] = []
+        for suffix in steps:
+            if f"{short}_new{suffix}" in entries and f"{short}{suffix}" in entries:
+                found += [f"{short}_new{suffix}", entries[f"{short}{suffix}"].inputs[0]]
+        if not found:
+            raise UserError(
+                f'"{name}"', "was remembered from what the tape has not seen", "a trace from the first step"
+            )
+        return tuple(found)
+
+    def compute(self, *operands: Any) -> Tensor:
+        mask: Mask = operands[1]
+        key = mask.key.positions
+        first: Tensor = operands[0]
+        out = first.new_zeros(key.size(0), first.size(1), key.size(1), first.size(3))
+        real = torch.ones_like(key, dtype=torch.bool) if mask.key.segments is None else mask.key.segments != PADDING
+        for new, at_step in reversed(list(zip(operands[::2], operands[1::2], strict=True))):
+            query, segments = at_step.query.positions, at_step.query.segments
+            meant = (key[:, :, None] == query[:, None, :]) & real[:, :, None]  # (B, S, T)
+            meant = meant if segments is None else meant & (segments != PADDING)[:, None, :]
+            found = torch.einsum("bst,bgtk->bgsk", meant.to(new.dtype), new)
+            out = torch.where(meant.any(dim=-1)[:, None, :, None], found, out)
+        return out
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        batch, group, slot, coordinate = index
+        position = int(operands[1].value.key.positions[batch, slot])
+        for new, mask in zip(operands[::2], operands[1::2], strict=True):
+            query = mask.value.query
+            meant = query.positions[batch] == position
+            meant = meant if query.segments is None else meant & (query.segments[batch] != PADDING)
+            if meant.any():
+                return product(single(new, (batch, group, int(meant.int().argmax()), coordinate)))
+        return product(Factor(lambda _: "an empty slot", torch.zeros(1, dtype=torch.float64)))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Who may look where: 1 where a query sees a key."""
+
+    formula: str = "the rule of the mask"
+
+    def compute(self, *operands: Any) -> Tensor:
+        mask: Mask = operands[0]
+        return mask.anew().allowed()
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        mask: Mask = operands[0].value
+        batch, _, query, key = index
+        stands = mask.query.positions[batch, query].item(), mask.key.positions[batch, key].item()
+        steps = [("position of the query", float(stands[0])), ("position of the key", float(stands[1]))]
+        if mask.causal:
+            steps.append(("the key is not later", float(stands[1] <= stands[0])))
+        if mask.window is not None:
+            steps.append((f"nearer than {mask.window}", float(abs(stands[0] - stands[1]) < mask.window)))
+        if mask.key.segments is not None:
+            own = mask.key.segments[batch, key]
+            steps.append(("the key is real", float(own != PADDING)))
+            if mask.query.segments is not None:
+                steps.append(("both of one document", float(own == mask.query.segments[batch, query])))
+        steps.append(("may look", float(self.compute(mask)[batch, 0, query, key])))
+        return worked((), torch.zeros(0, dtype=torch.float64), lambda total: steps)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """q · k · scale, squashed where a softcap is set, plus the bias of the distance; -inf where nobody may look.
+
+    Operands: q, k, the mask.
+    """
+
+    scale: float
+    softcap: float | None
+
+    @property
+    def formula(self) -> str:
+        inner = "Σ q · k · scale"
+        return f"{inner if self.softcap is None else f'softcap · tanh({inner} / softcap)'} + bias, masked"
+
+    def compute(self, *operands: Any) -> Tensor:
+        q, k, mask = operands
+        k = k.repeat_interleave(q.size(1) // k.size(1), dim=1)
+        scores = q @ k.mT * self.scale
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        bias = mask.biases()
+        scores = scores if bias is None else scores + bias
+        return scores.masked_fill(~mask.allowed(), -torch.inf)
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        q, k, mask = operands[0], operands[1], operands[2].value
+        batch, head, query, key = index
+        group = head // (q.value.size(1) // k.value.size(1))
+        return product(
+            along(q.name, q.value[batch, head, query], lambda term: (batch, head, query, term)),
+            along(k.name, k.value[batch, group, key], lambda term: (batch, group, key, term)),
+            steps=lambda total: self.after(total, index, mask),
+        )
+
+    def after(self, total: float, index: Index, mask: Mask) -> list[tuple[str, float]]:
+        """What is done with the sum of products, step by step."""
+        batch, head, query, key = index
+        steps = [(f"× scale {self.scale:.6g}", total * self.scale)]
+        if self.softcap is not None:
+            squashed = self.softcap * math.tanh(steps[-1][1] / self.softcap)
+            steps.append((f"squashed to ±{self.softcap:.6g}", squashed))
+        if (bias := mask.biases()) is not None:
+            number = bias[min(batch, bias.size(0) - 1), head, query, key].item()
+            steps.append((f"+ bias of the distance {number:.6g}", steps[-1][1] + number))
+        if not bool(mask.allowed()[batch, 0, query, key]):
+            steps.append(("hidden by the mask", -math.inf))
+        return steps
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """exp(score) / Σ exp(scores of the row); zeros for a query that sees nothing."""
+
+    formula: str = "exp(score) / Σ exp(scores)"
+
+    def compute(self, *operands: Tensor) -> Tensor:
+        scores = operands[0]
+        blind = (scores == -torch.inf).all(dim=-1, keepdim=True)
+        return scores.masked_fill(blind, 0.0).softmax(dim=-1).masked_fill(blind, 0.0)
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        *row, key = index
+        scores = along(operands[0].name, operands[0].value[tuple(row)], lambda term: (*row, term))
+        largest = scores.values.max()
+        if largest == -torch.inf:
+            return worked((scores,), torch.zeros_like(scores.values), lambda total: [("sees nothing", 0.0)])
+        terms = (scores.values - largest).exp()
+        own = terms[key].item()
+        name = f"exp(score - largest) of {at(operands[0].name, index)}"
+        return worked((scores,), terms, lambda total: [(name, own), ("÷ the sum", own / total)])
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Σ weights · v. Operands: weights and v; or q, k, v and the mask, where a fused kernel stored no weights."""
+
+    scale: float
+    softcap: float | None
+    formula: str = "Σ weights · v"
+
+    def compute(self, *operands: Any) -> Tensor:
+        if len(operands) == 4:
+            q, k, v, mask = operands
+            return explicit(q, k, v, mask, scale=self.scale, softcap=self.softcap, dropout=0.0, tap=_unseen)
+        weights, v = operands
+        return weights @ v.repeat_interleave(weights.size(1) // v.size(1), dim=1)
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        batch, head, query, coordinate = index
+        name, row, v = self._weights(index, *operands)
+        group = head // (operands[0].value.size(1) // v.value.size(1))
+        return product(
+            along(name, row, lambda term: (batch, head, query, term)),
+            along(v.name, v.value[batch, group, :, coordinate], lambda term: (batch, group, term, coordinate)),
+        )
+
+    def _weights(self, index: Index, *operands: Operand) -> tuple[str, Tensor, Operand]:
+        """The weights of a query, which a fused kernel has not stored."""
+        batch, head, query, _ = index
+        if len(operands) == 2:
+            return operands[0].name, operands[0].value[batch, head, query], operands[1]
+        q, k, v, mask = operands
+        group = head // (q.value.size(1) // k.value.size(1))
+        products = k.value[batch, group].double() @ q.value[batch, head, query].double()
+        scores = Scores(self.scale, self.softcap)
+        row = [scores.after(s, (batch, head, query, i), mask.value)[-1][1] for i, s in enumerate(products.tolist())]
+        return q.name.removesuffix("q") + "weights", Softmax().compute(torch.tensor(row, dtype=torch.float64)), v
+
+
+def _unseen(name: str, tensor: Tensor, /, *operands: object) -> Tensor:
+    return tensor

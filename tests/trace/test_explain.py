@@ -1,0 +1,181 @@
+"""Every named tensor says what it was computed from, and computed again from that it is the same."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from families import CHOICES, FAMILIES, VOCAB, describe, run, small
+
+from pellucid.config import model as config
+from pellucid.config import parts
+from pellucid.errors import UserError
+from pellucid.inference.decode import Prompt, generate
+from pellucid.models.build import build
+from pellucid.trace import trace
+
+
+def text(rows=2, length=7):
+    return torch.randint(0, VOCAB, (rows, length), generator=torch.Generator().manual_seed(5))
+
+
+def keeps(side):
+    keep = torch.ones(2, 7, dtype=torch.bool)
+    keep[1, slice(0, 3) if side == "left" else slice(4, 7)] = False
+    return keep
+
+
+def check(tape, places=3):
+    """The law: what is recomputed equals what was captured, whole and number by number."""
+    generator = torch.Generator().manual_seed(0)
+    for name, captured in tape.tensors.items():
+        again = tape.recompute(name)
+        assert again.shape == captured.shape, name
+        if captured.dtype == torch.bool:
+            assert torch.equal(again, captured)
+            captured = captured.double()
+        finite = captured.isfinite()
+        assert torch.equal(again.isfinite(), finite), name
+        scale = max(captured[finite].abs().max().item(), 1e-3) if finite.any() else 1.0
+        assert (again[finite].double() - captured[finite].double()).abs().max().item() <= 1e-6 * scale, name
+        for _ in range(places):
+            index = [int(torch.randint(size, (), generator=generator)) for size in captured.shape]
+            found = tape.explain(name, index)
+            assert found.captured == captured[tuple(index)].item()
+            assert found.error <= 1e-6 * scale, f"{name} {index}: {found}"
+            assert found.total == pytest.approx(sum(term.value for term in found.terms) + found.rest)
+            assert Path(found.source[0]).exists()
+            assert "tap(" in found.source[2], found.source
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputed_equals_captured(family, choice):
+    model = small(family, **CHOICES[choice])
+    with torch.no_grad(), trace(model) as tape:
+        run(model, text(), keep=keeps("left"))
+    check(tape)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("choice", ["plain", "rotary", "grouped", "window", "alibi"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fused_kernels_are_explained_too(family, choice, side):
+    model = small(family, **CHOICES[choice])
+    watch = ["*.q", "*.k", "*.v", "*.context", "*.out", "*residual*", "logits"]
+    with torch.no_grad(), trace(model, watch=watch) as tape:
+        run(model, text(), keep=keeps(side))
+    assert not any(name.endswith(("weights", "scores")) for name in tape.entries)
+    check(tape)
+
+
+@pytest.mark.parametrize("choice", ["plain", "rotary", "qk-norm", "window", "learned", "relative-bias"])
+@pytest.mark.parametrize("family", FAMILIES[1:])
+def test_every_step_of_writing(family, choice):
+    model = small(family, **CHOICES[choice])
+    source = {"source": text(), "source_keep": keeps("right")} if family == "encoder_decoder" else {}
+    with trace(model) as tape:
+        generate(model, Prompt(text(length=3), **source), max_new_tokens=4)
+    assert {name.partition("@")[2] for name in tape if name.startswith("logits")} == {"0", "1", "2", "3"}
+    check(tape, places=1)
+
+
+def test_learning():
+    model = small("decoder").train()
+    tape = trace(model, text(), grads=True)
+    tape["logits"].logsumexp(-1).sum().backward()
+    assert tape.gradients.keys() >= {"blocks.0.self_attention.weights", "blocks.1.residual_post", "logits"}
+    assert tape.gradients["logits"].sum().item() == pytest.approx(14.0, rel=1e-5)
+    check(tape)
+
+
+def test_what_dropout_drew_is_not_kept():
+    model = small("decoder", dropout=0.5).train()
+    tape = trace(model, text())
+    with pytest.raises(UserError, match="dropout on, whose draws are not kept"):
+        tape.explain("blocks.0.feed_forward_residual.sum", (0, 0, 0))
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean", "max"])
+def test_heads_of_texts(pooling):
+    stack = describe("encoder").stack
+    labels = config.Classification(labels=("a", "b", "c"), pooling=pooling, projected=True)
+    vectors = config.Embedding(pooling=pooling, projected=True, normalized=True)
+    for head in (labels, vectors):
+        model = build(config.Encoder(front=config.Tokens(vocab_size=VOCAB, token_types=2), stack=stack, head=head))
+        with torch.no_grad(), trace(model.eval()) as tape:
+            model(text(), keep=keeps("left"), token_types=text() % 2)
+        check(tape)
+
+
+def test_images_and_sounds():
+    stack = replace(describe("encoder").stack, positions=parts.Learned(max_length=30))
+    eye = config.Encoder(
+        front=config.Patches(image_size=8, patch_size=4, class_token=True),
+        stack=stack,
+        head=config.Classification(labels=("a", "b"), pooling="first"),
+    )
+    tape = trace(build(eye).eval(), torch.randn(2, 3, 8, 8))
+    check(tape)
+    ear = config.EncoderDecoder(
+        source=config.Audio(mels=6),
+        encoder=stack,
+        target=config.Tokens(vocab_size=VOCAB),
+        decoder=stack,
+        tie=("target", "output"),
+    )
+    tape = trace(build(ear).eval(), (torch.randn(2, 6, 14), text()))
+    check(tape)
+
+
+def test_what_was_not_recorded_is_computed_when_asked_for():
+    model = small("encoder_decoder")
+    inputs = (text().flip(1), text())
+    whole, narrow = trace(model, inputs), trace(model, inputs, watch="logits")
+    assert list(narrow) == ["logits"]
+    for name in ("decoder.blocks.1.cross_attention.context", "encoder.blocks.0.feed_forward.hidden"):
+        assert torch.allclose(narrow.value(name), whole[name], atol=1e-5)
+        assert narrow.explain(name, (0, 1, 2) + (3,) * (whole[name].dim() - 3)).error < 1e-6
+    with pytest.raises(UserError, match=r'"encoder.final_norm.out".*was not recorded'):
+        narrow["encoder.final_norm.out"]
+    with pytest.raises(UserError, match="Did you mean"):
+        narrow.explain("encoder.final_norm.uot", (0,))
+    with pytest.raises(UserError, match=r"\[0, 9, 0\].*the tensor has the shape \[2, 7, 61\]"):
+        narrow.explain("logits", (0, 9, 0))
+
+
+def test_an_explanation_reads_like_one():
+    tape = trace(small("decoder"), text())
+    found = tape.explain("blocks.1.self_attention.scores", (0, 3, 5, 2), terms=3)
+    told = str(found)
+    assert told.startswith("blocks.1.self_attention.scores[0, 3, 5, 2] = ")
+    assert "blocks.1.self_attention.q[0, 3, 5, " in told
+    assert "5 other terms" in told
+    assert "× scale 0.353553" in told
+    assert "kernels.py:" in told
+    assert json.loads(json.dumps(found.as_dict()))["steps"][0]["name"] == "× scale 0.353553"
+    hidden = tape.explain("blocks.1.self_attention.scores", (0, 3, 2, 5))
+    assert hidden.captured == hidden.recomputed == -torch.inf
+    assert hidden.error == 0
+    assert "hidden by the mask" in str(hidden)
+    rule = tape.explain("blocks.0.self_attention.mask", (0, 0, 2, 5))
+    assert rule.captured == rule.recomputed == 0
+    assert "0  the key is not later" in str(rule)
+
+
+def test_an_edited_number_says_so():
+    model = small("decoder")
+    tape = trace(model, text(), edits={"blocks.0.residual_mid": lambda x: x * 2})
+    found = tape.explain("blocks.0.residual_mid", (0, 1, 2))
+    assert found.captured == pytest.approx(2 * found.recomputed)
+    assert "edited in between by blocks.0.residual_mid" in str(found)
+    assert tape.explain("blocks.0.feed_forward.pre", (0, 1, 2)).error < 1e-5
+
+
+def test_room():
+    model, many = small("decoder"), text()
+    before = model(many)
+    with pytest.raises(UserError, match=r"recording .*at most 0.0 MB.*Watch less"):
+        trace(model, many, limit=10_000)
+    assert torch.equal(model(many), before)
