@@ -17,6 +17,7 @@ from pellucid.cli import (
     fill,
     generate,
     size,
+    trace,
     train,
     transcribe,
     translate,
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size):
+for command in (demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size, trace):
     app.command(help=command.__doc__)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 app.add_typer(data.app, name="data")
 

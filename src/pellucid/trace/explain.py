@@ -105,25 +105,28 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explained(entry: Entry, operands: Sequence[Operand], captured: Tensor, index: Index, most: int) -> Explanation:
-    """The explanation of one number of an entry.
+def explained(
+    entry: Entry, origin: Entry, operands: Sequence[Operand], captured: Tensor, index: Index, most: int
+) -> Explanation:
+    """The explanation of one number of an entry, which ``origin`` had computed.
 
     Raises:
         UserError: for a place that is not in the tensor.
     """
     place = _place(entry.name, tuple(captured.shape), index)
-    working = entry.operation.explain(place, *operands)
+    working = origin.operation.explain(place, *operands)
     largest = working.terms.abs().argsort(descending=True)[:most].tolist()
     terms = tuple(
         Term(tuple((f.address(i), f.values[i].item()) for f in working.factors), working.terms[i].item())
         for i in largest
     )
     total = working.terms.sum().item()
-    file, line = entry.line
+    file, line = origin.line
+    formula = origin.operation.formula
     return Explanation(
         entry.name,
         place,
-        entry.operation.formula,
+        formula if origin is entry else f"{origin.name}: {formula}",
         tuple(dict.fromkeys(operand.name for operand in operands)),
         terms,
         working.terms.numel(),

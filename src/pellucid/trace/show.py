@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-import html as text
+import html as markup
 import io
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -20,15 +22,17 @@ PIXELS = 64  # of a picture, at most, in each direction
 
 
 def table(tape: Tape, pattern: str = "*") -> Table:
-    """Name, shape, formula, inputs and a few numbers of each recorded tensor."""
+    """Name, shape, a few numbers, formula and inputs of each recorded tensor; what has no room is cut on the right."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "shape", "formula", "of"):
-        shown.add_column(heading, overflow="fold")
+    shown.add_column("name", no_wrap=True, min_width=44)
+    shown.add_column("shape", no_wrap=True, min_width=14)
     for heading in ("least", "mean", "greatest", "rms"):
-        shown.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right", no_wrap=True, min_width=9)
+    shown.add_column("formula", no_wrap=True, ratio=3)
+    shown.add_column("of", no_wrap=True, ratio=2)
     for name in tape:
         if fnmatchcase(name, pattern):
-            shown.add_row(*_cells(tape, name))
+            shown.add_row(*(Text(cell) for cell in _cells(tape, name)))  # no markup: names and indices have brackets
     return shown
 
 
@@ -37,27 +41,34 @@ def _cells(tape: Tape, name: str) -> tuple[str, ...]:
     notes = [f"{count} {what}" for count, what in ((found.nan, "NaN"), (found.infinite, "infinite")) if count]
     formula = " ".join([entry.operation.formula, *(f"({note})" for note in notes)])
     numbers = (f"{value:.4g}" for value in (found.least, found.mean, found.greatest, found.rms))
-    return name, " × ".join(map(str, entry.shape)), formula, ", ".join(_short(entry)), *numbers
+    return name, " × ".join(map(str, entry.shape)), *numbers, formula, ", ".join(_short(entry))
 
 
 def _short(entry: Entry) -> list[str]:
-    """The inputs, without what they have in common with the name."""
-    owner = entry.name.rpartition(".")[0] + "."
-    return [name.removeprefix(owner) for name in entry.input_names]
+    """The inputs, without the path that they have in common with the name."""
+
+    own = entry.name.split(".")
+
+    def short(name: str) -> str:
+        parts = name.split(".")
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(own, parts, strict=False))
+        return ".".join(parts[min(len(list(alike)), len(parts) - 1) :])
+
+    return [short(name) for name in entry.input_names]
 
 
 def html(tape: Tape) -> str:
     """The table for a notebook, with a picture of the first row of the batch (and the first head)."""
     names = list(tape)[:ROWS]
     rows = "".join(
-        f"<tr>{''.join(f'<td>{text.escape(cell)}</td>' for cell in _cells(tape, name))}"
-        f'<td><img alt="{text.escape(name)}" src="data:image/png;base64,{picture(tape[name])}"></td></tr>'
+        f"<tr>{''.join(f'<td>{markup.escape(cell)}</td>' for cell in _cells(tape, name))}"
+        f'<td><img alt="{markup.escape(name)}" src="data:image/png;base64,{picture(tape[name])}"></td></tr>'
         for name in names
     )
-    headings = ("name", "shape", "formula", "of", "least", "mean", "greatest", "rms", "")
+    headings = ("name", "shape", "least", "mean", "greatest", "rms", "formula", "of", "")
     head = "".join(f"<th>{heading}</th>" for heading in headings)
     more = f"<p>and {len(tape) - ROWS} more</p>" if len(tape) > ROWS else ""
-    return f"<p>{text.escape(repr(tape))}</p><table><tr>{head}</tr>{rows}</table>{more}"
+    return f"<p>{markup.escape(repr(tape))}</p><table><tr>{head}</tr>{rows}</table>{more}"
 
 
 def picture(tensor: Tensor) -> str:

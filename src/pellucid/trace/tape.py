@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pellucid.trace.taps import Tapped
 
 Edit = Callable[[Tensor], Tensor]
+UNSEEN = ("mask", "scores", "weights")  # of an attention whose kernel stores none of them
+
 Keep = Literal["device", "cpu"]
 
 
@@ -184,7 +186,13 @@ class Tape:
     def _missing(self, name: str) -> KeyError | UserError:
         if name in self.entries:
             return UserError(f'"{name}"', "was not recorded", "a name that `watch` matches", f'watch="{name}"')
-        return UserError(f'"{name}"', "no such tensor", "one of the names of the tape", nearest(name, self.entries))
+        return UserError(f'"{name}"', "no such tensor", "one of the names of the tape", nearest(name, self.names))
+
+    @property
+    def names(self) -> list[str]:
+        """All that could be watched: what the run passed, and what a fused kernel would compute if it were."""
+        hidden = [f"{name[:-7]}{unseen}" for name in self.entries if name.endswith("context") for unseen in UNSEEN]
+        return list(dict.fromkeys([*self.entries, *hidden]))
 
     def value(self, name: str) -> Tensor:
         """The tensor of that name: as recorded, or where it was not, computed again from what it was made of.
@@ -241,8 +249,11 @@ class Tape:
         if entry.random:
             hint = "call model.eval() first, or explain another tensor"
             raise UserError(f'"{name}"', "was computed with dropout on, whose draws are not kept", hint=hint)
+        origin = entry
+        while isinstance(origin.operation, Same) and not origin.edited and isinstance(origin.inputs[0], str):
+            origin = self.entry(origin.inputs[0])  # a second name explains nothing
         with torch.no_grad():
-            return explained(entry, self.operands(name), self.value(name), tuple(index), terms)
+            return explained(entry, origin, self.operands(origin.name), self.value(name), tuple(index), terms)
 
     def statistics(self, name: str) -> Statistics:
         """Least, greatest, mean, root of the mean square and so on; computed when first asked for."""
