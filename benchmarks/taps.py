@@ -28,7 +28,7 @@ def untapped(model: torch.nn.Module) -> torch.nn.Module:
     bare = copy.deepcopy(model)
     for module in bare.modules():
         if isinstance(module, Tapped):
-            module.tap = lambda name, tensor: tensor
+            module.tap = lambda name, tensor, *operands: tensor
             module.is_watched = lambda *names: False
             module.mark_step = lambda step: None
     return bare

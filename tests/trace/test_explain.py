@@ -12,6 +12,7 @@ from pellucid.config import model as config
 from pellucid.config import parts
 from pellucid.errors import UserError
 from pellucid.inference.decode import Prompt, generate
+from pellucid.inference.sampling import Sampling, Temperature, TopK, TopP
 from pellucid.models.build import build
 from pellucid.trace import trace
 
@@ -79,6 +80,23 @@ def test_every_step_of_writing(family, choice):
         generate(model, Prompt(text(length=3), **source), max_new_tokens=4)
     assert {name.partition("@")[2] for name in tape if name.startswith("logits")} == {"0", "1", "2", "3"}
     check(tape, places=1)
+
+
+def test_how_a_token_was_chosen():
+    model = small("decoder")
+    sampling = Sampling(filters=(Temperature(0.7), TopK(9), TopP(0.8)), seed=3)
+    with trace(model, watch="sampling.*") as tape:
+        rows = generate(model, Prompt(text(length=3)), max_new_tokens=4, sampling=sampling)
+    assert [[int(tape[f"sampling.token@{step}"][row]) for step in range(4)] for row in range(2)] == rows
+    check(tape, places=4)
+    found = tape.explain("sampling.token@2", (1,))
+    assert found.steps[0] == ("draw sampling.draw@2[1, 0]", tape["sampling.draw@2"][1, 0].item())
+    dropped = int(tape["sampling.filtered_1@0"][0].argmin())
+    assert "dropped by TopK(k=9)" in str(tape.explain("sampling.filtered_1@0", (0, dropped)))
+    with trace(model, watch="sampling.*") as greedy:
+        generate(model, Prompt(text(length=3)), max_new_tokens=2)
+    assert "sampling.probabilities@1" in greedy
+    check(greedy)
 
 
 def test_learning():

@@ -118,6 +118,7 @@ def stream(
         with torch.inference_mode():
             logits, state = prefill(model, prompt, max_new_tokens)
             choose = sampling.chooser(logits.device)
+            choose.follow(model, "sampling")
             ended = torch.zeros(logits.size(0), dtype=torch.bool, device=logits.device)
             last = torch.tensor(tuple(ends), dtype=torch.long, device=logits.device)
             for count in range(max_new_tokens):

@@ -13,6 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.errors import UserError
+from pellucid.nn.operations import Softmax
+from pellucid.trace import Elementwise, Operation, Tapped
+from pellucid.trace.working import Index, Operand, Working, along, at, product, single
 
 Filter = Callable[[Float[Tensor, "B V"]], Float[Tensor, "B V"]]
 
@@ -109,20 +112,107 @@ class Sampling:
     filters: Sequence[Filter] = ()
     seed: int | None = None
 
-    def chooser(self, device: torch.device) -> Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]]:
+    def chooser(self, device: torch.device) -> Chooser:
         """A function from scores to tokens that draws the same sequence every time it is made anew."""
-        if self.seed is None:
-            return lambda logits: self._filtered(logits).argmax(dim=-1)
-        generator = torch.Generator(device).manual_seed(self.seed)
-        return lambda logits: torch.multinomial(self._filtered(logits).softmax(dim=-1), 1, generator=generator).squeeze(
-            -1
-        )
+        return Chooser(self.filters, self.seed, device)
 
-    def _filtered(self, logits: Tensor) -> Tensor:
-        logits = logits.float()
-        for keep in self.filters:
-            logits = keep(logits)
-        return logits
+
+class Chooser(Tapped):
+    """Chooses the next token of each row; names what it does where the model that it follows is traced."""
+
+    def __init__(self, filters: Sequence[Filter], seed: int | None, device: torch.device) -> None:
+        super().__init__()
+        self.filters = tuple(filters)
+        self.generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+
+    def forward(self, logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
+        scores = self.tap("scores", logits.float(), logits)
+        for i, keep in enumerate(self.filters):
+            scores = self.tap(f"filtered_{i}", keep(scores), scores)
+        if self.generator is None and not self.is_watched("probabilities"):
+            return self.tap("token", scores.argmax(dim=-1), scores)
+        probabilities = self.tap("probabilities", scores.softmax(dim=-1), scores)
+        if self.generator is None:
+            return self.tap("token", scores.argmax(dim=-1), scores)
+        draw = torch.rand(scores.size(0), 1, generator=self.generator, device=scores.device)
+        draw = self.tap("draw", draw)
+        return self.tap("token", drawn(probabilities, draw), probabilities, draw)
+
+    def operation(self, name: str) -> Operation:
+        match name:
+            case "scores":
+                return Elementwise(Tensor.float, "the logits of the last position")
+            case "probabilities":
+                return Softmax()
+            case "token":
+                return Likeliest() if self.generator is None else Drawn()
+            case _:
+                return Filtered(self.filters[int(name.removeprefix("filtered_"))])
+
+
+def drawn(probabilities: Float[Tensor, "B V"], draw: Float[Tensor, "B 1"]) -> Int[Tensor, " B"]:
+    """The token in whose share of the line from 0 to 1 each draw falls, the shares laid end to end."""
+    edges = _edges(probabilities)
+    return (edges <= draw * edges[:, -1:]).sum(dim=-1)
+
+
+def _edges(probabilities: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+    """Where each share ends; in double precision where there is one, since they are many and small."""
+    return probabilities.cumsum(dim=-1, dtype=None if probabilities.device.type == "mps" else torch.float64)
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """Scores, of which a filter rescales or drops some."""
+
+    keep: Filter
+
+    @property
+    def formula(self) -> str:
+        return str(self.keep)
+
+    def compute(self, *operands: Tensor) -> Tensor:
+        return self.keep(operands[0])
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        left = self.keep(operands[0].value)[index].item()
+        what = "dropped" if left == -torch.inf else "left"
+        return product(single(operands[0], index), steps=lambda total: [(f"{what} by {self.keep}", left)])
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """The token with the highest score."""
+
+    formula: str = "argmax(scores)"
+
+    def compute(self, *operands: Tensor) -> Tensor:
+        return operands[0].argmax(dim=-1)
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        (row,) = index
+        token = int(operands[0].value[row].argmax())
+        highest = single(operands[0], (row, token))
+        return product(highest, steps=lambda total: [("the highest score is that of token", float(token))])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The token in whose share a draw falls. Operands: the probabilities, the draws."""
+
+    formula: str = "the first token up to which the probabilities add up to more than the draw"
+
+    def compute(self, *operands: Tensor) -> Tensor:
+        probabilities, draw = operands
+        return drawn(probabilities, draw)
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        probabilities, draw = operands
+        (row,) = index
+        token = int(self.compute(probabilities.value, draw.value)[row])
+        until = along(probabilities.name, probabilities.value[row, : token + 1], lambda term: (row, term))
+        steps = [(f"draw {at(draw.name, (row, 0))}", draw.value[row, 0].item()), ("token", float(token))]
+        return product(until, steps=lambda total: steps)
 
 
 GREEDY = Sampling()

@@ -115,12 +115,12 @@ def explained(
     """
     place = _place(entry.name, tuple(captured.shape), index)
     working = origin.operation.explain(place, *operands)
-    largest = working.terms.abs().argsort(descending=True)[:most].tolist()
+    order = working.terms.abs().argsort(descending=True)
+    largest, others = order[:most].tolist(), order[most:]
     terms = tuple(
         Term(tuple((f.address(i), f.values[i].item()) for f in working.factors), working.terms[i].item())
         for i in largest
     )
-    total = working.terms.sum().item()
     file, line = origin.line
     formula = origin.operation.formula
     return Explanation(
@@ -130,8 +130,8 @@ def explained(
         tuple(dict.fromkeys(operand.name for operand in operands)),
         terms,
         working.terms.numel(),
-        total,
-        total - sum(term.value for term in terms),
+        working.terms.sum().item(),
+        working.terms[others].sum().item(),
         tuple(working.steps),
         working.value,
         captured[place].item(),

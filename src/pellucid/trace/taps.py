@@ -56,6 +56,10 @@ class Tapped(nn.Module):
         """Whether any of these tensors of this module must be computed for a tape."""
         return self._tape is not None and any(self._tape.wants(self._path + name) for name in names)
 
+    def follow(self, model: Tapped, name: str) -> None:
+        """Lets this module, which is no part of a model, be traced with it under a name of its own."""
+        self._tape, self._path = model._tape, f"{model._path}{name}."
+
     def _detach(self) -> None:
         self._tape = None
 
