@@ -6,8 +6,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from pellucid.trace.calls import record_modules
 from pellucid.trace.edits import Where, add, change, edit, mean, patch, replace, scale, skip, steer, zero
 from pellucid.trace.explain import Explanation, Term
+from pellucid.trace.finder import Found, find_attention
 from pellucid.trace.operations import (
     Elementwise,
     Gated,
@@ -28,9 +30,10 @@ from pellucid.trace.tape import Edit, Entry, Tape
 from pellucid.trace.taps import Tapped, trace
 
 __all__ = [
-    "Edit", "Elementwise", "Entry", "Explanation", "Gated", "Given", "Linear", "LinearIn", "Lookup", "Norm",
+    "Edit", "Elementwise", "Entry", "Explanation", "Found", "Gated", "Given", "Linear", "LinearIn", "Lookup", "Norm",
     "Operation", "Prepended", "Rearranged", "Same", "Statistics", "Sum", "Tape", "Tapped", "Term", "UnitLength",
-    "Where", "add", "change", "edit", "mean", "patch", "replace", "scale", "skip", "steer", "trace", "zero",
+    "Where", "add", "change", "edit", "find_attention", "mean", "patch", "record_modules", "replace", "scale", "skip",
+    "steer", "trace", "zero",
 ]  # fmt: skip
 
 

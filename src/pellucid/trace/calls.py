@@ -101,7 +101,7 @@ class CallStack:
             return self._paths.get(id(module), parent.path)
         turn = self._used.get((id(parent), names[0]), 0)
         self._used[id(parent), names[0]] = turn + 1
-        return _join(parent.module, parent.path, names[min(turn, len(names) - 1)])
+        return joined(parent.module, parent.path, names[min(turn, len(names) - 1)])
 
 
 def _named(module: nn.Module, path: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
@@ -111,19 +111,22 @@ def _named(module: nn.Module, path: str, seen: set[int]) -> Iterator[tuple[str, 
     yield path, module
     for name, child in module._modules.items():
         if child is not None:
-            yield from _named(child, _join(module, path, name), seen)
+            yield from _named(child, joined(module, path, name), seen)
 
 
-def _join(parent: nn.Module, path: str, name: str) -> str:
+def joined(parent: nn.Module, path: str, name: str) -> str:
+    """The path of a child; what merely wraps a model has no place in it."""
     if name in _WRAPPED or (name == "module" and isinstance(parent, _PARALLEL)):
         return path
     return f"{path}.{name}" if path else name
 
 
+Returned = Callable[[Call, tuple[Any, ...], dict[str, Any], Any], None]
+"""Hears a call that has returned: its arguments by place and by name, its result."""
+
+
 @contextmanager
-def following(
-    stack: CallStack, returned: Callable[[Call, tuple[Any, ...], dict[str, Any], Any], None] | None = None
-) -> Iterator[CallStack]:
+def following(stack: CallStack, returned: Returned | None = None) -> Iterator[CallStack]:
     """Keeps the stack while the block runs; calls back with the arguments and the result of what returns."""
 
     def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -165,14 +168,14 @@ def record_modules(
     found: list[tuple[int, Call, str, dict[str, Tensor]]] = []
 
     def returned(call: Call, arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
-        inputs = _flat(arguments) | _flat(keywords)
+        inputs = tensors_in(arguments) | tensors_in(keywords)
         found.append((call.began, call, "in", inputs))
-        found.append((next(ticks), call, "out", _flat(result)))
+        found.append((next(ticks), call, "out", tensors_in(result)))
 
     stack = CallStack(model, lambda: next(ticks))
     with torch.compiler.set_stance("force_eager"), following(stack, returned):
         model(*args, **kwargs)
-    turns = _turns(stack.calls)
+    turns = numbered(stack.calls)
     tensors: dict[str, Tensor] = {}
     for _, call, side, group in sorted(found, key=lambda row: row[0]):
         for key, tensor in group.items():
@@ -184,7 +187,7 @@ def record_modules(
     return tensors
 
 
-def _turns(calls: Sequence[Call]) -> dict[int, str]:
+def numbered(calls: Sequence[Call]) -> dict[int, str]:
     """The path of each call, with ``#1`` for the second of one path."""
     count: Counter[str] = Counter()
     names = {}
@@ -195,7 +198,7 @@ def _turns(calls: Sequence[Call]) -> dict[int, str]:
     return names
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Tensor]:
+def tensors_in(value: Any, name: str = "") -> dict[str, Tensor]:
     """The tensors inside tuples, mappings and dataclasses, by place or name."""
     if isinstance(value, Tensor):
         return {name: value}
@@ -211,5 +214,5 @@ def _flat(value: Any, name: str = "") -> dict[str, Tensor]:
         return {}
     found: dict[str, Tensor] = {}
     for key, item in pairs:
-        found |= _flat(item, ".".join(filter(None, (name, key))))
+        found |= tensors_in(item, ".".join(filter(None, (name, key))))
     return found

@@ -101,7 +101,8 @@ class Explanation:
         lines.append(f"  recomputed {self.recomputed:.7g}, captured {self.captured:.7g}, apart {self.error:.1e}")
         if self.edited:
             lines.append(f"  edited in between by {', '.join(self.edited)}")
-        lines.append(f"  {Path(file).name}:{line}  {text}")
+        if file:  # of a model that is not ours nobody knows the line
+            lines.append(f"  {Path(file).name}:{line}  {text}")
         return "\n".join(lines)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from pellucid.errors import UserError
 from pellucid.trace import fused, products
-from pellucid.trace.calls import Call, enclosing, following
+from pellucid.trace.calls import Call, Returned, enclosing, following
 from pellucid.trace.expressions import Expression
 from pellucid.trace.formulas import UnclearError
 from pellucid.trace.intercept import Watch
@@ -94,29 +95,40 @@ def find_attention(model: nn.Module, *args: Any, **kwargs: Any) -> Found:
     Args:
         args: passed to the model, with ``kwargs``.
     """
-    collector = _Collector()
-    watch = Watch(model, collector.attended, collector.called)
-    collector.watch = watch
+    with seeking(model) as search:
+        output = model(*args, **kwargs)
+    return search.found(output)
+
+
+@contextmanager
+def seeking(model: nn.Module, returned: Returned | None = None) -> Iterator[Search]:
+    """The same for all that a ``with`` block does with the model.
+
+    Args:
+        returned: hears what each module was given and returned.
+    """
+    search = Search()
+    search.watch = watch = Watch(model, search.attended, search.called)
     try:
-        with torch.compiler.set_stance("force_eager"), following(watch.stack), watch:
-            output = model(*args, **kwargs)
+        with torch.compiler.set_stance("force_eager"), following(watch.stack, returned), watch:
+            yield search
     finally:
         watch.provenance.clear()
-    sites = _numbered(collector.sites)
-    unexplained = tuple((_path(call), why) for call, why in collector.unexplained)
-    silent = _silent(
-        watch.stack.calls, [call for call, _ in collector.sites], [call for call, _ in collector.unexplained]
-    )
-    return Found(sites, unexplained, silent, output)
 
 
-class _Collector:
+class Search:
     """Makes sites of what the watch tells."""
 
     def __init__(self) -> None:
         self.watch: Watch
         self.sites: list[tuple[Call, Site]] = []
         self.unexplained: list[tuple[Call, str]] = []
+
+    def found(self, output: Any) -> Found:
+        """All that was seen."""
+        unexplained = tuple((_path(call), why) for call, why in self.unexplained)
+        calls = [call for call, _ in self.sites], [call for call, _ in self.unexplained]
+        return Found(_numbered(self.sites), unexplained, _silent(self.watch.stack.calls, *calls), output)
 
     def attended(self, weights: Expression, right: bool, values: Any, node: Node | None, output: Tensor) -> None:
         current = self.watch.stack.current

@@ -99,6 +99,7 @@ class Tape:
         self.gradients: dict[str, Tensor] = {}
         self.step: int | None = None
         self.output: Any = None
+        self.coverage = ""  # of a model that is not ours: what was found in it, and what was not understood
         self._names: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._statistics: dict[str, Statistics] = {}
         self._bytes = 0
@@ -114,13 +115,12 @@ class Tape:
         short = module.named(tap)
         name = self._full(short)
         known = self._name_of(tensor)
-        inputs = (known,) if known else tuple(self._input(operand) for operand in operands)
+        inputs = (known,) if known else tuple(self.input(operand) for operand in operands)
         operation = Same() if known else module.operation(tap) if operands else Given()
         edited = tuple(pattern for pattern in self.edits if self._matches(short, pattern))
         for pattern in edited:
             tensor = self.edits[pattern](tensor)
-        self.entries.pop(name, None)  # a second pass stands behind the first
-        self.entries[name] = Entry(
+        entry = Entry(
             name,
             type(module).__name__,
             tuple(tensor.shape),
@@ -131,10 +131,23 @@ class Tape:
             edited,
             module.training and getattr(module, "dropout", 0.0) > 0,
         )
-        self._names[id(tensor)] = (weakref.ref(tensor), name)
-        if any(self._matches(short, pattern) for pattern in self.watch):
-            self._record(name, tensor, fresh=known is None)
+        self.add(entry, short, tensor, fresh=known is None)
         return tensor
+
+    def add(self, entry: Entry, short: str, tensor: Tensor, *, fresh: bool) -> None:
+        """Takes in an entry, and its tensor if its name without the step is watched."""
+        self.entries.pop(entry.name, None)  # a second pass stands behind the first
+        self.entries[entry.name] = entry
+        self._names[id(tensor)] = (weakref.ref(tensor), entry.name)
+        if any(self._matches(short, pattern) for pattern in self.watch):
+            self._record(entry.name, tensor, fresh=fresh)
+
+    def input(self, operand: Any) -> str | Held:
+        """What was given to an operation: its name, or itself where it has none."""
+        if isinstance(operand, Tensor):
+            return self._name_of(operand) or Held(operand, "given")
+        kept = getattr(operand, "kept", None)  # what goes on changing says how it is now
+        return Held(operand if kept is None else kept(), type(operand).__name__.lower())
 
     def _record(self, name: str, tensor: Tensor, *, fresh: bool) -> None:
         if fresh:
@@ -150,12 +163,6 @@ class Tape:
 
     def _take(self, name: str, gradient: Tensor) -> None:
         self.gradients[name] = gradient.detach().cpu() if self.keep == "cpu" else gradient.detach()
-
-    def _input(self, operand: Any) -> str | Held:
-        if isinstance(operand, Tensor):
-            return self._name_of(operand) or Held(operand, "given")
-        kept = getattr(operand, "kept", None)  # what goes on changing says how it is now
-        return Held(operand if kept is None else kept(), type(operand).__name__.lower())
 
     def _name_of(self, tensor: Tensor) -> str | None:
         found = self._names.get(id(tensor))
@@ -294,7 +301,8 @@ class Tape:
         return load(Path(folder))
 
     def __repr__(self) -> str:
-        return f"<Tape: {len(self.tensors)} of {len(self.entries)} tensors, {self.nbytes / 1e6:.1f} MB>"
+        told = f"{len(self.tensors)} of {len(self.entries)} tensors, {self.nbytes / 1e6:.1f} MB"
+        return f"<Tape: {told}; {self.coverage}>" if self.coverage else f"<Tape: {told}>"
 
     def __rich__(self) -> Table:
         return self.table()

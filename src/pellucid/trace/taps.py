@@ -16,12 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.errors import UserError
+from pellucid.trace.calls import joined
 from pellucid.trace.operations import Given, Operation
+from pellucid.trace.others import tracing_others
 from pellucid.trace.tape import Edit, Keep, Tape
-
-# Modules that wrap a model and would put their own attribute into every path.
-_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class Tapped(nn.Module):
@@ -117,6 +115,10 @@ def trace(
     A compiled model runs eagerly inside the block: a fused graph has no intermediates to show. Watching ``mask``,
     ``scores`` or ``weights`` of a layer computes that layer's attention step by step; all else keeps the fused kernel.
 
+    Any other module is traced too: what goes into and comes out of its parts, and ``q``, ``k``, ``v``, ``mask``,
+    ``scores``, ``weights`` and ``context`` of every attention that is found in it, see :func:`find_attention`. Its
+    kernels stay as they are; the tape's ``coverage`` says what was not understood. Edits want a model of ours.
+
     Args:
         inputs: one tensor, a sequence of arguments, or arguments by name.
         watch: patterns of the names to record, such as ``blocks.*.residual_post``; one without ``@`` matches every
@@ -135,9 +137,11 @@ def trace(
         hint = f'text is cut into tokens first; if it is what to record, say watch="{inputs}"'
         raise UserError("trace", f'found the text "{inputs}" as inputs', "tensors", hint)
     tape = Tape(watch, edits, keep=keep, grads=grads, limit=limit)
+    ours = any(isinstance(module, Tapped) for module in model.modules())
+    tracing = _tracing(model, tape) if ours else tracing_others(model, tape)
     if inputs is None:
-        return _tracing(model, tape)
-    with _tracing(model, tape), torch.set_grad_enabled(grads):
+        return tracing
+    with tracing, torch.set_grad_enabled(grads):
         if isinstance(inputs, Tensor):
             tape.output = model(inputs)
         else:
@@ -171,7 +175,7 @@ def _attach(module: nn.Module, path: str, tape: Tape, seen: set[int], undo: list
             # One module called from two places has one name in each: give the second place a view of its own.
             undo.append(lambda name=name, child=child: module._modules.__setitem__(name, child))  # type: ignore[misc]
             child = module._modules[name] = _view(child)
-        _attach(child, _join(module, path, name), tape, seen, undo)
+        _attach(child, joined(module, path, name), tape, seen, undo)
 
 
 def _view(module: nn.Module) -> nn.Module:
@@ -181,9 +185,3 @@ def _view(module: nn.Module) -> nn.Module:
     if isinstance(view, Tapped):
         view._tape = None
     return view
-
-
-def _join(parent: nn.Module, path: str, name: str) -> str:
-    if name in _WRAPPED or (name == "module" and isinstance(parent, _PARALLEL)):
-        return path
-    return f"{path}.{name}" if path else name

@@ -1,0 +1,164 @@
+"""A tape of a model that is not ours: its modules by their paths, its attention by what is in every attention.
+
+Shapes: B batch, T queries, S keys, H query heads, G key/value heads, K head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from pellucid.errors import UserError
+from pellucid.trace.calls import Call, numbered, tensors_in
+from pellucid.trace.finder import Found, seeking
+from pellucid.trace.operations import Given
+from pellucid.trace.sites import Site
+from pellucid.trace.tape import Entry, Held, Tape
+from pellucid.trace.working import Index, Operand, Working, along, product, single
+
+NOWHERE = ("", 0)
+
+
+@contextmanager
+def tracing_others(model: nn.Module, tape: Tape) -> Iterator[Tape]:
+    """Fills the tape when the block ends.
+
+    Raises:
+        UserError: for edits, which want a model that names its tensors itself.
+    """
+    if tape.edits:
+        hint = "load it with pellucid.load, if its layout is known, and edit that"
+        raise UserError("edits", f"{type(model).__name__} names no tensors of its own", "a model of pellucid", hint)
+    returned: list[tuple[Call, dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def hear(call: Call, arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
+        returned.append((call, tensors_in(arguments) | tensors_in(keywords), tensors_in(result)))
+
+    with seeking(model, hear) as search:
+        yield tape
+    found = search.found(None)
+    tape.coverage = found.coverage
+    _Filling(tape, found, numbered(search.watch.stack.calls)).fill(returned)
+
+
+@dataclass
+class _Filling:
+    """Puts what was seen on a tape: of each module what it was given, what it attended by, what it returned."""
+
+    tape: Tape
+    found: Found
+    names: dict[int, str]
+    told: set[str] = field(default_factory=set)
+
+    def fill(self, returned: list[tuple[Call, dict[str, Tensor], dict[str, Tensor]]]) -> None:
+        for call, inputs, outputs in returned:
+            path = self.names[id(call)]
+            kind = type(call.module).__name__
+            for key, tensor in inputs.items():
+                held = self.tape.input(tensor)
+                if isinstance(held, Held):  # what came out of another module has that name already
+                    self._add(_joined(path, "in", key if len(inputs) > 1 else ""), kind, tensor, Given(), (held,))
+            for site in self.found.sites:
+                if site.name == path:
+                    self._site(site)
+            given = tuple(self.tape.input(tensor) for tensor in inputs.values())
+            for key, tensor in outputs.items():
+                name = _joined(path, "out", key if len(outputs) > 1 else "")
+                self._add(name, kind, tensor, Given(_described(call.module)), given)
+        for site in self.found.sites:
+            if site.name not in self.told:
+                self._site(site)
+
+    def _site(self, site: Site) -> None:
+        self.told.add(site.name)
+        names = {part: _joined(site.name, part, "") for part in ("q", "k", "v", "mask", "scores", "weights", "context")}
+        for part in ("q", "k", "v"):
+            tensor = getattr(site, part)
+            self._add(names[part], site.module, tensor, Given(), (Held(tensor, "given"),))
+        if site.mask is not None:
+            self._add(names["mask"], site.module, site.mask, Given(), (Held(site.mask, "given"),))
+        operands = (names["q"], names["k"])
+        self._later(names["scores"], site, SiteScores(site), operands)
+        self._later(names["weights"], site, SiteWeights(site), (names["scores"],))
+        self._add(names["context"], site.module, site.context, SiteContext(site), (names["weights"], names["v"]))
+
+    def _later(self, name: str, site: Site, operation: Any, inputs: tuple[str, ...]) -> None:
+        """What no kernel has stored is computed where it is watched, or when it is asked for."""
+        shape = (site.q.size(0), site.q.size(1), site.q.size(2), site.k.size(2))
+        if self.tape.wants(name):
+            self._add(name, site.module, operation.compute(), operation, inputs)
+        else:
+            self.tape.entries[name] = Entry(name, site.module, shape, site.q.dtype, operation, inputs, NOWHERE)
+
+    def _add(self, name: str, kind: str, tensor: Tensor, operation: Any, inputs: tuple[str | Held, ...]) -> None:
+        entry = Entry(name, kind, tuple(tensor.shape), tensor.dtype, operation, inputs, NOWHERE)
+        self.tape.add(entry, name, tensor, fresh=True)
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(filter(None, parts))
+
+
+def _described(module: nn.Module) -> str:
+    return f"{type(module).__name__}({module.extra_repr()})"
+
+
+@dataclass(frozen=True)
+class SiteScores:
+    """What the softmax is taken of."""
+
+    site: Site
+    formula: str = "Σ q · k · scale, with mask and bias"
+
+    def compute(self, *operands: Any) -> Tensor:
+        return self.site.scores()
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        batch, head, query, key = index
+        q, k = operands
+        group = head // (q.value.size(1) // k.value.size(1))
+        scores = self.compute()[index].item()
+        return product(
+            along(q.name, q.value[batch, head, query], lambda term: (batch, head, query, term)),
+            along(k.name, k.value[batch, group, key], lambda term: (batch, group, key, term)),
+            steps=lambda total: [("× scale, + mask and bias", scores)],
+        )
+
+
+@dataclass(frozen=True)
+class SiteWeights:
+    """The softmax of the scores."""
+
+    site: Site
+    formula: str = "exp(score) / Σ exp(scores)"
+
+    def compute(self, *operands: Any) -> Tensor:
+        return self.site.weights()
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        weight = self.compute()[index].item()
+        return product(single(operands[0], index), steps=lambda total: [("softmax of its row", weight)])
+
+
+@dataclass(frozen=True)
+class SiteContext:
+    """What each head gathers."""
+
+    site: Site
+    formula: str = "Σ weights · v"
+
+    def compute(self, *operands: Any) -> Tensor:
+        return self.site.formula.context(self.site.q, self.site.k, self.site.v)
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        weights, v = operands
+        batch, head, query, coordinate = index
+        group = head // (weights.value.size(1) // v.value.size(1))
+        return product(
+            along(weights.name, weights.value[batch, head, query], lambda term: (batch, head, query, term)),
+            along(v.name, v.value[batch, group, :, coordinate], lambda term: (batch, group, term, coordinate)),
+        )

@@ -1,0 +1,124 @@
+"""A tape of models that are not ours: modules by path, attention found and verified, kernels left as they are."""
+
+import pytest
+import torch
+from torch import nn
+
+from pellucid.errors import UserError
+from pellucid.trace import trace
+
+
+def transformer():
+    torch.manual_seed(0)
+    return nn.Transformer(32, 4, 2, 1, 48, batch_first=True).eval()
+
+
+def gpt2(**changes):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(n_layer=2, n_head=4, n_embd=32, vocab_size=61, n_positions=40, **ids, **changes)
+    ).eval()
+
+
+def tokens():
+    return torch.randint(0, 61, (2, 7), generator=torch.Generator().manual_seed(3))
+
+
+def pair():
+    draw = torch.Generator().manual_seed(3)
+    return torch.randn(2, 5, 32, generator=draw), torch.randn(2, 6, 32, generator=draw)
+
+
+def test_modules_and_attention_in_the_order_computed():
+    model = gpt2()
+    with torch.no_grad():
+        plain = model(tokens()).logits
+    tape = trace(model, tokens())
+    assert torch.equal(tape.output.logits, plain)
+    names = list(tape)
+    path = "transformer.h.1.attn"
+    inner = [f"{path}.{part}" for part in ("q", "k", "v", "scores", "weights", "context")]
+    start = names.index(inner[0])
+    assert [name for name in names[start : start + 7] if name != f"{path}.mask"][:6] == inner
+    assert names.index(f"{path}.c_attn.out") < start < names.index("transformer.h.1.mlp.c_fc.out")
+    assert torch.equal(tape["lm_head.out"], plain)
+    assert tape.entry("transformer.h.1.ln_2.out").input_names == ("transformer.h.1.ln_2.in",)
+    assert tape.coverage.startswith("2 attention sites found, 2 verified; 0 softmaxes or kernels unexplained")
+
+
+def test_weights_are_those_of_the_eager_model():
+    model = gpt2(attn_implementation="eager")
+    with torch.no_grad():
+        expected = model(tokens(), output_attentions=True).attentions
+    fused = gpt2()
+    fused.load_state_dict(model.state_dict())
+    tape = trace(fused, tokens(), watch="*.attn.weights")
+    for i, weights in enumerate(expected):
+        assert torch.allclose(tape[f"transformer.h.{i}.attn.weights"], weights, atol=1e-6)
+
+
+def test_scores_wait_until_they_are_asked_for():
+    tape = trace(gpt2(), tokens(), watch="*.attn.context")
+    assert len(tape) == 2
+    name = "transformer.h.0.attn.weights"
+    assert name not in tape
+    assert torch.allclose(tape.value(name).sum(-1), torch.ones(2, 4, 7))
+    found = tape.explain("transformer.h.0.attn.context", (1, 2, 3, 4))
+    assert found.error < 1e-7
+    assert found.count == 7
+    assert "transformer.h.0.attn.v[1, 2, " in str(found)
+    told = tape.explain("transformer.h.0.attn.scores", (1, 2, 3, 1))
+    assert told.count == 8
+    assert told.recomputed == pytest.approx(told.total / 8**0.5, abs=1e-6)
+
+
+def test_both_sides_of_a_transformer_of_torch():
+    model = transformer()
+    with torch.no_grad():
+        plain = model(*pair())
+    tape = trace(model, pair())
+    assert torch.equal(tape.output, plain)
+    weights = [name for name in tape if name.endswith("weights")]
+    assert len(weights) == 2 + 2
+    assert tape["decoder.layers.0.multihead_attn.weights"].shape == (2, 4, 6, 5)
+
+
+def test_a_block_with_several_passes_and_gradients():
+    model = transformer()
+    with trace(model, watch=["*multihead_attn*.q", "decoder.out*"]) as tape:
+        first = model(*pair())
+        model(*pair())
+    assert [name for name in tape if name.endswith(".q")] == [
+        "decoder.layers.0.multihead_attn.q",
+        "decoder.layers.0.multihead_attn#1.q",
+    ]
+    assert tape["decoder.out"].requires_grad
+    assert torch.equal(tape["decoder.out"], first)
+
+
+def test_nothing_stays_attached():
+    model = gpt2()
+    before = {name: list(module._forward_hooks) for name, module in model.named_modules()}
+    with pytest.raises(IndexError), trace(model) as tape:
+        model(torch.tensor([[99]]))
+    assert len(tape) == 0
+    assert {name: list(module._forward_hooks) for name, module in model.named_modules()} == before
+    assert len(trace(model, tokens(), watch="lm_head.out")) == 1
+
+
+def test_edits_want_a_model_of_ours():
+    with pytest.raises(UserError, match="GPT2LMHeadModel names no tensors of its own"):
+        trace(gpt2(), tokens(), edits={"transformer.h.0.out": lambda x: x})
+
+
+def test_saved(tmp_path):
+    tape = trace(gpt2(), tokens())
+    tape.save(tmp_path / "tape")
+    again = type(tape).load(tmp_path / "tape")
+    assert list(again) == list(tape)
+    assert again.entry("transformer.h.0.attn.context").input_names == (
+        "transformer.h.0.attn.weights",
+        "transformer.h.0.attn.v",
+    )
