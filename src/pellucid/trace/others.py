@@ -61,13 +61,13 @@ class _Filling:
             for key, tensor in inputs.items():
                 held = self.tape.input(tensor)
                 if isinstance(held, Held):  # what came out of another module has that name already
-                    self._add(_joined(path, "in", key if len(inputs) > 1 else ""), kind, tensor, Given(), (held,))
+                    self._add(self._named(path, "in", key if len(inputs) > 1 else ""), kind, tensor, Given(), (held,))
             for site in self.found.sites:
                 if site.name == path:
                     self._site(site)
             given = tuple(self.tape.input(tensor) for tensor in inputs.values())
             for key, tensor in outputs.items():
-                name = _joined(path, "out", key if len(outputs) > 1 else "")
+                name = self._named(path, "out", key if len(outputs) > 1 else "")
                 self._add(name, kind, tensor, Given(_described(call.module)), given)
         for site in self.found.sites:
             if site.name not in self.told:
@@ -75,7 +75,7 @@ class _Filling:
 
     def _site(self, site: Site) -> None:
         self.told.add(site.name)
-        names = {part: _joined(site.name, part, "") for part in ("q", "k", "v", "mask", "scores", "weights", "context")}
+        names = {part: self._named(site.name, part) for part in ("q", "k", "v", "mask", "scores", "weights", "context")}
         for part in ("q", "k", "v"):
             tensor = getattr(site, part)
             self._add(names[part], site.module, tensor, Given(), (Held(tensor, "given"),))
@@ -94,13 +94,13 @@ class _Filling:
         else:
             self.tape.entries[name] = Entry(name, site.module, shape, site.q.dtype, operation, inputs, NOWHERE)
 
+    def _named(self, *parts: str) -> str:
+        name = ".".join(filter(None, parts))
+        return self.tape.renamed.get(name, name)
+
     def _add(self, name: str, kind: str, tensor: Tensor, operation: Any, inputs: tuple[str | Held, ...]) -> None:
         entry = Entry(name, kind, tuple(tensor.shape), tensor.dtype, operation, inputs, NOWHERE)
         self.tape.add(entry, name, tensor, fresh=True)
-
-
-def _joined(*parts: str) -> str:
-    return ".".join(filter(None, parts))
 
 
 def _described(module: nn.Module) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -80,6 +80,7 @@ class Tape:
             memory.
         grads: also record the gradients that reach them in a backward pass, in :attr:`gradients`.
         limit: bytes that may be recorded; half of the memory that is free when left out.
+        names: of a model that is not ours, other names for its tensors.
     """
 
     def __init__(
@@ -90,10 +91,11 @@ class Tape:
         keep: Keep = "device",
         grads: bool = False,
         limit: int | None = None,
+        names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.watch = (watch,) if isinstance(watch, str) else tuple(watch)
         self.edits = {pattern: _chain(given) for pattern, given in (edits or {}).items()}
-        self.keep, self.grads, self.limit = keep, grads, limit
+        self.keep, self.grads, self.limit, self.renamed = keep, grads, limit, names
         self.entries: dict[str, Entry] = {}
         self.tensors: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}

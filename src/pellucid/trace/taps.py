@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import Any, overload
 
 import torch
@@ -80,6 +81,7 @@ def trace(
     keep: Keep = "device",
     grads: bool = False,
     limit: int | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> AbstractContextManager[Tape]: ...
 
 
@@ -93,6 +95,7 @@ def trace(
     keep: Keep = "device",
     grads: bool = False,
     limit: int | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> Tape: ...
 
 
@@ -105,6 +108,7 @@ def trace(
     keep: Keep = "device",
     grads: bool = False,
     limit: int | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> Tape | AbstractContextManager[Tape]:
     """Records (and edits) the model's named tensors: of one pass, or of all that runs inside a ``with`` block.
 
@@ -128,6 +132,8 @@ def trace(
         keep: ``device`` records the tensors themselves; ``cpu`` copies of them in main memory.
         grads: record the gradients that reach them in a backward pass, too.
         limit: bytes that may be recorded; half of the free memory when left out.
+        names: of a model that is not ours, other names for its tensors, such as
+            :func:`~pellucid.models.foreign.names.our_names` has for those of ``transformers``.
 
     Raises:
         UserError: when more would be recorded than there is room for; the model is as it was.
@@ -136,7 +142,7 @@ def trace(
     if isinstance(inputs, str):
         hint = f'text is cut into tokens first; if it is what to record, say watch="{inputs}"'
         raise UserError("trace", f'found the text "{inputs}" as inputs', "tensors", hint)
-    tape = Tape(watch, edits, keep=keep, grads=grads, limit=limit)
+    tape = Tape(watch, edits, keep=keep, grads=grads, limit=limit, names=names)
     ours = any(isinstance(module, Tapped) for module in model.modules())
     tracing = _tracing(model, tape) if ours else tracing_others(model, tape)
     if inputs is None:
