@@ -120,20 +120,18 @@ def trace(
     ``scores`` or ``weights`` of a layer computes that layer's attention step by step; all else keeps the fused kernel.
 
     Any other module is traced too: what goes into and comes out of its parts, and ``q``, ``k``, ``v``, ``mask``,
-    ``scores``, ``weights`` and ``context`` of every attention that is found in it, see :func:`find_attention`. Its
-    kernels stay as they are; the tape's ``coverage`` says what was not understood. Edits want a model of ours.
+    ``scores``, ``weights`` and ``context`` of each attention in it (:func:`find_attention`), its kernels left as they
+    are; the tape's ``coverage`` says what was not understood. Edits want a model of ours.
 
     Args:
         inputs: one tensor, a sequence of arguments, or arguments by name.
         watch: patterns of the names to record, such as ``blocks.*.residual_post``; one without ``@`` matches every
             step of generation.
-        edits: for patterns of names, what to do with the tensor before the model goes on; see
-            :mod:`pellucid.trace.edits`.
+        edits: for patterns of names, what to do with the tensor before the model goes on: :mod:`pellucid.trace.edits`.
         keep: ``device`` records the tensors themselves; ``cpu`` copies of them in main memory.
         grads: record the gradients that reach them in a backward pass, too.
         limit: bytes that may be recorded; half of the free memory when left out.
-        names: of a model that is not ours, other names for its tensors, such as
-            :func:`~pellucid.models.foreign.names.our_names` has for those of ``transformers``.
+        names: other names for a model that is not ours: :func:`~pellucid.models.foreign.names.our_names`.
 
     Raises:
         UserError: when more would be recorded than there is room for; the model is as it was.
@@ -148,11 +146,14 @@ def trace(
     if inputs is None:
         return tracing
     with tracing, torch.set_grad_enabled(grads):
-        if isinstance(inputs, Tensor):
-            tape.output = model(inputs)
-        else:
-            tape.output = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+        tape.output = _called(model, inputs)
     return tape
+
+
+def _called(model: nn.Module, inputs: Inputs) -> Any:
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
 
 
 @contextmanager

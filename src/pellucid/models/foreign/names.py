@@ -38,7 +38,7 @@ def our_names(model: nn.Module) -> dict[str, str]:
     told = model.config.to_dict()  # type: ignore[operator, union-attr]
     settings = Settings(told | {"architectures": [type(model).__name__]}, type(model).__name__)
     layout = layout_of(settings)
-    described = layout.read(Folder(settings, [name for name, _ in model.named_parameters()]))
+    described = layout.read(Folder(settings, list(model.state_dict())))
     rows = [row for place in places(layout.table(described), build_empty(described)) for row in place.rows]
     return dict(_of_rows(rows))
 
