@@ -76,9 +76,10 @@ def write_page(name: str, title: str, text: str) -> None:
 def _command(name: str) -> str:
     """What was called, but for the place of the data, which is another on every machine."""
     words = sys.argv[1:]
-    if "--mirror" in words:
-        at = words.index("--mirror")
-        del words[at : at + 2]
+    for place in ("--mirror", "--folder"):
+        if place in words:
+            at = words.index(place)
+            del words[at : at + 2]
     return " ".join(["python", f"benchmarks/{name}.py", *words])
 
 
