@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pellucid.version import __version__
 
 if TYPE_CHECKING:
+    from pellucid.analysis.compare import diff
     from pellucid.analysis.size import size
     from pellucid.config.presets import preset
     from pellucid.inference.beam import Power, Wu, beam_search
@@ -36,6 +37,7 @@ _HOMES = {
     "classify": "pellucid.inference.predict",
     "complete": "pellucid.inference.predict",
     "convert": "pellucid.models.convert",
+    "diff": "pellucid.analysis.compare",
     "edit": "pellucid.trace",
     "edits": "pellucid.trace.edits:",
     "embed": "pellucid.inference.predict",
@@ -68,6 +70,7 @@ __all__ = [
     "classify",
     "complete",
     "convert",
+    "diff",
     "edit",
     "edits",
     "embed",

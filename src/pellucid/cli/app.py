@@ -12,6 +12,7 @@ from pellucid.cli import (
     convert,
     data,
     demo,
+    diff,
     embed,
     evaluate,
     fill,
@@ -33,7 +34,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size, trace):
+for command in (
+    demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size, trace, diff,
+):  # fmt: skip
     app.command(help=command.__doc__)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 app.add_typer(data.app, name="data")
 
