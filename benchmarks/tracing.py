@@ -4,8 +4,8 @@ Beside it TransformerLens (``pip install -e ".[dev]"``) with the same weights, w
 
 Prediction: the residual stream costs a few microseconds a tensor, nothing that can be seen. Everything means attention
 step by step, which writes and reads scores and weights (12.6 MB a layer each) where the fused kernel keeps them in the
-processor's cache: a third of the pass on top. Found: 4 %. In float32 the products take nearly all of a pass here, and the
-softmax's tensors are written as fast as they are computed.
+processor's cache: a third of the pass on top. Found: 4 %. In float32 the products take nearly all of a pass here, and
+what the softmax writes is written as fast as it is computed.
 """
 
 from __future__ import annotations
