@@ -163,6 +163,20 @@ def test_what_was_not_recorded_is_computed_when_asked_for():
         narrow.explain("logits", (0, 9, 0))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_lazy_is_not_kept_but_computed_again(family):
+    model, inputs = small(family), (text(), text()) if family == "encoder_decoder" else text()
+    kept, lazy = trace(model, inputs), trace(model, inputs, lazy=("*.mask", "*.scores", "*.weights"))
+    missing = set(kept) - set(lazy)
+    assert missing == {name for name in kept if name.endswith((".mask", ".scores", ".weights"))}
+    assert lazy.nbytes < kept.nbytes
+    for name in missing:
+        torch.testing.assert_close(lazy.value(name), kept[name], rtol=1e-6, atol=1e-6)
+    site = next(name for name in missing if name.endswith("scores"))
+    edited = trace(model, inputs, edits={site: lambda x: 0 * x}, lazy="*.scores")
+    assert site in edited  # what an edit made of it cannot be computed again
+
+
 def test_an_explanation_reads_like_one():
     tape = trace(small("decoder"), text())
     found = tape.explain("blocks.1.self_attention.scores", (0, 3, 5, 2), terms=3)

@@ -1,1 +1,1 @@
-"""What can be worked out about a model: pure functions of configs and numbers."""
+"""What can be worked out about a model: pure functions of tensors, tapes and configs."""

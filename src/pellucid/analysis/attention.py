@@ -176,3 +176,22 @@ def _check_square(weights: Tensor, what: str) -> Int[Tensor, " T"]:
 def _check_keep(keep: Tensor, rows: int, length: int, name: str) -> None:
     if keep.shape != (rows, length):
         raise UserError(name, f"shape {tuple(keep.shape)}", f"({rows}, {length})")
+
+
+def patterns(weights: Float[Tensor, "1 H T S"], *, of_itself: bool) -> list[dict[str, float | None]]:
+    """What each head of one text is like, by name.
+
+    Args:
+        of_itself: whether the text attends to itself, all of it: else distances mean nothing and are ``None``.
+    """
+    found = {
+        "entropy": entropy(weights),
+        "distance": mean_distance(weights) if of_itself else None,
+        "previous": previous_token_score(weights) if of_itself and weights.size(-1) > 1 else None,
+        "sink": sink_mass(weights),
+        "peak": weights.amax(dim=-1).mean(dim=-1),
+    }
+    return [
+        {name: None if values is None else values[0, head].item() for name, values in found.items()}
+        for head in range(weights.size(1))
+    ]

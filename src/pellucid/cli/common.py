@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pellucid.config.files import dump_json
 from pellucid.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,16 +98,8 @@ def texts_or_stdin(texts: Sequence[str] | None) -> list[str]:
 
 
 def print_json(value: Any) -> None:
-    """One object on one line; what is no finite number is told by its name, which JSON has no number for."""
-    print(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False), flush=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
+    """One object on one line."""
+    print(dump_json(value), flush=True)
 
 
 def say(text: str, quiet: bool = False) -> None:

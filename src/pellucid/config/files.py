@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,3 +69,16 @@ def parse(text: str, form: str, where: object) -> Plain:
     if not isinstance(plain, dict):
         raise ConfigError(where, f"found {type(plain).__name__}", "a table of settings")
     return plain
+
+
+def dump_json(value: Any) -> str:
+    """Any plain value on one line; what is no finite number is told by its name, which JSON has no number for."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)

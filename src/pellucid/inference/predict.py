@@ -18,6 +18,7 @@ from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
 from pellucid.inference.beam import PAPER, LengthPenalty, beam_search
 from pellucid.inference.decode import Prompt, generate, stream
+from pellucid.inference.reading import GAP, gapped
 from pellucid.inference.sampling import GREEDY, Filter, Never, Sampling
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
@@ -134,9 +135,6 @@ class Fill:
     probability: float
 
 
-GAP = "<mask>"
-
-
 def fill(loaded: Loaded, text: str, *, top: int = 5) -> list[Fill]:
     """The likeliest pieces for the one ``<mask>`` in a text.
 
@@ -147,19 +145,14 @@ def fill(loaded: Loaded, text: str, *, top: int = 5) -> list[Fill]:
     if (gaps := text.count(GAP)) != 1:
         raise UserError("fill", f"{gaps} gaps in {text!r}", f"one {GAP}", f'try "the {GAP} statement"')
     tokenizer = loaded.tokenizer
-    left, right = text.split(GAP)
-    # Where a piece takes the space before it along, the gap is of the space and the word.
-    takes_space = tokenizer.pieces(tokenizer.encode(" a")[:1]) != [" "]
-    before = tokenizer.encode(left.removesuffix(" ") if takes_space else left)
-    after = tokenizer.encode(right)
-    mask = tokenizer.require("mask")
-    framed = tokenizer.excerpt([*before, mask, *after])
+    cut, mask = gapped(tokenizer, text), tokenizer.require("mask")
+    framed, gap = tokenizer.excerpt(cut), cut.index(mask)
     with torch.inference_mode():
         scores = model(torch.tensor([framed], device=model.device))[0, framed.index(mask)]
     probabilities = scores.float().softmax(dim=-1)
     best = probabilities.topk(min(top, probabilities.numel()))
     return [
-        Fill(tokenizer.decode([*before, token, *after]), tokenizer.pieces([token])[0], probability)
+        Fill(tokenizer.decode([*cut[:gap], token, *cut[gap + 1 :]]), tokenizer.pieces([token])[0], probability)
         for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 

@@ -5,17 +5,21 @@ Shapes: B texts (1), T positions, S source positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pellucid.config.model import Tokens
+from pellucid.config.model import MaskedLanguage, Tokens
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
 from pellucid.inference.decode import Prompt, generate
 from pellucid.models.checkpoint import Loaded
+from pellucid.models.encoder import Encoder
 from pellucid.models.encoder_decoder import EncoderDecoder
+
+GAP = "<mask>"
 
 
 @dataclass(frozen=True)
@@ -46,23 +50,64 @@ def read(loaded: Loaded, text: str, target: str | None = None) -> Reading:
     if not isinstance(model, EncoderDecoder):
         if target is not None:
             raise UserError("target", f"a model of kind {type(model).__name__} reads one text", "an encoder–decoder")
-        ids = tokenizer.encode(text)
-        framed = tokenizer.text(ids) if type(model).__name__ == "Encoder" else tokenizer.prompt(ids)
-        return Reading((torch.tensor([framed], device=model.device),), _pieces(tokenizer, framed))
+        return _of_one(model, tokenizer, _framed(model, tokenizer, text))
     if not isinstance(model.config.source, Tokens):
         raise UserError("text", f"this model reads {type(model.config.source).__name__.lower()}", "one that reads text")
-    read_ids, writer = tokenizer.source(tokenizer.encode(text)), tokenizer.target
-    source = torch.tensor([read_ids], device=model.device)
+    ids, writer = tokenizer.source(tokenizer.encode(text)), tokenizer.target
+    source = torch.tensor([ids], device=model.device)
     start = [*writer.start, *writer.forced]
     if target is None:
         prompt = Prompt(torch.tensor([start], device=model.device), source=source)
-        (written,) = generate(model, prompt, max_new_tokens=len(read_ids) + 50, ends=writer.ends)
+        (written,) = generate(model, prompt, max_new_tokens=len(ids) + 50, ends=writer.ends)
     else:
         written = writer.encode(target)
-    fed = [*start, *written]
-    inputs = (source, torch.tensor([fed], device=model.device))
-    return Reading(inputs, _pieces(tokenizer, read_ids), _pieces(writer, fed))
+    return _of_two(model, tokenizer, ids, [*start, *written])
 
 
-def _pieces(tokenizer: Tokenizer, ids: list[int]) -> tuple[str, ...]:
+def read_ids(loaded: Loaded, ids: Sequence[int], target: Sequence[int] | None = None) -> Reading:
+    """The same for tokens that are cut already, whatever stands around them.
+
+    Raises:
+        UserError: for no tokens, one outside the vocabulary, or as many sequences as the model does not read.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
+    two = isinstance(model, EncoderDecoder)
+    if two != (target is not None):
+        raise UserError("tokens", f"{'one sequence' if two else 'two sequences'}", "two" if two else "one")
+    for given, cut in ((ids, tokenizer), (target, tokenizer.target)):
+        size = cut.vocab_size
+        if given is not None and (not given or not all(0 <= i < size for i in given)):
+            raise UserError("tokens", "none" if not given else f"found {list(given)[:20]}", f"ids from 0 to {size - 1}")
+    return _of_one(model, tokenizer, ids) if target is None else _of_two(model, tokenizer, ids, target)
+
+
+def gapped(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text in which ``<mask>`` stands for a piece that is missing."""
+    # Where a piece takes the space before it along, the gap is of the space and the word.
+    takes_space = tokenizer.pieces(tokenizer.encode(" a")[:1]) != [" "]
+    *before, last = text.split(GAP)
+    ids: list[int] = []
+    for part in before:
+        ids += [*tokenizer.encode(part.removesuffix(" ") if takes_space else part), tokenizer.require("mask")]
+    return [*ids, *tokenizer.encode(last)]
+
+
+def _framed(model: Any, tokenizer: Tokenizer, text: str) -> list[int]:
+    if not isinstance(model, Encoder):
+        return tokenizer.prompt(tokenizer.encode(text))
+    if isinstance(model.config.head, MaskedLanguage):
+        return tokenizer.excerpt(gapped(tokenizer, text))
+    return tokenizer.text(tokenizer.encode(text))
+
+
+def _of_one(model: Any, tokenizer: Tokenizer, ids: Sequence[int]) -> Reading:
+    return Reading((torch.tensor([list(ids)], device=model.device),), _pieces(tokenizer, ids))
+
+
+def _of_two(model: Any, tokenizer: Tokenizer, ids: Sequence[int], target: Sequence[int]) -> Reading:
+    inputs = tuple(torch.tensor([list(part)], device=model.device) for part in (ids, target))
+    return Reading(inputs, _pieces(tokenizer, ids), _pieces(tokenizer.target, target))
+
+
+def _pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
     return tuple(tokenizer.pieces(ids))

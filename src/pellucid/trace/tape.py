@@ -81,6 +81,8 @@ class Tape:
         grads: also record the gradients that reach them in a backward pass, in :attr:`gradients`.
         limit: bytes that may be recorded; half of the memory that is free when left out.
         names: of a model that is not ours, other names for its tensors.
+        lazy: patterns of watched names of which only the origin is kept: :meth:`value` computes them again. What was
+            edited or drawn with dropout is kept all the same.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class Tape:
         grads: bool = False,
         limit: int | None = None,
         names: Mapping[str, str] = MappingProxyType({}),
+        lazy: str | Sequence[str] = (),
     ) -> None:
         self.watch = (watch,) if isinstance(watch, str) else tuple(watch)
+        self.lazy = (lazy,) if isinstance(lazy, str) else tuple(lazy)
         self.edits = {pattern: _chain(given) for pattern, given in (edits or {}).items()}
         self.keep, self.grads, self.limit, self.renamed = keep, grads, limit, names
         self.entries: dict[str, Entry] = {}
@@ -141,7 +145,8 @@ class Tape:
         self.entries.pop(entry.name, None)  # a second pass stands behind the first
         self.entries[entry.name] = entry
         self._names[id(tensor)] = (weakref.ref(tensor), entry.name)
-        if any(self._matches(short, pattern) for pattern in self.watch):
+        again = not (entry.edited or entry.random) and any(self._matches(short, pattern) for pattern in self.lazy)
+        if not again and any(self._matches(short, pattern) for pattern in self.watch):
             self._record(entry.name, tensor, fresh=fresh)
 
     def input(self, operand: Any) -> str | Held:

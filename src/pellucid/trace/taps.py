@@ -82,6 +82,7 @@ def trace(
     grads: bool = False,
     limit: int | None = None,
     names: Mapping[str, str] = MappingProxyType({}),
+    lazy: str | Sequence[str] = (),
 ) -> AbstractContextManager[Tape]: ...
 
 
@@ -96,6 +97,7 @@ def trace(
     grads: bool = False,
     limit: int | None = None,
     names: Mapping[str, str] = MappingProxyType({}),
+    lazy: str | Sequence[str] = (),
 ) -> Tape: ...
 
 
@@ -109,6 +111,7 @@ def trace(
     grads: bool = False,
     limit: int | None = None,
     names: Mapping[str, str] = MappingProxyType({}),
+    lazy: str | Sequence[str] = (),
 ) -> Tape | AbstractContextManager[Tape]:
     """Records (and edits) the model's named tensors: of one pass, or of all that runs inside a ``with`` block.
 
@@ -132,6 +135,8 @@ def trace(
         grads: record the gradients that reach them in a backward pass, too.
         limit: bytes that may be recorded; half of the free memory when left out.
         names: other names for a model that is not ours: :func:`~pellucid.models.foreign.names.our_names`.
+        lazy: patterns of watched names to compute again when :meth:`Tape.value` asks, instead of keeping them, as
+            ``("*.scores", "*.weights")`` of a long text, which grow with the square of its length. Of a model of ours.
 
     Raises:
         UserError: when more would be recorded than there is room for; the model is as it was.
@@ -140,7 +145,7 @@ def trace(
     if isinstance(inputs, str):
         hint = f'text is cut into tokens first; if it is what to record, say watch="{inputs}"'
         raise UserError("trace", f'found the text "{inputs}" as inputs', "tensors", hint)
-    tape = Tape(watch, edits, keep=keep, grads=grads, limit=limit, names=names)
+    tape = Tape(watch, edits, keep=keep, grads=grads, limit=limit, names=names, lazy=lazy)
     ours = any(isinstance(module, Tapped) for module in model.modules())
     tracing = _tracing(model, tape) if ours else tracing_others(model, tape)
     if inputs is None:

@@ -1,0 +1,102 @@
+"""What a page may ask for: the input of a pass, and what is to be changed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from pellucid.trace import edits
+from pellucid.trace.edits import Where
+from pellucid.trace.tape import Edit
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Places = Annotated[list[int], Field(min_length=1, max_length=4096)] | None
+LONGEST_TEXT = 100_000  # characters
+MOST_EDITS = 64
+Held = Callable[[str, str], Tensor]  # the tensor that a pass has under a name
+
+
+class Asked(BaseModel):
+    """The base of all bodies: what is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Change(Asked):
+    """One tensor changed, all of it or some positions, heads or units (the last axis: of maps the keys)."""
+
+    kind: Literal["zero", "mean", "scale", "add", "replace", "patch"]
+    name: Name
+    heads: Places = None
+    positions: Places = None
+    units: Places = None
+    value: float | bool = 0.0
+    source: str | None = Field(None, alias="from", max_length=32)
+
+    @property
+    def where(self) -> Where:
+        """The part of the tensor that it changes."""
+        return Where(heads=self.heads, positions=self.positions, units=self.units)
+
+    def edits(self, held: Held) -> dict[str, Edit]:
+        """For :func:`pellucid.trace.trace`."""
+        match self.kind:
+            case "zero":
+                made = edits.zero(self.where)
+            case "mean":
+                made = edits.mean(self.where)
+            case "scale":
+                made = edits.scale(float(self.value), self.where)
+            case "add":
+                made = edits.add(float(self.value), self.where)
+            case "replace":
+                made = edits.replace(self.value, self.where)
+            case "patch":
+                made = edits.replace(held(self.source or "", self.name), self.where)
+        return {self.name: made}
+
+
+class Skip(Asked):
+    """A layer left out: what comes in goes out."""
+
+    kind: Literal["skip"]
+    layer: Name
+
+    def edits(self, held: Held) -> dict[str, Edit]:
+        """For :func:`pellucid.trace.trace`."""
+        return edits.skip(self.layer)
+
+
+Ids = Annotated[list[int], Field(min_length=1, max_length=100_000)]
+
+
+class Tokens(Asked):
+    """Tokens in place of a text: what the model, or the encoder, reads, and what the decoder is fed as written."""
+
+    reads: Ids
+    writes: Ids | None = None
+
+
+class Input(Asked):
+    """What a model is shown, and how it is changed on the way."""
+
+    model: Annotated[str, Field(max_length=100)] = "main"
+    text: Annotated[str, Field(max_length=LONGEST_TEXT)] = ""
+    target: Annotated[str, Field(max_length=LONGEST_TEXT)] | None = None
+    ids: Tokens | None = None
+    edits: Annotated[list[Annotated[Change | Skip, Field(discriminator="kind")]], Field(max_length=MOST_EDITS)] = []
+
+    def changes(self, held: Held) -> dict[str, list[Edit]]:
+        """The edits by the name of the tensor, in their order."""
+        found: dict[str, list[Edit]] = {}
+        for change in self.edits:
+            for name, edit in change.edits(held).items():
+                found.setdefault(name, []).append(edit)
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it was asked."""
+        return self.model_dump(by_alias=True, exclude_defaults=True)

@@ -1,0 +1,317 @@
+"""What a page looks at: models, and passes through them that are kept while there is room.
+
+A pass is one forward through one model: an input, edits, and the tape of all that happened. It is known by a hash of
+the three, so that whatever is asked about it has one answer for ever; one that had to make room is run again when it is
+asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import UserError, nearest
+from pellucid.explorer.asked import Input
+from pellucid.explorer.describe import described
+from pellucid.inference.reading import Reading, read, read_ids
+from pellucid.models.build import build
+from pellucid.models.checkpoint import CHECKPOINTS, WEIGHTS, Loaded, load_weights
+from pellucid.trace import Tape, trace
+from pellucid.trace.explain import Explanation
+from pellucid.trace.room import free
+from pellucid.trace.statistics import Statistics
+
+LAZY = ("*.mask", "*.scores", "*.weights")  # which grow with the square of the length
+KNOWN_PASSES = 10_000
+MAIN = "main"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a session takes on.
+
+    Attributes:
+        tokens: of one sequence.
+        passes: kept at a time. bytes: of all tapes that are kept; an eighth of the free memory when left out.
+    """
+
+    tokens: int = 1024
+    passes: int = 24
+    bytes: int | None = None
+
+    @cached_property
+    def room(self) -> int:
+        """Bytes of all tapes."""
+
+        return self.bytes if self.bytes is not None else free(torch.device("cpu")) // 8
+
+
+@dataclass(eq=False)
+class Explored:
+    """One model of a session.
+
+    Attributes:
+        key: what the page calls it. name: what people do.
+        step: of training, for a checkpoint of a run.
+    """
+
+    key: str
+    name: str
+    loaded: Loaded
+    step: int | None = None
+
+    @cached_property
+    def hash(self) -> str:
+        """Of the weights: sixteen hex digits that change whenever a number does."""
+        digest = hashlib.sha256()
+        for name, parameter in self.loaded.model.named_parameters():
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What it is made of."""
+        return described(self.loaded.model.config)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the list of models."""
+        about = self.description
+        return {
+            "key": self.key,
+            "name": self.name,
+            "hash": self.hash,
+            "step": self.step,
+            **{name: about[name] for name in ("family", "head", "labels", "parameters")},
+            "vocabulary": self.loaded.tokenizer.vocab_size,
+        }
+
+
+@dataclass(eq=False)
+class Pass:
+    """One forward of one model: what it read, and what happened."""
+
+    id: str
+    asked: Input
+    explored: Explored
+    reading: Reading
+    tape: Tape
+    seconds: float
+    _computed: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+
+    def value(self, name: str) -> Tensor:
+        """A tensor of the tape, computed again where it was not kept."""
+        if name in self.tape:
+            return self.tape[name]
+        if name not in self._computed:
+            self._computed[name] = self.tape.value(name)
+            while len(self._computed) > 4:  # the maps of a few layers, as people look at one after the other
+                self._computed.popitem(last=False)
+        self._computed.move_to_end(name)
+        return self._computed[name]
+
+    def explain(self, name: str, index: tuple[int, ...], terms: int) -> Explanation:
+        """One number, against what the model itself had: what was not kept is captured first."""
+        if name not in self.tape and name in self.tape.entries:
+            model = self.explored.loaded.model
+            captured = trace(model, self.reading.inputs, watch=name, edits=self.tape.edits)
+            self.tape.tensors[name] = captured[name]
+        return self.tape.explain(name, index, terms=terms)
+
+    def statistics(self, name: str) -> Statistics:
+        """A tensor in a few numbers."""
+        return Statistics.of(self.value(name), distribution=name.endswith("weights"))
+
+    @property
+    def nbytes(self) -> int:
+        """What keeping it costs."""
+        return self.tape.nbytes + sum(tensor.nbytes for tensor in self._computed.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the page needs to know before it asks for tensors."""
+        reads, *writes = (
+            {"ids": ids[0].tolist(), "pieces": list(pieces)}
+            for ids, pieces in zip(self.reading.inputs, (self.reading.pieces, self.reading.target), strict=False)
+            if pieces is not None
+        )
+        return {
+            "id": self.id,
+            "model": self.explored.key,
+            "hash": self.explored.hash,
+            "asked": self.asked.as_dict(),
+            "reads": reads,
+            "writes": writes[0] if writes else None,
+            "tensors": [
+                {
+                    "name": entry.name,
+                    "shape": list(entry.shape),
+                    "dtype": str(entry.dtype).removeprefix("torch."),
+                    "module": entry.module,
+                    "formula": entry.operation.formula,
+                    "inputs": list(entry.input_names),
+                    "edited": bool(entry.edited),
+                }
+                for entry in self.tape.entries.values()
+            ],
+            "seconds": self.seconds,
+        }
+
+
+class Session:
+    """The models and passes that a page looks at.
+
+    Args:
+        loaded: the model.
+        name: what people call it.
+        folder: of the run it comes from, with its checkpoints; ``None`` for a model in memory.
+        others: more models by name, to be compared with it.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        name: str = "model",
+        *,
+        folder: Path | None = None,
+        others: Mapping[str, Loaded] | None = None,
+        limits: Limits | None = None,
+        example: tuple[str, str | None] | None = None,
+    ) -> None:
+        self.folder, self.limits = folder, limits or Limits()
+        self.models = {MAIN: Explored(MAIN, name, loaded)}
+        for key, other in (others or {}).items():
+            self.models[key] = Explored(key, key, other)
+        self.example = example or _example(self.models[MAIN])
+        self._passes: OrderedDict[str, Pass] = OrderedDict()
+        self._known: OrderedDict[str, Input] = OrderedDict()
+
+    # ---- models --------------------------------------------------------------------------------
+
+    @property
+    def checkpoints(self) -> dict[str, Path]:
+        """The weights that the run left behind on its way, by key, the first first."""
+        if self.folder is None:
+            return {}
+        steps = {int(path.name[5:]): path / WEIGHTS for path in (self.folder / CHECKPOINTS).glob("step-*")}
+        steps |= {int(path.stem[5:]): path for path in (self.folder / "snapshots").glob("step-*.safetensors")}
+        return {f"step-{step}": steps[step] for step in sorted(steps)}
+
+    def model(self, key: str) -> Explored:
+        """A model by its key; a checkpoint is read when it is first asked for.
+
+        Raises:
+            UserError: for a key that does not exist, with the nearest.
+        """
+        if key not in self.models:
+            weights = self.checkpoints.get(key)
+            if weights is None:
+                raise UserError(f'model "{key}"', "no such model", hint=nearest(key, [*self.models, *self.checkpoints]))
+            main = self.models[MAIN]
+            model = build(main.loaded.model.config)
+            load_weights(model, weights)
+            loaded = Loaded(model.to(main.loaded.model.device).eval(), main.loaded.tokenizer, main.loaded.run)
+            self.models[key] = Explored(key, f"{main.name}, step {key[5:]}", loaded, int(key[5:]))
+        return self.models[key]
+
+    # ---- passes --------------------------------------------------------------------------------
+
+    def run(self, asked: Input) -> Pass:
+        """The pass for an input, run if it is not held.
+
+        Raises:
+            UserError: for an input that the model cannot read, or one too long.
+        """
+        explored = self.model(asked.model)
+        about = json.dumps(asked.as_dict(), sort_keys=True)
+        id = hashlib.sha256(f"{explored.hash} {about}".encode()).hexdigest()[:16]
+        if id in self._passes:
+            self._passes.move_to_end(id)
+            return self._passes[id]
+        began = time.perf_counter()
+        reading = self._read(explored, asked)
+        edits = asked.changes(lambda source, name: self.held(source).value(name))
+        limit = self.limits.room // 2
+        tape = trace(explored.loaded.model, reading.inputs, edits=edits, lazy=LAZY, limit=limit)
+        _check_matched(asked, tape)
+        made = Pass(id, asked, explored, reading, tape, time.perf_counter() - began)
+        self._keep(made)
+        return made
+
+    def held(self, id: str) -> Pass:
+        """A pass by its id, run again if it had to make room.
+
+        Raises:
+            UserError: for an id that this session has not given.
+        """
+        if id in self._passes:
+            self._passes.move_to_end(id)
+            return self._passes[id]
+        if id not in self._known:
+            raise UserError(f'pass "{id}"', "not known to this session", hint="run the input again")
+        return self.run(self._known[id])
+
+    def _read(self, explored: Explored, asked: Input) -> Reading:
+        if asked.ids is not None:
+            reading = read_ids(explored.loaded, asked.ids.reads, asked.ids.writes)
+        else:
+            reading = read(explored.loaded, asked.text, asked.target)
+        longest = max(ids.size(1) for ids in reading.inputs)
+        if longest > self.limits.tokens:
+            raise UserError("text", f"{longest:,} tokens", f"at most {self.limits.tokens:,}", "shorten it")
+        return reading
+
+    def _keep(self, made: Pass) -> None:
+        self._passes[made.id] = made
+        self._known[made.id] = made.asked
+        self._known.move_to_end(made.id)
+        while len(self._known) > KNOWN_PASSES:
+            self._known.popitem(last=False)
+        while len(self._passes) > 1 and (
+            len(self._passes) > self.limits.passes
+            or sum(each.nbytes for each in self._passes.values()) > self.limits.room
+        ):
+            self._passes.popitem(last=False)
+
+    # ---- for the page --------------------------------------------------------------------------
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the page asks for first."""
+        from pellucid.version import __version__
+
+        text, target = self.example
+        return {
+            "version": __version__,
+            "models": [explored.as_dict() for explored in self.models.values()],
+            "checkpoints": list(self.checkpoints),
+            "training": self.folder is not None and (self.folder / "metrics.jsonl").exists(),
+            "limits": {"tokens": self.limits.tokens},
+            "example": {"text": text, "target": target},
+        }
+
+
+def _check_matched(asked: Input, tape: Tape) -> None:
+    """An edit that changed nothing is a slip of the pen.
+
+    Raises:
+        UserError: for an edit of a tensor that the pass does not have, with the nearest name.
+    """
+    for pattern in tape.edits:
+        if not any(pattern in entry.edited for entry in tape.entries.values()):
+            raise UserError(f'edit of "{pattern}"', "no such tensor in this pass", hint=nearest(pattern, tape.names))
+
+
+def _example(explored: Explored) -> tuple[str, str | None]:
+    """A text to begin with, for a model of which nobody has said what it reads."""
+    head = explored.description["head"]
+    text = "The animal didn't cross the street because it was too tired"
+    return (text.replace("street", "<mask>") if head == "masked" else text), None
