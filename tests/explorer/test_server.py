@@ -1,0 +1,216 @@
+"""The server behind the page: what it answers is what the model has, and nothing can break it."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, small
+from fastapi.testclient import TestClient
+
+from pellucid.config import run as config
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.explorer import app as server
+from pellucid.explorer.app import create_app
+from pellucid.explorer.session import Limits, Session
+from pellucid.inference.reading import read
+from pellucid.models.checkpoint import Loaded
+from pellucid.trace import edits, trace
+
+TEXT, TARGET = "the cat sat", "a dog"
+TOKENIZER = Tokenizer.train(config.Characters(), ["the cat sat on the mat", "a dog did not"])
+
+
+@pytest.fixture(autouse=True)
+def page(tmp_path, monkeypatch):
+    """Whether the page was built is not the question here."""
+    (tmp_path / "index.html").write_text("<title>pellucid</title>")
+    monkeypatch.setattr(server, "STATIC", tmp_path)
+
+
+def opened(family, **limits):
+    loaded = Loaded(small(family), TOKENIZER, None)
+    session = Session(loaded, family, limits=Limits(**limits))
+    return loaded, session, TestClient(create_app(session), raise_server_exceptions=False)
+
+
+def body(family, **more):
+    return {"text": TEXT, **({"target": TARGET} if family == "encoder_decoder" else {}), **more}
+
+
+def traced(loaded, family, **options):
+    reading = read(loaded, TEXT, TARGET if family == "encoder_decoder" else None)
+    return trace(loaded.model, reading.inputs, **options)
+
+
+def floats(answer):
+    assert answer.status_code == 200, answer.text
+    shape = [int(size) for size in answer.headers["x-shape"].split(",") if size]
+    return torch.from_numpy(np.frombuffer(answer.content, "<f4").copy()).view(shape)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_tensor_is_the_models_own(family):
+    loaded, _, client = opened(family)
+    told = client.post("/api/passes", json=body(family)).json()
+    tape = traced(loaded, family)
+    assert [each["name"] for each in told["tensors"]] == list(tape.entries)
+    for each in told["tensors"]:
+        found = floats(client.get(f"/api/passes/{told['id']}/tensor", params={"name": each["name"]}))
+        assert list(found.shape) == each["shape"]
+        torch.testing.assert_close(found, tape[each["name"]].float(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_differences_and_bytes(family):
+    loaded, _, client = opened(family)
+    first = client.post("/api/passes", json=body(family)).json()
+    tape = traced(loaded, family)
+    name = next(name for name in tape if name.endswith("self_attention.weights"))
+    weights = tape[name]
+    url = f"/api/passes/{first['id']}/tensor"
+    torch.testing.assert_close(floats(client.get(url, params={"name": name, "at": "0,1,2:5,:"})), weights[0, 1, 2:5])
+    torch.testing.assert_close(floats(client.get(url, params={"name": name, "at": "0,-1,2,3"})), weights[0, -1, 2, 3])
+    small_bytes = client.get(url, params={"name": name, "encoding": "sqrt8"})
+    again = (np.frombuffer(small_bytes.content, np.uint8) / 255.0) ** 2 * float(small_bytes.headers["x-high"])
+    assert np.abs(again - weights.flatten().numpy()).max() < 0.005
+    context = name.replace("weights", "context")
+    second = client.post(
+        "/api/passes", json=body(family, edits=[{"kind": "zero", "name": context, "heads": [1]}])
+    ).json()
+    assert second["id"] != first["id"]
+    changed = traced(loaded, family, edits={context: edits.zero(edits.Where(heads=[1]))})
+    output = "logits"
+    apart = floats(client.get(url, params={"name": output, "minus": second["id"]}))
+    torch.testing.assert_close(apart, tape[output] - changed[output], rtol=1e-5, atol=1e-5)
+    signed = client.get(url, params={"name": output, "minus": second["id"], "encoding": "sym8"})
+    again = np.frombuffer(signed.content, np.int8) / 127.0 * float(signed.headers["x-high"])
+    assert np.abs(again - apart.flatten().numpy()).max() < 0.01 * float(signed.headers["x-high"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_number_is_explained_against_what_the_model_had(family):
+    _, _, client = opened(family)
+    told = client.post("/api/passes", json=body(family)).json()
+    for kind in ("scores", "weights", "context", "out"):
+        name = next(each["name"] for each in told["tensors"] if each["name"].endswith(f"self_attention.{kind}"))
+        index = "0,2,1" if kind == "out" else "0,1,2,1"
+        found = client.get(f"/api/passes/{told['id']}/explain", params={"name": name, "index": index}).json()
+        assert found["name"] == name
+        assert found["error"] < 1e-5
+        assert found["terms"]
+
+
+def test_hidden_scores_have_a_name_in_json():
+    _, _, client = opened("decoder")
+    told = client.post("/api/passes", json=body("decoder")).json()
+    params = {"name": "blocks.0.self_attention.scores", "index": "0,0,0,3"}
+    assert client.get(f"/api/passes/{told['id']}/explain", params=params).json()["captured"] == "-inf"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_and_answers(family):
+    loaded, _, client = opened(family)
+    told = client.post("/api/passes", json=body(family)).json()
+    tape = traced(loaded, family)
+    heads = client.get(f"/api/passes/{told['id']}/heads").json()
+    weights = tape[f"{heads[5]['site']}.weights"][0, heads[5]["head"]]
+    assert math.isclose(heads[5]["entropy"], torch.special.entr(weights).sum(-1).mean().item(), rel_tol=1e-5)
+    assert {head["site"] for head in heads} == {n.removesuffix(".weights") for n in tape if n.endswith(".weights")}
+    answers = client.get(f"/api/passes/{told['id']}/answers", params={"position": 2, "top": 3}).json()
+    probabilities = tape["logits"][0, 2].double().softmax(-1)
+    assert [entry["id"] for entry in answers["entries"]] == probabilities.topk(3).indices.tolist()
+    assert math.isclose(answers["hidden"], 1 - probabilities.topk(3).values.sum().item(), rel_tol=1e-9)
+
+
+def test_a_pass_that_made_room_is_run_again():
+    _, session, client = opened("decoder", passes=2)
+    ids = [client.post("/api/passes", json={"text": "the cat"[:length]}).json()["id"] for length in (3, 4, 5, 6)]
+    assert len(session._passes) == 2
+    name = {"name": "blocks.0.residual_post"}
+    assert floats(client.get(f"/api/passes/{ids[0]}/tensor", params=name)).shape[1] == 3
+    assert client.post("/api/passes", json={"text": "the"}).json()["id"] == ids[0]  # known by what was asked
+
+
+def test_memory_is_bounded():
+    _, session, client = opened("decoder", bytes=300_000)
+    for length in range(1, 12):
+        assert client.post("/api/passes", json={"text": TEXT[:length]}).status_code == 200
+    assert len(session._passes) == 1 or sum(each.nbytes for each in session._passes.values()) <= 300_000
+    refused = client.post("/api/passes", json={"text": TEXT * 20})
+    assert refused.status_code == 422
+    assert "at most" in refused.text
+
+
+BAD = [
+    ({"text": 5}, "valid string"),
+    ({"colour": 1}, "not permitted"),
+    ({"model": "mian"}, "no such model"),
+    ({"text": "a" * 100_001}, "100000"),
+    ({"text": "the cat " * 200}, "tokens"),
+    ({"text": "the", "target": "x"}, "reads one text"),
+    ({"text": "", "ids": {"reads": [9999]}}, "ids from 0"),
+    ({"edits": [{"kind": "zero", "name": "blocks.0.residual_pst"}]}, "no such tensor"),
+    ({"edits": [{"kind": "zero", "name": "*"} for _ in range(65)]}, "64"),
+    ({"edits": [{"kind": "zero", "name": "blocks.0.self_attention.context", "heads": [99]}]}, "numbers below"),
+    ({"edits": [{"kind": "patch", "name": "logits", "from": "nothing"}]}, "not known"),
+    ({"edits": [{"kind": "boom", "name": "logits"}]}, "tag"),
+]
+
+
+@pytest.mark.parametrize(("asked", "words"), BAD)
+def test_bad_input_is_told_in_a_sentence(asked, words):
+    _, _, client = opened("decoder")
+    answer = client.post("/api/passes", json={"text": "the cat", **asked})
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert words in " ".join(error.values())
+    assert client.post("/api/passes", json={"text": "the cat"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["name=nix", "name=logits&at=0,0", "name=logits&at=0,99,0", "name=logits&at=x,y,z", "name=logits&encoding=f64",
+     "name=logits&at=0,5:2,:", "name=logits&minus=nothing", ""],
+)  # fmt: skip
+def test_bad_parts_are_told_in_a_sentence(query):
+    _, _, client = opened("decoder")
+    told = client.post("/api/passes", json=body("decoder")).json()
+    answer = client.get(f"/api/passes/{told['id']}/tensor?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["error"]["found"]
+
+
+def test_only_this_machine_is_answered():
+    _, _, client = opened("decoder")
+    assert client.get("/api/session", headers={"host": "evil.example"}).status_code == 403
+    assert client.get("/api/session", headers={"origin": "https://evil.example"}).status_code == 403
+    assert client.get("/api/session", headers={"host": "127.0.0.1:8642"}).status_code == 200
+    assert client.post("/api/passes", content=b"x" * ((1 << 20) + 1)).status_code == 413
+    assert client.get("/../pyproject.toml").status_code == 404
+    assert client.get("/api/nothing").status_code == 404
+    assert client.post("/api/passes", content=b"{").status_code == 422
+
+
+def test_many_at_once():
+    """Sixteen readers, one of them with the longest text, another with nonsense: all are answered."""
+    _, session, client = opened("decoder")
+    long = "the cat sat on a mat "[:20] * 50
+
+    def reader(number):
+        if number == 3:
+            return {client.post("/api/passes", content=b"\xff{nonsense").status_code for _ in range(8)}
+        text = long if number == 5 else TEXT[: 2 + number % 9]
+        told = client.post("/api/passes", json={"text": text})
+        if told.status_code != 200:
+            return {told.status_code}
+        url = f"/api/passes/{told.json()['id']}"
+        got = [client.get(f"{url}/heads"), client.get(f"{url}/tensor", params={"name": "blocks.1.residual_post"})]
+        return {answer.status_code for answer in got}
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(reader, range(16)))
+    assert found[3] == {422}
+    assert all(codes == {200} for number, codes in enumerate(found) if number != 3), found
+    assert len(session._passes) <= session.limits.passes
