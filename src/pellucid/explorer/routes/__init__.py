@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
-from pellucid.explorer.routes import heads, models, passes
+from pellucid.explorer.routes import (
+    compare,
+    heads,
+    models,
+    norms,
+    passes,
+    residual,
+    size,
+    training,
+    units,
+    whatif,
+    writing,
+)
 
-ALL = (models.router, passes.router, heads.router)
+ALL = (
+    models.router,
+    passes.router,
+    heads.router,
+    training.router,
+    compare.router,
+    size.router,
+    norms.router,
+    residual.router,
+    units.router,
+    writing.router,
+    whatif.router,
+)
