@@ -16,7 +16,7 @@ function oneFontFormat(): Plugin {
 export default defineConfig({
   // Relative, so that the page also works below a path, as behind a notebook's proxy.
   base: "./",
-  plugins: [oneFontFormat(), svelte()],
+  plugins: [oneFontFormat(), svelte({ configFile: false })],
   build: {
     target: "es2022",
     outDir: "../src/pellucid/explorer/static",

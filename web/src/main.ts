@@ -1,1 +1,7 @@
-document.getElementById("app")!.textContent = "pellucid";
+import { mount } from "svelte";
+import "./app.css";
+import App from "./App.svelte";
+import { theme } from "./state/theme.svelte";
+
+theme.start();
+mount(App, { target: document.getElementById("app")! });

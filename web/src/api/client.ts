@@ -1,0 +1,270 @@
+// Talking to the server. Everything that a view fetches goes through `api`.
+//
+//   api.session() api.model(key) api.pass(request) api.tensor(slice) api.statistics(…) api.explain(…) api.atlas(…)
+//   api.heads(…) api.answers(…) api.lens(…) api.contributions(…)
+//   getJson<T>(path, signal?)          for the routes of one view; answers below a pass are kept
+//   getTensor(path, encoding, signal?) the same for an octet-stream
+//   postJson<T>(path, body, signal?)
+//   query({a: 1, b: undefined})        "?a=1"
+//   ApiError                           where, found, expected, hint of a refusal
+//
+// Everything under /api/passes/ID never changes, so it is kept here (least recently used first out). Callers that ask for
+// the same thing share one request; it is aborted when all of them have given up.
+//
+// A page exported as one file has no server: its answers stand in `window.__pellucid__.answers`, under "GET path" or
+// "POST path body" with the body as JSON with sorted keys; values are {json} or {octets: base64, headers: {...}}.
+
+import { decode, type Encoding, type Tensor } from "./tensor";
+import type {
+  Answers,
+  Contributions,
+  Explanation,
+  HeadSummary,
+  Lens,
+  ModelInfo,
+  Pass,
+  PassRequest,
+  Refusal,
+  SessionInfo,
+  Statistics,
+} from "./types";
+
+export type { Encoding, Tensor } from "./tensor";
+
+/** One entry an axis: a place, all, or from–to. */
+export type At = readonly (number | ":" | readonly [number, number])[];
+
+/** A part of one tensor of one pass. */
+export interface Slice {
+  pass: string;
+  name: string;
+  at: At;
+  /** Another pass, whose tensor of the same name is taken away. */
+  minus?: string;
+}
+
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    readonly refusal: Refusal,
+  ) {
+    const { where, found, expected, hint } = refusal;
+    const sentence = [where, found].filter(Boolean).join(": ") + (expected ? `; expected ${expected}` : "");
+    super(hint ? `${sentence}. ${hint[0].toUpperCase()}${hint.slice(1)}` : sentence);
+    this.name = "ApiError";
+  }
+}
+
+export function query(settings: Record<string, string | number | boolean | undefined | null>): string {
+  const given = Object.entries(settings).filter(([, value]) => value !== undefined && value !== null);
+  if (!given.length) return "";
+  // A colon and a comma mean the same escaped or not; plain, an address can be read in the network panel.
+  const text = given.map(([name, value]) => `${name}=${encodeURIComponent(String(value))}`).join("&");
+  return "?" + text.replaceAll("%3A", ":").replaceAll("%2C", ",");
+}
+
+export function written(at: At): string {
+  return at.map((entry) => (Array.isArray(entry) ? `${entry[0]}:${entry[1]}` : String(entry))).join(",");
+}
+
+// ---------------------------------------------------------------------------------------------------- requests
+
+type Recorded = { json: unknown } | { octets: string; headers: Record<string, string> };
+
+declare global {
+  interface Window {
+    __pellucid__?: { answers: Record<string, Recorded> };
+  }
+}
+
+/** Whether the page is a file of its own, with the answers inside it. */
+export const isExported = (): boolean => typeof window !== "undefined" && window.__pellucid__ !== undefined;
+
+function recorded(method: string, path: string, body?: unknown): Recorded | null {
+  const answers = window.__pellucid__?.answers;
+  if (!answers) return null;
+  const key = `${method} ${path}${body === undefined ? "" : ` ${canonical(body)}`}`;
+  const answer = answers[key];
+  if (answer) return answer;
+  throw new ApiError(404, {
+    where: "this page",
+    found: "it was exported without this answer",
+    expected: "",
+    hint: "run pellucid explore to ask a model for it",
+  });
+}
+
+/** JSON with sorted keys and no spaces: the same text for the same request, whoever writes it. */
+export function canonical(value: unknown): string {
+  if (value === null || typeof value !== "object") return JSON.stringify(value) ?? "null";
+  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+  const entries = Object.entries(value).filter(([, entry]) => entry !== undefined);
+  entries.sort(([a], [b]) => (a < b ? -1 : 1));
+  return `{${entries.map(([key, entry]) => `${JSON.stringify(key)}:${canonical(entry)}`).join(",")}}`;
+}
+
+async function ask(path: string, options: RequestInit): Promise<Response> {
+  let response: Response;
+  try {
+    // Relative, so that the page also works below a path.
+    response = await fetch(path.replace(/^\//, "./"), options);
+  } catch (error) {
+    if ((error as Error).name === "AbortError") throw error;
+    throw new ApiError(0, { where: "the server", found: "it does not answer", expected: "", hint: "is it still running?" });
+  }
+  if (response.ok) return response;
+  const body = await response.json().catch(() => null);
+  const refusal = body?.error ?? { where: path, found: `answered with ${response.status}`, expected: "", hint: "" };
+  throw new ApiError(response.status, refusal);
+}
+
+export async function postJson<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {
+  const answer = recorded("POST", path, body);
+  if (answer && "json" in answer) return answer.json as T;
+  const headers = { "Content-Type": "application/json" };
+  const response = await ask(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  return (await response.json()) as T;
+}
+
+export function getJson<T>(path: string, signal?: AbortSignal): Promise<T> {
+  return kept(path, signal, async (own) => {
+    const answer = recorded("GET", path);
+    if (answer && "json" in answer) return { value: answer.json, bytes: JSON.stringify(answer.json).length };
+    const text = await (await ask(path, { signal: own })).text();
+    return { value: JSON.parse(text), bytes: 4 * text.length };
+  }) as Promise<T>;
+}
+
+export function getTensor(path: string, encoding: Encoding, signal?: AbortSignal): Promise<Tensor> {
+  return kept(path, signal, async (own) => {
+    const answer = recorded("GET", path);
+    let bytes: ArrayBuffer;
+    let header: (name: string) => string | null;
+    if (answer && "octets" in answer) {
+      bytes = Uint8Array.from(atob(answer.octets), (letter) => letter.charCodeAt(0)).buffer;
+      header = (name) => answer.headers[name.toLowerCase()] ?? null;
+    } else {
+      const response = await ask(path, { signal: own });
+      bytes = await response.arrayBuffer();
+      header = (name) => response.headers.get(name);
+    }
+    const shape = (header("X-Shape") ?? "").split(",").filter(Boolean).map(Number);
+    const tensor = decode(path, bytes, encoding, shape, Number(header("X-Low")), Number(header("X-High")));
+    return { value: tensor, bytes: bytes.byteLength * (encoding === "f32" ? 1 : 5) };
+  }) as Promise<Tensor>;
+}
+
+// ---------------------------------------------------------------------------------------------------- keeping
+
+const CAPACITY = 96 * 1024 * 1024;
+
+interface Kept {
+  value: unknown;
+  bytes: number;
+}
+
+interface Flight {
+  promise: Promise<Kept>;
+  controller: AbortController;
+  waiting: number;
+}
+
+const store = new Map<string, Kept>();
+const flights = new Map<string, Flight>();
+let stored = 0;
+
+async function kept(path: string, signal: AbortSignal | undefined, fetcher: (own: AbortSignal) => Promise<Kept>) {
+  const found = store.get(path);
+  if (found) {
+    store.delete(path); // and to the end: the least recently used stand first
+    store.set(path, found);
+    return found.value;
+  }
+  let flight = flights.get(path);
+  if (!flight) {
+    const controller = new AbortController();
+    const promise = fetcher(controller.signal);
+    flight = { promise, controller, waiting: 0 };
+    flights.set(path, flight);
+    const mine = flight;
+    promise
+      .then((answer) => {
+        if (path.startsWith("/api/passes/")) keep(path, answer);
+      })
+      .catch(() => undefined)
+      .finally(() => {
+        if (flights.get(path) === mine) flights.delete(path);
+      });
+  }
+  return (await awaited(path, flight, signal)).value;
+}
+
+function awaited(path: string, flight: Flight, signal?: AbortSignal): Promise<Kept> {
+  flight.waiting++;
+  if (!signal) return flight.promise;
+  return new Promise((resolve, reject) => {
+    const giveUp = () => {
+      flight.waiting--;
+      if (flight.waiting === 0) {
+        if (flights.get(path) === flight) flights.delete(path);
+        flight.controller.abort();
+      }
+      reject(new DOMException("no longer wanted", "AbortError"));
+    };
+    if (signal.aborted) return giveUp();
+    signal.addEventListener("abort", giveUp, { once: true });
+    flight.promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", giveUp));
+  });
+}
+
+function keep(path: string, answer: Kept): void {
+  store.set(path, answer);
+  stored += answer.bytes;
+  for (const [oldest, { bytes }] of store) {
+    if (stored <= CAPACITY || oldest === path) break;
+    store.delete(oldest);
+    stored -= bytes;
+  }
+}
+
+/** Forgets every answer; for tests and for a model that was replaced. */
+export function forget(): void {
+  store.clear();
+  stored = 0;
+}
+
+// ---------------------------------------------------------------------------------------------------- the routes
+
+const under = (pass: string): string => `/api/passes/${encodeURIComponent(pass)}`;
+
+export const api = {
+  session: (signal?: AbortSignal) => getJson<SessionInfo>("/api/session", signal),
+
+  model: (key: string, signal?: AbortSignal) => getJson<ModelInfo>(`/api/models/${encodeURIComponent(key)}`, signal),
+
+  pass: (request: PassRequest, signal?: AbortSignal) => postJson<Pass>("/api/passes", request, signal),
+
+  tensor: ({ pass, name, at, minus }: Slice, encoding: Encoding = "f32", signal?: AbortSignal) =>
+    getTensor(`${under(pass)}/tensor${query({ name, at: written(at), encoding, minus })}`, encoding, signal),
+
+  statistics: (pass: string, name: string, signal?: AbortSignal) =>
+    getJson<Statistics>(`${under(pass)}/statistics${query({ name })}`, signal),
+
+  explain: (pass: string, name: string, index: readonly number[], signal?: AbortSignal) =>
+    getJson<Explanation>(`${under(pass)}/explain${query({ name, index: index.join(",") })}`, signal),
+
+  /** All heads of the sites, layer by layer, max-pooled to size × size: shape [heads, size, size]. */
+  atlas: (pass: string, sites: readonly string[], size = 64, signal?: AbortSignal) =>
+    getTensor(`${under(pass)}/atlas${query({ sites: sites.join(","), size })}`, "sqrt8", signal),
+
+  heads: (pass: string, signal?: AbortSignal) => getJson<HeadSummary[]>(`${under(pass)}/heads`, signal),
+
+  answers: (pass: string, position: number, top = 20, signal?: AbortSignal) =>
+    getJson<Answers>(`${under(pass)}/answers${query({ position, top })}`, signal),
+
+  lens: (pass: string, top = 5, token?: number, signal?: AbortSignal) =>
+    getJson<Lens>(`${under(pass)}/lens${query({ top, token })}`, signal),
+
+  contributions: (pass: string, position: number, token?: number, signal?: AbortSignal) =>
+    getJson<Contributions>(`${under(pass)}/contributions${query({ position, token })}`, signal),
+};

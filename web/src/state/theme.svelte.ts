@@ -1,0 +1,26 @@
+// Light or dark, reactive; the reader's choice is remembered in this browser.
+//
+//   theme.current   "light" or "dark"
+//   theme.toggle()
+
+import { chooseTheme, onTheme, type Theme } from "../render/colour";
+
+const KEY = "pellucid.theme";
+
+class ThemeState {
+  current = $state<Theme>("light");
+
+  start(): void {
+    const chosen = localStorage.getItem(KEY);
+    onTheme((now) => (this.current = now));
+    chooseTheme(chosen === "light" || chosen === "dark" ? chosen : null);
+  }
+
+  toggle(): void {
+    const next = this.current === "dark" ? "light" : "dark";
+    localStorage.setItem(KEY, next);
+    chooseTheme(next);
+  }
+}
+
+export const theme = new ThemeState();

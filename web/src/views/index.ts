@@ -1,0 +1,31 @@
+// The views, in the order of the rail. To add one: write views/Name.svelte, and add an entry to `ALL` below.
+//
+// A view is a component without props. It reads `selection` and `session`, shows what they say, and changes the selection.
+// Its file is fetched when it is first opened.
+
+import type { Component } from "svelte";
+import type { ModelInfo, SessionInfo } from "../api/types";
+
+export type Group = "Overview" | "Inside" | "Doing" | "Runs";
+
+export interface View {
+  /** In the URL. */
+  id: string;
+  title: string;
+  group: Group;
+  /** One sentence on what is seen; stands below the title. */
+  about: string;
+  load: () => Promise<{ default: Component }>;
+  /** Where it applies; left out, everywhere. What does not apply is not in the rail. */
+  when?: (model: ModelInfo, session: SessionInfo) => boolean;
+}
+
+export const GROUPS: readonly Group[] = ["Overview", "Inside", "Doing", "Runs"];
+
+// prettier-ignore
+const ALL: readonly View[] = [
+  { id: "attention", title: "Attention", group: "Inside", about: "Who attends to whom: every head, every weight.", load: () => import("./Attention.svelte") },
+];
+
+export const views = (model: ModelInfo | null, session: SessionInfo | null): View[] =>
+  ALL.filter((view) => !view.when || (model !== null && session !== null && view.when(model, session)));
