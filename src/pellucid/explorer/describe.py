@@ -1,4 +1,7 @@
-"""What a model is made of, for the page to draw: its towers, their parts and sizes. From the config alone."""
+"""What a model is made of, for the page to draw: its towers, their parts and sizes.
+
+From the config alone: shapes are those of a model that is built without its weights.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pellucid.analysis.parameters import parameter_count, parts_of
 from pellucid.config import model as config
 from pellucid.config import parts
 from pellucid.config.schema import to_dict
+from pellucid.models.build import build_empty
 
 FAMILY = {config.Encoder: "encoder", config.Decoder: "decoder", config.EncoderDecoder: "encoder_decoder"}
 HEAD = {
@@ -21,8 +25,8 @@ HEAD = {
 
 def described(model: config.Model) -> dict[str, Any]:
     """Family, head, towers and parameters of a model."""
-    pieces = [{**asdict(part), "parameters": part.parameters} for part in parts_of(model)]
-    head = model.head
+    shapes, head = _shapes(model), model.head
+    pieces = [{**asdict(part), "parameters": part.parameters, "shapes": shapes[part.name]} for part in parts_of(model)]
     return {
         "family": FAMILY[type(model)],
         "head": HEAD[type(head)],
@@ -33,6 +37,16 @@ def described(model: config.Model) -> dict[str, Any]:
         "parts": pieces,
         "config": to_dict(model),
     }
+
+
+def _shapes(model: config.Model) -> dict[str, dict[str, list[int]]]:
+    """The shapes of each part's parameters, as (outputs, inputs) where it is a matrix; all layers are alike."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for name, parameter in build_empty(model).named_parameters(remove_duplicate=False):
+        path = name.replace("blocks.0.", "blocks.*.").split(".")
+        module, own = (path[:-1], path[-1]) if path[-1] in ("weight", "bias") else (path, "weight")
+        found.setdefault(".".join(module), {})[own] = list(parameter.shape)
+    return found
 
 
 def _towers(model: config.Model) -> list[dict[str, Any]]:
@@ -68,7 +82,10 @@ def _tower(
         "gated": feed_forward.gated,
         "activation": feed_forward.activation,
         "norm": type(stack.norm).__name__,
+        "epsilon": stack.norm.epsilon,
+        "qk_norm": attention.qk_norm,
         "placement": stack.placement,
+        "final_norm": stack.has_final_norm,
         "positions": {"kind": type(stack.positions).__name__, **to_dict(stack.positions)},
         "windows": [stack.window(i) for i in range(stack.num_layers)],
         "front": {"kind": type(front).__name__, **to_dict(front)},

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pellucid.explorer.routes import (
     compare,
     heads,
+    masking,
     models,
     norms,
     passes,
+    positions,
     residual,
     size,
     training,
     units,
+    vocabulary,
     whatif,
     writing,
 )
@@ -28,4 +31,7 @@ ALL = (
     units.router,
     writing.router,
     whatif.router,
+    vocabulary.router,
+    positions.router,
+    masking.router,
 )
