@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from pellucid.analysis.views import redrawn
 from pellucid.trace import edits
 from pellucid.trace.edits import Where
 from pellucid.trace.tape import Edit
@@ -59,6 +60,19 @@ class Change(Asked):
         return {self.name: made}
 
 
+class Redraw(Asked):
+    """Masks drawn by another rule: who may look where, padding left hidden; nothing else is with neither rule."""
+
+    kind: Literal["mask"]
+    name: Name
+    causal: bool = False
+    window: Annotated[int, Field(ge=1)] | None = None
+
+    def edits(self, held: Held) -> dict[str, Edit]:
+        """For :func:`pellucid.trace.trace`."""
+        return {self.name: redrawn(self.causal, self.window)}
+
+
 class Skip(Asked):
     """A layer left out: what comes in goes out."""
 
@@ -80,14 +94,34 @@ class Tokens(Asked):
     writes: Ids | None = None
 
 
+class Padding(Asked):
+    """Padding beside a text, as in a batch with longer ones.
+
+    Attributes:
+        reads, writes: how much of it.
+        hidden: whether the model is told that it is padding.
+    """
+
+    reads: Annotated[int, Field(ge=0, le=1024)] = 0
+    writes: Annotated[int, Field(ge=0, le=1024)] = 0
+    side: Literal["left", "right"] = "right"
+    hidden: bool = True
+
+
 class Input(Asked):
-    """What a model is shown, and how it is changed on the way."""
+    """What a model is shown, and how it is changed on the way.
+
+    Attributes:
+        positions: ``none`` takes all that tells the model where a token stands out of it, but for its masks.
+    """
 
     model: Annotated[str, Field(max_length=100)] = "main"
     text: Annotated[str, Field(max_length=LONGEST_TEXT)] = ""
     target: Annotated[str, Field(max_length=LONGEST_TEXT)] | None = None
     ids: Tokens | None = None
-    edits: Annotated[list[Annotated[Change | Skip, Field(discriminator="kind")]], Field(max_length=MOST_EDITS)] = []
+    padding: Padding | None = None
+    positions: Literal["own", "none"] = "own"
+    edits: Annotated[list[Annotated[Change | Redraw | Skip, Field(discriminator="kind")]], Field(max_length=MOST_EDITS)] = []
 
     def changes(self, held: Held) -> dict[str, list[Edit]]:
         """The edits by the name of the tensor, in their order."""

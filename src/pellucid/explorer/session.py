@@ -12,6 +12,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.analysis.places import without_positions
 from pellucid.errors import UserError, nearest
 from pellucid.explorer.asked import Input
 from pellucid.explorer.describe import described
-from pellucid.inference.reading import Reading, read, read_ids
+from pellucid.inference.reading import Reading, padded, read, read_ids
 from pellucid.models.build import build
 from pellucid.models.checkpoint import CHECKPOINTS, WEIGHTS, Loaded, load_weights
 from pellucid.trace import Tape, trace
@@ -124,7 +126,8 @@ class Pass:
         """One number, against what the model itself had: what was not kept is captured first."""
         if name not in self.tape and name in self.tape.entries:
             model = self.explored.loaded.model
-            captured = trace(model, self.reading.inputs, watch=name, edits=self.tape.edits)
+            with _placed(self.asked, model):
+                captured = trace(model, self.reading.arguments, watch=name, edits=self.tape.edits)
             self.tape.tensors[name] = captured[name]
         return self.tape.explain(name, index, terms=terms)
 
@@ -241,7 +244,8 @@ class Session:
         reading = self._read(explored, asked)
         edits = asked.changes(lambda source, name: self.held(source).value(name))
         limit = self.limits.room // 2
-        tape = trace(explored.loaded.model, reading.inputs, edits=edits, lazy=LAZY, limit=limit)
+        with _placed(asked, explored.loaded.model):
+            tape = trace(explored.loaded.model, reading.arguments, edits=edits, lazy=LAZY, limit=limit)
         _check_matched(asked, tape)
         made = Pass(id, asked, explored, reading, tape, time.perf_counter() - began)
         self._keep(made)
@@ -265,6 +269,10 @@ class Session:
             reading = read_ids(explored.loaded, asked.ids.reads, asked.ids.writes)
         else:
             reading = read(explored.loaded, asked.text, asked.target)
+        if (padding := asked.padding) is not None:
+            counts = (padding.reads, padding.writes)[: len(reading.inputs)]
+            left = padding.side == "left"
+            reading = padded(explored.loaded, reading, counts, left=left, told=padding.hidden)
         longest = max(ids.size(1) for ids in reading.inputs)
         if longest > self.limits.tokens:
             raise UserError("text", f"{longest:,} tokens", f"at most {self.limits.tokens:,}", "shorten it")
@@ -297,6 +305,11 @@ class Session:
             "limits": {"tokens": self.limits.tokens},
             "example": {"text": text, "target": target},
         }
+
+
+def _placed(asked: Input, model: torch.nn.Module) -> AbstractContextManager[None]:
+    """The model as it is, or with its positions taken out."""
+    return nullcontext() if asked.positions == "own" else without_positions(model)
 
 
 def _check_matched(asked: Input, tape: Tape) -> None:

@@ -5,8 +5,8 @@ Shapes: B texts (1), T positions, S source positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,11 +30,20 @@ class Reading:
         inputs: tokens (1, T); of an encoder–decoder the source (1, S) and the target (1, T).
         pieces: the pieces of the text, one for each position.
         target: those of the target; ``None`` where there is none.
+        real: for each of the inputs, which tokens are no padding (1, T); ``None`` where all are real.
+        given: the arguments by name, where a model is given more than the inputs.
     """
 
     inputs: tuple[Any, ...]
     pieces: tuple[str, ...]
     target: tuple[str, ...] | None = None
+    real: tuple[Any, ...] | None = None
+    given: Mapping[str, Any] | None = None
+
+    @property
+    def arguments(self) -> tuple[Any, ...] | Mapping[str, Any]:
+        """For ``trace(model, reading.arguments)``: the inputs, and what is padding where that is told."""
+        return self.inputs if self.given is None else self.given
 
 
 def read(loaded: Loaded, text: str, target: str | None = None) -> Reading:
@@ -79,6 +88,38 @@ def read_ids(loaded: Loaded, ids: Sequence[int], target: Sequence[int] | None = 
         if given is not None and (not given or not all(0 <= i < size for i in given)):
             raise UserError("tokens", "none" if not given else f"found {list(given)[:20]}", f"ids from 0 to {size - 1}")
     return _of_one(model, tokenizer, ids) if target is None else _of_two(model, tokenizer, ids, target)
+
+
+def padded(
+    loaded: Loaded, reading: Reading, counts: Sequence[int], *, left: bool = False, told: bool = True
+) -> Reading:
+    """The same text among padding, as it stands in a batch beside longer ones.
+
+    Args:
+        counts: of padding, for each of the inputs.
+        told: whether the model is told which tokens are padding. One that is not reads them like any other.
+
+    Raises:
+        UserError: where there is no token to pad with, or other counts than inputs.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if len(counts) != len(reading.inputs):
+        raise UserError("padding", f"{len(counts)} counts", f"{len(reading.inputs)}, one for each sequence")
+    cutters = (tokenizer, tokenizer.target)
+    inputs, pieces, real = [], [], []
+    for ids, own, count, cut in zip(reading.inputs, (reading.pieces, reading.target), counts, cutters, strict=False):
+        pad = cut.require("pad")
+        beside = ids.new_full((1, count), pad)
+        whole = [beside, ids] if left else [ids, beside]
+        inputs.append(torch.cat(whole, dim=1))
+        real.append(torch.cat([torch.full_like(part, part is ids, dtype=torch.bool) for part in whole], dim=1))
+        extra = tuple(cut.pieces([pad])) * count
+        pieces.append((*extra, *(own or ())) if left else (*(own or ()), *extra))
+    names = ("source", "target") if len(inputs) == 2 else ("inputs" if isinstance(model, Encoder) else "tokens",)
+    keeps = ("source_keep", "keep")[-len(inputs) :]
+    given = dict(zip((*names, *keeps), (*inputs, *real), strict=True)) if told else None
+    target = pieces[1] if len(pieces) == 2 else None
+    return replace(reading, inputs=tuple(inputs), pieces=pieces[0], target=target, real=tuple(real), given=given)
 
 
 def gapped(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -7,8 +7,9 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request
 
+from pellucid.analysis.streams import Stream, streams_of
 from pellucid.errors import UserError
-from pellucid.explorer.session import Session
+from pellucid.explorer.session import Explored, Session
 
 Result = TypeVar("Result")
 
@@ -30,6 +31,7 @@ At = Annotated[Desk, Depends(Desk)]
 PassId = Annotated[str, Path(max_length=32)]
 ModelKey = Annotated[str, Path(max_length=100)]
 TensorName = Annotated[str, Query(max_length=200)]
+TowerPrefix = Annotated[str, Query(max_length=20)]
 
 
 def numbers(text: str, where: str) -> tuple[int, ...]:
@@ -42,3 +44,15 @@ def numbers(text: str, where: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise UserError(where, f'found "{text}"', "whole numbers separated by commas") from None
+
+
+def stream(explored: Explored, prefix: str) -> Stream:
+    """A tower of a model by its prefix: nothing, ``encoder.`` or ``decoder.``.
+
+    Raises:
+        UserError: for a tower that the model does not have.
+    """
+    found = {one.prefix: one for one in streams_of(explored.loaded.model)}
+    if prefix not in found:
+        raise UserError("tower", f'found "{prefix}"', " or ".join(f'"{known}"' for known in found))
+    return found[prefix]
