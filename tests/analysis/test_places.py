@@ -13,7 +13,8 @@ from pellucid.analysis.places import (
     exchanged,
     likeness,
     moved,
-    turned_apart,
+    pair_products,
+    turned,
     turned_pairs,
     without_positions,
 )
@@ -70,13 +71,16 @@ def test_vectors_turned_apart_make_the_models_own_score_at_their_own_distance(po
     tape = trace(model, TOKENS)
     site = "blocks.0.self_attention"
     q, k = (tape.operands(f"{site}.{name}")[0].value[0, 2] for name in ("q", "k_new"))
-    apart = turned_apart(model.rotation, q[5], k[2], 5, [3, 0, -4])
+    (own,) = turned(model.rotation, q[5], [5])
+    apart = pair_products(model.rotation, own, turned(model.rotation, k[2], [2, 5, 9]))
+    assert torch.allclose(own, tape[f"{site}.q"][0, 2, 5])
     scale = model.blocks[0].self_attention.scale
     assert apart[0].sum().item() * scale == pytest.approx(tape[f"{site}.scores"][0, 2, 5, 2].item(), abs=1e-5)
     # With no distance nothing is turned against anything.
     assert apart[1].sum().item() == pytest.approx((q[5] @ k[2]).item(), abs=1e-5)
     # Only the distance counts.
-    elsewhere = turned_apart(model.rotation, q[5], k[2], 25, [3])
+    (far,) = turned(model.rotation, q[5], [25])
+    elsewhere = pair_products(model.rotation, far, turned(model.rotation, k[2], [22]))
     assert elsewhere.sum().item() == pytest.approx(apart[0].sum().item(), abs=1e-4)
     assert len(turned_pairs(model.rotation)) + 1 == apart.size(1)
 

@@ -74,18 +74,17 @@ def turned_pairs(rotation: RotaryPositions) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def turned_apart(
-    rotation: RotaryPositions, q: Float[Tensor, " K"], k: Float[Tensor, " K"], position: int, distances: Sequence[int]
-) -> Float[Tensor, "N P+1"]:
-    """q · k as the key stands so many positions before the query, which stays at its own (Su et al. 2021, eq. 16).
+def turned(rotation: RotaryPositions, x: Float[Tensor, " K"], positions: Sequence[int]) -> Float[Tensor, "N K"]:
+    """A query or a key as it is turned at each of these positions."""
+    turn: Rotation = rotation(torch.tensor([list(positions)], device=x.device))
+    return turn(x.expand(1, 1, len(positions), -1))[0, 0]
 
-    Returns:
-        What each pair of coordinates adds to the product, and last what is not turned. The sum of a row is the product.
-    """
-    at = torch.tensor([[position, *(position - distance for distance in distances)]], device=q.device)
-    turn: Rotation = rotation(at)
-    both = turn(torch.stack([q, *[k] * len(distances)])[None, None])[0, 0].double()
-    products = both[0] * both[1:]
+
+def pair_products(
+    rotation: RotaryPositions, q: Float[Tensor, " K"], keys: Float[Tensor, "N K"]
+) -> Float[Tensor, "N P+1"]:
+    """What each pair of coordinates adds to q · k, and last what is not turned: the sum of a row is the product."""
+    products = q.double() * keys.double()
     pairs = torch.tensor(turned_pairs(rotation), device=q.device)
     still = products[:, 2 * len(pairs) :].sum(-1, keepdim=True)
     return torch.cat([products[:, pairs].sum(-1), still], dim=-1)

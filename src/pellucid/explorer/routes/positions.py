@@ -8,7 +8,7 @@ import torch
 from fastapi import APIRouter, Query, Response
 from torch import Tensor
 
-from pellucid.analysis.places import biases, codes, exchanged, likeness, moved, turned_apart, turned_pairs
+from pellucid.analysis.places import biases, codes, exchanged, likeness, moved, pair_products, turned, turned_pairs
 from pellucid.errors import UserError
 from pellucid.explorer.routes.given import At, ModelKey, PassId, TowerPrefix, stream
 from pellucid.explorer.session import Explored, Pass
@@ -67,7 +67,7 @@ async def bias(at: At, key: ModelKey, reach: Reach, tower: TowerPrefix = "") -> 
 
 
 @router.get("/passes/{id}/turned")
-async def turned(
+async def apart(
     at: At,
     id: PassId,
     site: Annotated[str, Query(max_length=200)],
@@ -76,7 +76,7 @@ async def turned(
     key: Annotated[int, Query(ge=0)],
     reach: Reach = 64,
 ) -> Json:
-    """A query and a key turned apart: what each pair adds to their product, by the distance between them."""
+    """A query at its own place, a key at every distance before it, and what each pair adds to their product."""
 
     def told() -> dict[str, Any]:
         held = at.session.held(id)
@@ -85,8 +85,15 @@ async def turned(
         distances = list(range(0 if tower.causal else -reach, reach + 1))
         if query - key not in distances:
             distances = sorted({*distances, query - key})
-        apart = turned_apart(rotation, q, k, query, distances)
-        return {"distances": distances, "own": query - key, "pairs": turned_pairs(rotation), "parts": apart.tolist()}
+        (own,), keys = turned(rotation, q, [query]), turned(rotation, k, [query - distance for distance in distances])
+        return {
+            "distances": distances,
+            "own": query - key,
+            "pairs": turned_pairs(rotation),
+            "query": own.tolist(),
+            "keys": keys.tolist(),
+            "parts": pair_products(rotation, own, keys).tolist(),
+        }
 
     return Json(await at.do(told), headers=FOREVER)
 
