@@ -5,6 +5,7 @@
 //   getJson<T>(path, signal?)          for the routes of one view; answers below a pass are kept
 //   getTensor(path, encoding, signal?) the same for an octet-stream
 //   postJson<T>(path, body, signal?)
+//   pictureEncoding(rows, columns, "sqrt8" | "sym8")   "f32" while that is cheap
 //   query({a: 1, b: undefined})        "?a=1"
 //   ApiError                           where, found, expected, hint of a refusal
 //
@@ -43,6 +44,10 @@ export interface Slice {
   minus?: string;
 }
 
+/** How a matrix is fetched to be drawn: exact while it is small, else in eight bits (f32 when a number is asked for). */
+export const pictureEncoding = (rows: number, columns: number, small: "sqrt8" | "sym8"): Encoding =>
+  rows * columns <= 128 * 128 ? "f32" : small;
+
 export class ApiError extends Error {
   constructor(
     readonly status: number,
@@ -55,12 +60,17 @@ export class ApiError extends Error {
   }
 }
 
-export function query(settings: Record<string, string | number | boolean | undefined | null>): string {
-  const given = Object.entries(settings).filter(([, value]) => value !== undefined && value !== null);
-  if (!given.length) return "";
+type Setting = string | number | boolean | readonly string[] | undefined | null;
+
+/** A list is a setting given several times. */
+export function query(settings: Record<string, Setting>): string {
+  const text = Object.entries(settings)
+    .flatMap(([name, value]) => (Array.isArray(value) ? value : [value]).map((one) => [name, one] as const))
+    .filter(([, value]) => value !== undefined && value !== null)
+    .map(([name, value]) => `${name}=${encodeURIComponent(String(value))}`)
+    .join("&");
   // A colon and a comma mean the same escaped or not; plain, an address can be read in the network panel.
-  const text = given.map(([name, value]) => `${name}=${encodeURIComponent(String(value))}`).join("&");
-  return "?" + text.replaceAll("%3A", ":").replaceAll("%2C", ",");
+  return text && "?" + text.replaceAll("%3A", ":").replaceAll("%2C", ",");
 }
 
 export function written(at: At): string {
@@ -255,7 +265,7 @@ export const api = {
 
   /** All heads of the sites, layer by layer, max-pooled to size × size: shape [heads, size, size]. */
   atlas: (pass: string, sites: readonly string[], size = 64, signal?: AbortSignal) =>
-    getTensor(`${under(pass)}/atlas${query({ sites: sites.join(","), size })}`, "sqrt8", signal),
+    getTensor(`${under(pass)}/atlas${query({ sites, size })}`, "sqrt8", signal),
 
   heads: (pass: string, signal?: AbortSignal) => getJson<HeadSummary[]>(`${under(pass)}/heads`, signal),
 

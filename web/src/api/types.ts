@@ -4,23 +4,35 @@
 export type Num = number | "inf" | "-inf" | "nan";
 
 export type Family = "decoder" | "encoder" | "encoder_decoder";
-export type HeadKind = "language" | "masked" | "classification" | "pooled";
+export type HeadKind = "language" | "masked" | "classification" | "embedding";
 
 export interface ModelEntry {
   key: string;
   name: string;
   hash: string;
+  /** Of training, for a checkpoint of a run. */
+  step: number | null;
   family: Family;
   head: HeadKind;
-  step?: number;
+  labels: string[] | null;
+  parameters: number;
+  vocabulary: number;
 }
 
 export interface SessionInfo {
   version: string;
   models: ModelEntry[];
-  limits: { tokens: number; [name: string]: number };
-  example: { text: string; target?: string | null };
+  /** Keys of the run's checkpoints, the first first; each can be asked for as a model. */
+  checkpoints: string[];
   training: boolean;
+  limits: { tokens: number; [name: string]: number };
+  example: { text: string; target: string | null };
+}
+
+/** A choice among parts, with its settings. */
+export interface Choice {
+  kind: string;
+  [setting: string]: unknown;
 }
 
 export interface Tower {
@@ -35,55 +47,76 @@ export interface Tower {
   num_heads: number;
   num_kv_heads: number;
   head_dim: number;
+  /** What products of queries and keys are multiplied with. */
+  scale: number;
+  softcap: number | null;
   d_ff: number;
   gated: boolean;
   activation: string;
   norm: string;
-  placement: string;
-  positions: { kind: string; [setting: string]: unknown };
+  epsilon: number;
+  qk_norm: boolean;
+  placement: "pre" | "post" | "both";
+  final_norm: boolean;
+  positions: Choice;
   /** How far each layer looks; null is everywhere. */
   windows: (number | null)[];
-  parameters: Record<string, number>;
-  parts: Part[];
+  front: Choice;
+  /** All attentions, in the order of computation. */
+  sites: string[];
 }
 
+/** Modules that have parameters; "blocks.*" stands for every layer. */
 export interface Part {
   name: string;
-  shape: number[];
   parameters: number;
+  shapes: Record<string, number[]>;
+  [detail: string]: unknown;
 }
 
 export interface ModelInfo extends ModelEntry {
-  labels?: string[];
-  vocabulary: number;
-  parameters: number;
   config: Record<string, unknown>;
   towers: Tower[];
-  head_parts: Part[];
-  tied: boolean;
+  parts: Part[];
+  /** Which tables are one: of "source", "target", "output". */
+  tie: string[];
 }
 
-export interface Edit {
-  kind: "zero" | "mean" | "scale" | "add" | "replace" | "allow" | "patch" | "skip";
-  /** Of the tensor; for "skip" the layer is in `layer`. */
-  name?: string;
-  layer?: string;
-  heads?: number[];
-  positions?: number[];
-  keys?: number[];
-  units?: number[];
-  factor?: number;
-  value?: number;
-  from?: string;
+/** A pass by its id, or by what the same model is to read. */
+export type Source = string | { text: string; target?: string | null };
+
+export type Edit =
+  | {
+      kind: "zero" | "mean" | "scale" | "add" | "replace" | "patch";
+      name: string;
+      heads?: number[];
+      positions?: number[];
+      /** On the last axis: of maps the keys. */
+      units?: number[];
+      value?: number | boolean;
+      from?: Source;
+      taken?: number[];
+    }
+  | { kind: "steer"; name: string; positions?: number[]; value?: number; towards: Source; away?: Source }
+  | { kind: "swap"; name: string; positions: [number, number] }
+  | { kind: "mask"; name: string; causal?: boolean; window?: number }
+  | { kind: "skip"; layer: string };
+
+export interface Padding {
+  reads?: number;
+  writes?: number;
+  side?: "left" | "right";
+  hidden?: boolean;
 }
 
 export interface PassRequest {
   model: string;
   text: string;
   target?: string;
-  ids?: { source?: number[]; tokens?: number[] };
-  swap?: { tower: string; positions: [number, number] };
-  edits: Edit[];
+  ids?: { reads: number[]; writes?: number[] };
+  padding?: Padding;
+  positions?: "own" | "none";
+  edits?: Edit[];
 }
 
 export interface Tokens {
@@ -98,19 +131,18 @@ export interface TensorInfo {
   formula: string;
   inputs: string[];
   module: string;
+  edited: boolean;
 }
 
 export interface Pass {
   id: string;
   model: string;
   hash: string;
-  text: string;
-  target: string | null;
+  asked: Partial<PassRequest>;
   /** The encoder's tokens, or the only tower's. */
   reads: Tokens;
   /** The decoder's tokens of an encoder–decoder. */
   writes: Tokens | null;
-  edits: Edit[];
   tensors: TensorInfo[];
   seconds: number;
 }
@@ -141,27 +173,27 @@ export interface Explanation {
   error: Num;
   edited: string[];
   source: { file: string; line: number; text: string };
+  /** A program of its own that prints the number. */
   script: string;
-  address: string;
 }
 
 /** What one head does, in numbers; null where the notion does not apply (distance across two sequences). */
 export interface HeadSummary {
   site: string;
-  layer: number;
   head: number;
   entropy: number;
   distance: number | null;
   previous: number | null;
   sink: number;
-  padding: number;
   peak: number;
+  padding?: number | null;
 }
 
 export interface Answers {
   position: number;
   entries: { id: number; piece: string; logit: number; probability: number }[];
-  hidden_mass: number;
+  /** The probability of all that are not listed. */
+  hidden: number;
   entropy: number;
 }
 

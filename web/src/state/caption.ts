@@ -9,8 +9,8 @@ export function caption(...first: (string | null | undefined | false)[]): Captio
   return captionOf([
     ...first,
     model && `Model ${model.name}, weights ${pass?.hash ?? model.hash}`,
-    pass && `Reads “${pass.text}”${pass.target === null ? "" : `, writes “${pass.target}”`}`,
-    pass && pass.edits.length > 0 && `Edited: ${JSON.stringify(pass.edits)}`,
+    pass && `Reads “${pass.asked.text ?? ""}”${pass.writes ? `, writes “${pass.writes.pieces.join("")}”` : ""}`,
+    pass?.asked.edits?.length ? `Edited: ${JSON.stringify(pass.asked.edits)}` : null,
     info && `pellucid ${info.version}, ${selection.link()}`,
   ]);
 }

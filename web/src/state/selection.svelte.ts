@@ -1,6 +1,6 @@
 // What is pinned: it stands in the URL, so that a link shows the same thing on another machine.
 //
-//   selection.view, .model, .text, .target, .edits, .tower, .kind, .layer, .head, .query, .key, .stage, .step, .token,
+//   selection.view, .model, .text, .target, .edits, .padding, .positions, .tower, .kind, .layer, .head, .query, .key, .stage, .step, .token,
 //   .compare                     read anywhere; reactive
 //   selection.set({layer: 2})    changes several at once; the URL follows
 //   selection.more.temperature   settings of one view, text; selection.setMore({temperature: "0.8"})
@@ -9,7 +9,7 @@
 //
 // The hash is "#1?view=attention&…": the number is the format's. What stands at its default is left out.
 
-import type { Edit } from "../api/types";
+import type { Edit, Padding } from "../api/types";
 
 const FORMAT = "1";
 
@@ -24,6 +24,9 @@ interface Pinned {
   /** null: what the model writes itself. */
   target: string | null;
   edits: readonly Edit[];
+  padding: Padding | null;
+  /** "none": all that tells the model where a token stands is taken out. */
+  positions: "own" | "none";
   /** Prefix of the tower: "", "encoder." or "decoder."; null: the first that has what the view shows. */
   tower: string | null;
   kind: "self" | "cross";
@@ -43,13 +46,13 @@ interface Pinned {
 }
 
 const START: Pinned = {
-  view: "", model: "main", hash: "", text: null, target: null, edits: [], tower: null, kind: "self", layer: 0, head: 0,
+  view: "", model: "main", hash: "", text: null, target: null, edits: [], padding: null, positions: "own", tower: null, kind: "self", layer: 0, head: 0,
   query: null, key: null, stage: null, step: null, token: null, compare: null, more: {},
 }; // prettier-ignore
 
 const NUMBERS = new Set(["layer", "head", "query", "key", "step", "token"]);
 /** A change of these is a step that the browser's back button undoes. */
-const STEPS = new Set(["view", "model", "text", "target", "edits"]);
+const STEPS = new Set(["view", "model", "text", "target", "edits", "padding", "positions"]);
 
 class Selection {
   private pinned = $state.raw<Pinned>(START);
@@ -60,6 +63,8 @@ class Selection {
   get text() { return this.pinned.text; }
   get target() { return this.pinned.target; }
   get edits() { return this.pinned.edits; }
+  get padding() { return this.pinned.padding; }
+  get positions() { return this.pinned.positions; }
   get tower() { return this.pinned.tower; }
   get kind() { return this.pinned.kind; }
   get layer() { return this.pinned.layer; }
@@ -110,7 +115,8 @@ class Selection {
       if (name === "more" || value === START[name as keyof Pinned]) continue;
       if (name === "edits") {
         if (this.pinned.edits.length) settings.set("edits", JSON.stringify(value));
-      } else if (value !== null) settings.set(name, String(value));
+      } else if (name === "padding") settings.set("padding", JSON.stringify(value));
+      else if (value !== null) settings.set(name, String(value));
     }
     for (const [name, value] of Object.entries(this.pinned.more)) settings.set(`.${name}`, value);
     return `${FORMAT}?${settings}`;
@@ -126,6 +132,8 @@ export function read(hash: string): Pinned {
   for (const [name, text] of new URLSearchParams(found[2])) {
     if (name.startsWith(".")) more[name.slice(1)] = text;
     else if (name === "edits") pinned.edits = edits(text);
+    else if (name === "padding") pinned.padding = json(text) ?? null;
+    else if (name === "positions") pinned.positions = text === "none" ? "none" : "own";
     else if (NUMBERS.has(name)) {
       if (/^\d+$/.test(text)) pinned[name] = Number(text);
     } else if (name === "kind") pinned.kind = text === "cross" ? "cross" : "self";
@@ -134,13 +142,17 @@ export function read(hash: string): Pinned {
   return { ...pinned, more } as Pinned;
 }
 
-function edits(text: string): Edit[] {
+function json(text: string): unknown {
   try {
-    const found: unknown = JSON.parse(text);
-    return Array.isArray(found) ? found.filter((edit) => typeof edit?.kind === "string") : [];
+    return JSON.parse(text);
   } catch {
-    return [];
+    return undefined;
   }
+}
+
+function edits(text: string): Edit[] {
+  const found = json(text);
+  return Array.isArray(found) ? found.filter((edit) => typeof edit?.kind === "string") : [];
 }
 
 export const selection = new Selection();

@@ -86,7 +86,15 @@ class Session {
     const example = this.info?.example;
     const text = selection.text ?? example?.text ?? "";
     const target = selection.target ?? (selection.text === null ? example?.target : null) ?? undefined;
-    return { model, text, ...(target === undefined ? {} : { target }), edits: [...selection.edits] };
+    const { edits, padding, positions } = selection;
+    return {
+      model,
+      text,
+      ...(target === undefined ? {} : { target }),
+      ...(edits.length ? { edits: [...edits] } : {}),
+      ...(padding ? { padding } : {}),
+      ...(positions === "own" ? {} : { positions }),
+    };
   }
 
   async run(change: Parameters<typeof selection.set>[0] = {}): Promise<void> {
