@@ -33,7 +33,7 @@ def described(model: config.Model) -> dict[str, Any]:
         "labels": list(head.labels) if isinstance(head, config.Classification) else None,
         "parameters": parameter_count(model),
         "tie": list(model.tie),
-        "towers": _towers(model),
+        "towers": towers_of(model),
         "parts": pieces,
         "config": to_dict(model),
     }
@@ -49,7 +49,8 @@ def _shapes(model: config.Model) -> dict[str, dict[str, list[int]]]:
     return found
 
 
-def _towers(model: config.Model) -> list[dict[str, Any]]:
+def towers_of(model: config.Model) -> list[dict[str, Any]]:
+    """Its towers as the page draws them, in the order of computation."""
     match model:
         case config.EncoderDecoder():
             return [

@@ -14,7 +14,7 @@ from pellucid.analysis.target import model_of
 from pellucid.config.model import Model
 from pellucid.config.presets import PRESETS, UNPUBLISHED
 from pellucid.errors import UserError, nearest
-from pellucid.explorer.describe import described as drawn
+from pellucid.explorer.describe import FAMILY, towers_of
 from pellucid.explorer.routes.given import At, Desk
 from pellucid.explorer.wire import Json
 
@@ -31,7 +31,7 @@ async def presets(at: At) -> Json:
     known = [
         {
             "name": name,
-            "family": drawn(preset.model)["family"],
+            "family": FAMILY[type(preset.model)],
             "about": described(preset.model),
             "published": published(preset),
         }
@@ -41,12 +41,6 @@ async def presets(at: At) -> Json:
     machines = [{"key": key, "name": machine.name, "source": machine.source} for key, machine in MACHINES.items()]
     this = {"key": THIS, "name": "this processor, measured", "source": ""}
     return Json({"presets": known, "unpublished": unpublished, "machines": [*machines, this]})
-
-
-@router.get("/presets/{name}")
-async def preset(at: At, name: str) -> Json:
-    """What a model known by its name is made of, as for one of the session, but without weights."""
-    return Json({"name": name, **drawn(_target(at, name))})
 
 
 @router.get("")
@@ -87,8 +81,7 @@ async def size(
 
 def _shape(found: Size) -> dict[str, Any]:
     """What the page's sliders stand at."""
-    about = drawn(found.model)
-    return {"family": about["family"], "head": about["head"], "towers": about["towers"]}
+    return {"family": FAMILY[type(found.model)], "towers": towers_of(found.model)}
 
 
 def _target(at: Desk, name: str) -> Model:
