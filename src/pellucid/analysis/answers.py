@@ -1,4 +1,7 @@
-"""What a model answers: the likeliest tokens at a position, or the labels of a text."""
+"""What a model answers: the likeliest tokens at a position, or the labels of a text.
+
+Shapes: V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.config import model as config
@@ -75,3 +79,12 @@ def answers(loaded: Loaded, logits: Tensor, position: int, top: int = 20) -> Ans
     hidden = max(0.0, 1.0 - sum(entry.probability for entry in entries))
     entropy = torch.special.entr(log_probabilities.exp()).sum().item()
     return Answers(position % len(rows), entries, hidden, entropy)
+
+
+def find(loaded: Loaded, logits: Float[Tensor, " V"], text: str, top: int = 20) -> list[Answer]:
+    """The likeliest tokens whose piece contains some characters, in either case."""
+    log_probabilities = logits.double().log_softmax(dim=-1)
+    pieces = loaded.tokenizer.target.pieces(range(logits.numel()))
+    ids = [i for i, piece in enumerate(pieces) if text.casefold() in piece.casefold()]
+    ids.sort(key=lambda i: -log_probabilities[i].item())
+    return [Answer(i, pieces[i], logits[i].item(), log_probabilities[i].exp().item()) for i in ids[:top]]

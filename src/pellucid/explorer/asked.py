@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pellucid.analysis.views import redrawn
+from pellucid.errors import UserError
 from pellucid.trace import edits
 from pellucid.trace.edits import Where
 from pellucid.trace.tape import Edit
@@ -17,7 +19,6 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 Places = Annotated[list[int], Field(min_length=1, max_length=4096)] | None
 LONGEST_TEXT = 100_000  # characters
 MOST_EDITS = 64
-Held = Callable[[str, str], Tensor]  # the tensor that a pass has under a name
 
 
 class Asked(BaseModel):
@@ -26,8 +27,24 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Shown(Asked):
+    """Another input of the same model, whose pass lends a tensor."""
+
+    text: Annotated[str, Field(max_length=LONGEST_TEXT)]
+    target: Annotated[str, Field(max_length=LONGEST_TEXT)] | None = None
+
+
+Source = Annotated[str, Field(max_length=32)] | Shown  # a pass by its id, or by what it reads
+Held = Callable[[Source, str], Tensor]  # the tensor that a pass has under a name
+
+
 class Change(Asked):
-    """One tensor changed, all of it or some positions, heads or units (the last axis: of maps the keys)."""
+    """One tensor changed, all of it or some positions, heads or units (the last axis: of maps the keys).
+
+    Attributes:
+        source: of a patch, the pass that it is taken from.
+        taken: the positions there, where they are not those here.
+    """
 
     kind: Literal["zero", "mean", "scale", "add", "replace", "patch"]
     name: Name
@@ -35,7 +52,8 @@ class Change(Asked):
     positions: Places = None
     units: Places = None
     value: float | bool = 0.0
-    source: str | None = Field(None, alias="from", max_length=32)
+    source: Source | None = Field(None, alias="from")
+    taken: Places = None
 
     @property
     def where(self) -> Where:
@@ -56,8 +74,47 @@ class Change(Asked):
             case "replace":
                 made = edits.replace(self.value, self.where)
             case "patch":
-                made = edits.replace(held(self.source or "", self.name), self.where)
+                other = held(self.source or "", self.name)
+                made = edits.replace(other, self.where, replace(self.where, positions=self.taken or self.positions))
         return {self.name: made}
+
+
+class Steer(Asked):
+    """A push from what one input means towards what another means: their means over positions (Turner et al. 2023).
+
+    Attributes:
+        value: how hard, as a share of the length of what is pushed.
+        towards, away: whose tensors make the direction; without ``away`` it is that of ``towards`` itself.
+    """
+
+    kind: Literal["steer"]
+    name: Name
+    positions: Places = None
+    value: float = 1.0
+    towards: Source
+    away: Source | None = None
+
+    def edits(self, held: Held) -> dict[str, Edit]:
+        """For :func:`pellucid.trace.trace`."""
+        direction = held(self.towards, self.name)[0].mean(dim=0)
+        if self.away is not None:
+            direction = direction - held(self.away, self.name)[0].mean(dim=0)
+        if not direction.any():
+            raise UserError("steer", "both inputs mean the same here", "two that differ")
+        return {self.name: edits.steer(direction, self.value, Where(positions=self.positions))}
+
+
+class Swap(Asked):
+    """Two positions of a tensor change places: two words in ``embedding.tokens``."""
+
+    kind: Literal["swap"]
+    name: Name
+    positions: Annotated[list[int], Field(min_length=2, max_length=2)]
+
+    def edits(self, held: Held) -> dict[str, Edit]:
+        """For :func:`pellucid.trace.trace`."""
+        first, second = self.positions
+        return {self.name: edits.swap(first, second)}
 
 
 class Redraw(Asked):
@@ -121,7 +178,10 @@ class Input(Asked):
     ids: Tokens | None = None
     padding: Padding | None = None
     positions: Literal["own", "none"] = "own"
-    edits: Annotated[list[Annotated[Change | Redraw | Skip, Field(discriminator="kind")]], Field(max_length=MOST_EDITS)] = []
+    edits: Annotated[
+        list[Annotated[Change | Steer | Swap | Redraw | Skip, Field(discriminator="kind")]],
+        Field(max_length=MOST_EDITS),
+    ] = []
 
     def changes(self, held: Held) -> dict[str, list[Edit]]:
         """The edits by the name of the tensor, in their order."""
@@ -131,6 +191,18 @@ class Input(Asked):
                 found.setdefault(name, []).append(edit)
         return found
 
+    def spelled_out(self, held: Held) -> Input:
+        """The same while a text grows: a patch stays with the positions that the other pass has."""
+        return self.model_copy(update={"edits": [_spelled_out(change, held) for change in self.edits]})
+
     def as_dict(self) -> dict[str, Any]:
         """As it was asked."""
         return self.model_dump(by_alias=True, exclude_defaults=True)
+
+
+def _spelled_out(change: Any, held: Held) -> Any:
+    if not isinstance(change, Change) or change.kind != "patch":
+        return change
+    shape = held(change.source or "", change.name).shape
+    positions = change.positions or (list(range(shape[-2])) if len(shape) > 2 else None)
+    return change.model_copy(update={"positions": positions, "units": change.units or list(range(shape[-1]))})

@@ -21,10 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.analysis.attention import patterns
 from pellucid.analysis.places import without_positions
 from pellucid.errors import UserError, nearest
-from pellucid.explorer.asked import Input
+from pellucid.explorer.asked import Held, Input, Shown, Source
 from pellucid.explorer.describe import described
+from pellucid.explorer.drafts import Drafts
+from pellucid.explorer.wire import pooled
 from pellucid.inference.reading import Reading, padded, read, read_ids
 from pellucid.models.build import build
 from pellucid.models.checkpoint import CHECKPOINTS, WEIGHTS, Loaded, load_weights
@@ -35,6 +38,7 @@ from pellucid.trace.statistics import Statistics
 
 LAZY = ("*.mask", "*.scores", "*.weights")  # which grow with the square of the length
 KNOWN_PASSES = 10_000
+GLANCE = 64  # rows and columns of a map in small
 MAIN = "main"
 
 
@@ -99,6 +103,19 @@ class Explored:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Glance:
+    """One attention from afar.
+
+    Attributes:
+        patterns: what each head is like, by name.
+        maps: (H, t, s), the weights in small.
+    """
+
+    patterns: list[dict[str, float | None]]
+    maps: Tensor
+
+
 @dataclass(eq=False)
 class Pass:
     """One forward of one model: what it read, and what happened."""
@@ -110,6 +127,7 @@ class Pass:
     tape: Tape
     seconds: float
     _computed: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    _glances: dict[str, Glance] = field(default_factory=dict)
 
     def value(self, name: str) -> Tensor:
         """A tensor of the tape, computed again where it was not kept."""
@@ -130,6 +148,14 @@ class Pass:
                 captured = trace(model, self.reading.arguments, watch=name, edits=self.tape.edits)
             self.tape.tensors[name] = captured[name]
         return self.tape.explain(name, index, terms=terms)
+
+    def glance(self, site: str) -> Glance:
+        """An attention from afar: its maps are computed once for all who look, and not kept."""
+        if site not in self._glances:
+            weights = self.value(f"{site}.weights")
+            itself = site.endswith("self_attention")
+            self._glances[site] = Glance(patterns(weights, of_itself=itself), pooled(weights[0], GLANCE))
+        return self._glances[site]
 
     def statistics(self, name: str) -> Statistics:
         """A tensor in a few numbers."""
@@ -195,6 +221,7 @@ class Session:
         for key, other in (others or {}).items():
             self.models[key] = Explored(key, key, other)
         self.example = example or _example(self.models[MAIN])
+        self.drafts = Drafts(self.limits.tokens)
         self._passes: OrderedDict[str, Pass] = OrderedDict()
         self._known: OrderedDict[str, Input] = OrderedDict()
 
@@ -242,7 +269,7 @@ class Session:
             return self._passes[id]
         began = time.perf_counter()
         reading = self._read(explored, asked)
-        edits = asked.changes(lambda source, name: self.held(source).value(name))
+        edits = asked.changes(self.lender(asked.model))
         limit = self.limits.room // 2
         with _placed(asked, explored.loaded.model):
             tape = trace(explored.loaded.model, reading.arguments, edits=edits, lazy=LAZY, limit=limit)
@@ -263,6 +290,17 @@ class Session:
         if id not in self._known:
             raise UserError(f'pass "{id}"', "not known to this session", hint="run the input again")
         return self.run(self._known[id])
+
+    def lender(self, model: str) -> Held:
+        """What an edit takes from other passes: of an id, or of what the same model makes of another input."""
+
+        def held(source: Source, name: str) -> Tensor:
+            lent = self.held(source) if isinstance(source, str) else self.run(_alone(source, model))
+            if name not in lent.tape.entries:
+                raise UserError(f'"{name}"', "no such tensor in the other pass", hint=nearest(name, lent.tape.names))
+            return lent.value(name)
+
+        return held
 
     def _read(self, explored: Explored, asked: Input) -> Reading:
         if asked.ids is not None:
@@ -321,6 +359,10 @@ def _check_matched(asked: Input, tape: Tape) -> None:
     for pattern in tape.edits:
         if not any(pattern in entry.edited for entry in tape.entries.values()):
             raise UserError(f'edit of "{pattern}"', "no such tensor in this pass", hint=nearest(pattern, tape.names))
+
+
+def _alone(source: Shown, model: str) -> Input:
+    return Input(model=model, text=source.text, target=source.target)
 
 
 def _example(explored: Explored) -> tuple[str, str | None]:

@@ -5,8 +5,10 @@ Shapes: B rows, W beams, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -50,6 +52,32 @@ LengthPenalty = Wu | Power
 PAPER = Wu(0.6)
 
 
+Fate = Literal["kept", "finished", "dropped"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text that a step of the search looked at: one of the beginnings, and one token more.
+
+    Attributes:
+        beam: of the beginning that it goes on from. token: what is added.
+        total: the log-probability of all that was written. score: that over its length penalty.
+        fate: it goes on, has ended, or is given up.
+        becomes: the beam that it goes on as; ``None`` unless kept.
+    """
+
+    beam: int
+    token: int
+    total: float
+    score: float
+    fate: Fate
+    becomes: int | None = None
+
+
+Observer = Callable[[int, int, list[Candidate]], None]
+"""Hears the row, the length that its texts now have, and the candidates of that step, the likeliest first."""
+
+
 def beam_search(
     model: WritingModel,
     prompt: Prompt,
@@ -60,6 +88,7 @@ def beam_search(
     penalty: LengthPenalty = PAPER,
     filters: Sequence[Filter] = (),
     written: int = 0,
+    observer: Observer | None = None,
 ) -> list[list[Hypothesis]]:
     """The best ``beams`` texts of each row, best first.
 
@@ -70,13 +99,15 @@ def beam_search(
         ends: tokens that end a text.
         filters: applied to the log-probabilities of each step.
         written: how many tokens at the end of the prompt count as written, where a first token is forced.
+        observer: hears what every step looked at and what became of it.
     """
     max_new_tokens = room(model, prompt, max_new_tokens)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            return _Search(beams, tuple(ends), penalty, tuple(filters), written).run(model, prompt, max_new_tokens)
+            search = _Search(beams, tuple(ends), penalty, tuple(filters), written, observer)
+            return search.run(model, prompt, max_new_tokens)
     finally:
         model.mark_step(None)
         model.train(was_training)
@@ -91,6 +122,7 @@ class _Search:
     penalty: LengthPenalty
     filters: tuple[Filter, ...]
     written: int
+    observer: Observer | None
 
     def run(self, model: WritingModel, prompt: Prompt, max_new_tokens: int) -> list[list[Hypothesis]]:
         logits, state = prefill(model, prompt, max_new_tokens)
@@ -148,10 +180,16 @@ class _Search:
                 text = tuple(texts[origins[row, place]].tolist())
                 best = [*finished[row], Hypothesis(text, values[row, place].item() / divisor)]
                 finished[row] = sorted(best, key=lambda h: -h.score)[:beams]
-        values = values.masked_fill(ends, -torch.inf)
-        best_places = values.topk(beams, dim=1).indices
+        going_on = values.masked_fill(ends, -torch.inf)
+        best_places = going_on.topk(beams, dim=1).indices
+        if self.observer is not None:
+            for row in range(batch):
+                beam = origins[row] - row * beams
+                found = zip(beam.tolist(), tokens[row].tolist(), values[row].tolist(), ends[row].tolist(), strict=True)
+                kept = best_places[row].tolist()
+                self.observer(row, texts.size(1) + 1, list(_judged(found, kept, beams, divisor)))
         return (
-            values.gather(1, best_places),
+            going_on.gather(1, best_places),
             origins.gather(1, best_places).flatten(),
             tokens.gather(1, best_places).flatten(),
         )
@@ -174,6 +212,18 @@ class _Search:
             for beam, total in enumerate(totals[row].tolist())
             if total > -torch.inf
         ]
+
+
+def _judged(
+    found: Iterable[tuple[int, int, float, bool]], kept: Sequence[int], beams: int, divisor: float
+) -> Iterator[Candidate]:
+    """The possible candidates among (beam, token, total, whether it ends), the likeliest first, with their fate."""
+    for place, (beam, token, total, over) in enumerate(found):
+        if total == -math.inf:
+            continue
+        becomes = kept.index(place) if place in kept and not over else None
+        fate: Fate = "kept" if becomes is not None else "finished" if over and place < beams else "dropped"
+        yield Candidate(beam, token, total, total / divisor, fate, becomes)
 
 
 def _spread(state: State, batch: int, beams: int) -> None:

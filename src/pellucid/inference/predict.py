@@ -60,7 +60,7 @@ def translate(
     model = _expect(loaded, EncoderDecoder, "translate", "an encoder–decoder that reads text")
     tokenizer = loaded.tokenizer.in_languages(source_language, target_language)
     target = tokenizer.target
-    forced, barred = target.forced, _barred(target)
+    forced, never = target.forced, barred(target)
 
     def run(rows: list[list[int]]) -> list[str]:
         source, keep = padded(rows, tokenizer.require("pad"), model.device)
@@ -68,7 +68,7 @@ def translate(
         prompt = Prompt(start, source=source, source_keep=keep)
         longest = max_new_tokens or source.size(1) + 50
         if beams == 1:
-            choose = replace(sampling, filters=(*barred, *sampling.filters))
+            choose = replace(sampling, filters=(*never, *sampling.filters))
             new = generate(model, prompt, max_new_tokens=longest, ends=target.ends, sampling=choose)
             return [target.decode(row) for row in new]
         found = beam_search(
@@ -78,7 +78,7 @@ def translate(
             max_new_tokens=longest,
             ends=target.ends,
             penalty=penalty,
-            filters=barred,
+            filters=never,
             written=len(forced),
         )
         return [target.decode(best[0].tokens) for best in found]
@@ -100,7 +100,7 @@ def complete(
         new = generate(model, prompt, max_new_tokens=max_new_tokens, ends=tokenizer.ends, sampling=choose)
         return [tokenizer.continuation(before, row) for before, row in zip(rows, new, strict=True)]
 
-    choose = replace(sampling, filters=(*_barred(tokenizer), *sampling.filters))
+    choose = replace(sampling, filters=(*barred(tokenizer), *sampling.filters))
     return _in_batches([tokenizer.prompt(ids) for ids in tokenizer.encode_batch(prompts)], run, rows_at_once=64)
 
 
@@ -112,7 +112,7 @@ def write(loaded: Loaded, prompt: str, *, max_new_tokens: int = 100, sampling: S
     tokens = torch.tensor([before], device=model.device)
     ids: list[int] = []
     shown = ""
-    choose = replace(sampling, filters=(*_barred(tokenizer), *sampling.filters))
+    choose = replace(sampling, filters=(*barred(tokenizer), *sampling.filters))
     steps = stream(model, Prompt(tokens), max_new_tokens=max_new_tokens, ends=tokenizer.ends, sampling=choose)
     for (token,) in steps:
         if token is None or token in tokenizer.ends:
@@ -221,8 +221,8 @@ def padded(
     return tokens, torch.arange(longest, device=device) < lengths[:, None]
 
 
-def _barred(tokenizer: Tokenizer) -> tuple[Filter, ...]:
-    """A filter for what is never written, where there is any."""
+def barred(tokenizer: Tokenizer) -> tuple[Filter, ...]:
+    """A filter for what a model was told never to write, where there is any."""
     never = tokenizer.conventions.never if tokenizer.conventions else ()
     return (Never(never),) if never else ()
 

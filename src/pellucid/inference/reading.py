@@ -90,6 +90,24 @@ def read_ids(loaded: Loaded, ids: Sequence[int], target: Sequence[int] | None = 
     return _of_one(model, tokenizer, ids) if target is None else _of_two(model, tokenizer, ids, target)
 
 
+def beginning(loaded: Loaded, text: str) -> Prompt:
+    """What a model goes on from: the text itself, or for an encoder–decoder the start of what it writes about it.
+
+    Raises:
+        UserError: for a model that does not write, or reads no text.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if isinstance(model, Encoder):
+        raise UserError("writing", "an encoder writes nothing", "a decoder or an encoder–decoder")
+    if not isinstance(model, EncoderDecoder):
+        return Prompt(torch.tensor([tokenizer.prompt(tokenizer.encode(text))], device=model.device))
+    if not isinstance(model.config.source, Tokens):
+        raise UserError("text", f"this model reads {type(model.config.source).__name__.lower()}", "one that reads text")
+    writer = tokenizer.target
+    start = torch.tensor([[*writer.start, *writer.forced]], device=model.device)
+    return Prompt(start, source=torch.tensor([tokenizer.source(tokenizer.encode(text))], device=model.device))
+
+
 def padded(
     loaded: Loaded, reading: Reading, counts: Sequence[int], *, left: bool = False, told: bool = True
 ) -> Reading:

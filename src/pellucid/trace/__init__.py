@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from pellucid.trace.calls import record_modules
-from pellucid.trace.edits import Where, add, change, edit, mean, patch, replace, scale, skip, steer, zero
+from pellucid.trace.edits import Where, add, change, edit, mean, patch, replace, scale, skip, steer, swap, zero
 from pellucid.trace.explain import Explanation, Term
 from pellucid.trace.finder import Found, find_attention
 from pellucid.trace.operations import (
@@ -33,7 +33,7 @@ __all__ = [
     "Edit", "Elementwise", "Entry", "Explanation", "Found", "Gated", "Given", "Linear", "LinearIn", "Lookup", "Norm",
     "Operation", "Prepended", "Rearranged", "Same", "Statistics", "Sum", "Tape", "Tapped", "Term", "UnitLength",
     "Where", "add", "change", "edit", "find_attention", "mean", "patch", "record_modules", "replace", "scale", "skip",
-    "steer", "trace", "zero",
+    "steer", "swap", "trace", "zero",
 ]  # fmt: skip
 
 

@@ -145,6 +145,22 @@ def replace(value: Tensor | float | bool, where: Where = EVERYWHERE, taken: Wher
     return edit
 
 
+def swap(first: int, second: int) -> Edit:
+    """Two positions change places: in ``embedding.tokens``, to which no position is added yet, two words.
+
+    Raises (when applied):
+        UserError: for a position that the tensor does not have.
+    """
+
+    def edit(x: Tensor) -> Tensor:
+        changed = x.clone()
+        here, there = (Where(positions=[position]).grid(x) for position in (first, second))
+        changed[here], changed[there] = x[there], x[here]
+        return changed
+
+    return edit
+
+
 def patch(tape: Tape, *names: str, where: Where = EVERYWHERE, taken: Where | None = None) -> dict[str, Edit]:
     """Edits that put what another run had in place of what this one has (Vig et al. 2020; Meng et al. 2022)."""
     return {name: replace(tape[name], where, taken) for name in names}
