@@ -214,3 +214,20 @@ def test_many_at_once():
     assert found[3] == {422}
     assert all(codes == {200} for number, codes in enumerate(found) if number != 3), found
     assert len(session._passes) <= session.limits.passes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_heads_in_small(family):
+    loaded, _, client = opened(family)
+    told = client.post("/api/passes", json=body(family)).json()
+    url = f"/api/passes/{told['id']}/atlas"
+    tape = traced(loaded, family)
+    sites = [name.removesuffix(".weights") for name in tape if name.endswith("self_attention.weights")]
+    answer = client.get(url, params={"sites": sites[:2]})
+    weights = torch.cat([tape[f"{site}.weights"][0] for site in sites[:2]])
+    assert answer.headers["x-shape"] == ",".join(map(str, weights.shape))
+    again = (np.frombuffer(answer.content, np.uint8) / 255.0) ** 2 * float(answer.headers["x-high"])
+    assert np.abs(again - weights.flatten().numpy()).max() < 0.005
+    assert client.get(url, params={"sites": "nothing"}).status_code == 422
+    if family == "encoder_decoder":
+        assert client.get(url).status_code == 422  # maps of three sizes are no one wall

@@ -25,6 +25,9 @@ export const GROUPS: readonly Group[] = ["Overview", "Inside", "Doing", "Runs"];
 // prettier-ignore
 const ALL: readonly View[] = [
   { id: "attention", title: "Attention", group: "Inside", about: "Who attends to whom: every head, every weight.", load: () => import("./Attention.svelte") },
+  { id: "training", title: "Training", group: "Runs", about: "How the model came to be: the loss, what it wrote, and the same head at every checkpoint.", load: () => import("./Training.svelte") },
+  { id: "compare", title: "Compare", group: "Runs", about: "Two models, checkpoints or passes in step: where they first part, and by how much.", load: () => import("./Compare.svelte") },
+  { id: "size", title: "Size", group: "Runs", about: "What a model of any size has and costs: parameters, arithmetic, memory, time.", load: () => import("./Size.svelte") },
 ];
 
 export const views = (model: ModelInfo | null, session: SessionInfo | null): View[] =>

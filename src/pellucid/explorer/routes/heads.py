@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import torch
 from fastapi import APIRouter, Query, Response
 
-from pellucid.analysis.attention import patterns
 from pellucid.errors import UserError
 from pellucid.explorer.routes.given import At, PassId
 from pellucid.explorer.session import Pass
-from pellucid.explorer.wire import FOREVER, Json, as_bytes, pooled
+from pellucid.explorer.wire import FOREVER, Json, as_bytes
 
 router = APIRouter(prefix="/passes/{id}")
 
@@ -21,13 +20,14 @@ async def atlas(
     at: At,
     id: PassId,
     sites: Annotated[list[str] | None, Query()] = None,
-    size: Annotated[int, Query(ge=8, le=128)] = 64,
 ) -> Response:
-    """The weights of all heads of some sites, in small: (sites · heads, size, size)."""
+    """The weights of all heads of some sites, in small: (sites · heads, rows, columns)."""
 
     def drawn() -> Response:
         held = at.session.held(id)
-        maps = [pooled(held.value(f"{site}.weights")[0], size) for site in _sites(held, sites)]
+        maps = [held.glance(site).maps for site in _sites(held, sites)]
+        if len({each.shape for each in maps}) > 1:
+            raise UserError("sites", "maps of different sizes", "sites of one tower and kind")
         return as_bytes(torch.cat(maps), "sqrt8")
 
     return await at.do(drawn)
@@ -42,9 +42,7 @@ async def heads(at: At, id: PassId) -> Json:
         return [
             {"site": site, "head": head, **measured}
             for site in _sites(held, None)
-            for head, measured in enumerate(
-                patterns(held.value(f"{site}.weights"), of_itself=site.endswith("self_attention"))
-            )
+            for head, measured in enumerate(held.glance(site).patterns)
         ]
 
     return Json(await at.do(told), headers=FOREVER)
@@ -55,8 +53,4 @@ def _sites(held: Pass, wanted: list[str] | None) -> list[str]:
     unknown = [site for site in wanted or () if site not in known]
     if unknown:
         raise UserError("sites", f'found "{unknown[0]}"', ", ".join(known))
-    found = wanted or known
-    shapes = {held.tape.entry(f"{site}.weights").shape[-2:] for site in found}
-    if wanted and len(shapes) > 1:
-        raise UserError("sites", "maps of different sizes", "sites of one tower and kind")
-    return found
+    return wanted or known
