@@ -16,6 +16,8 @@ export interface View {
   /** One sentence on what is seen; stands below the title. */
   about: string;
   load: () => Promise<{ default: Component }>;
+  /** None of its numbers is of a tensor: the panel that explains them makes room. */
+  alone?: boolean;
   /** Where it applies; left out, everywhere. What does not apply is not in the rail. */
   when?: (model: ModelInfo, session: SessionInfo) => boolean;
 }
@@ -24,10 +26,11 @@ export const GROUPS: readonly Group[] = ["Overview", "Inside", "Doing", "Runs"];
 
 // prettier-ignore
 const ALL: readonly View[] = [
+  { id: "architecture", title: "Architecture", group: "Overview", about: "The whole model, from the tokens at the bottom to the answer at the top. Click a part to go in.", load: () => import("./Architecture.svelte") },
   { id: "attention", title: "Attention", group: "Inside", about: "Who attends to whom: every head, every weight.", load: () => import("./Attention.svelte") },
   { id: "training", title: "Training", group: "Runs", about: "How the model came to be: the loss, what it wrote, and the same head at every checkpoint.", load: () => import("./Training.svelte") },
   { id: "compare", title: "Compare", group: "Runs", about: "Two models, checkpoints or passes in step: where they first part, and by how much.", load: () => import("./Compare.svelte") },
-  { id: "size", title: "Size", group: "Runs", about: "What a model of any size has and costs: parameters, arithmetic, memory, time.", load: () => import("./Size.svelte") },
+  { id: "size", title: "Size", group: "Runs", about: "What a model of any size has and costs: parameters, arithmetic, memory, time.", alone: true, load: () => import("./Size.svelte") },
 ];
 
 export const views = (model: ModelInfo | null, session: SessionInfo | null): View[] =>

@@ -1,6 +1,5 @@
 // What the view of sizes asks the server, and what the answer looks like. No framework.
 
-import type { Family } from "../api/types";
 import type { TowerShape } from "./size.types";
 
 export * from "./size.types";
@@ -59,9 +58,3 @@ export type Group = "embeddings" | "self-attention" | "cross-attention" | "feed-
 export const GROUPS: readonly Group[] = [
   "embeddings", "self-attention", "cross-attention", "feed-forward", "norms", "head",
 ]; // prettier-ignore
-
-export const FAMILY: Record<Family, string> = {
-  decoder: "decoder",
-  encoder: "encoder",
-  encoder_decoder: "encoder–decoder",
-};

@@ -32,8 +32,10 @@ export interface TowerShape {
   num_kv_heads: number;
   head_dim: number;
   d_ff: number;
-  positions: { kind: string; max_length?: number };
-  front: { kind: string; vocab_size?: number };
+  /** Only learned positions have a longest. */
+  positions: { max_length?: number };
+  /** Of tokens, of patches of a picture, or of sound. */
+  front: { vocab_size?: number; patch_size?: number };
 }
 
 export interface TrainingMemory {
@@ -67,5 +69,5 @@ export interface Size {
   machine: { name: string; memory: number; bfloat16: number; float32: number; source: string };
   cost: { tokens: number; devices: number | null; memory: number; fits: boolean; seconds: number | null };
   writing: { devices: number; tokens_per_second: number } | null;
-  shape: { family: Family; head: string; towers: TowerShape[] };
+  shape: { family: Family; towers: TowerShape[] };
 }
