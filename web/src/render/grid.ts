@@ -237,6 +237,8 @@ export class Grid {
     const seen = { x: box.scrollLeft, y: box.scrollTop, width: across, height: down };
     paint(prepared(this.picture, across, down), spec, this.place, seen);
     this.picture.dataset.drawn = spec.tensor.key;
+    const { left, top, across: wide, down: high } = this.place;
+    this.box.dataset.cells = [left, top, wide, high].join(); // where a test finds a cell
     this.drawAbove();
   }
 

@@ -35,7 +35,6 @@ export function brief(value: number): string {
   const magnitude = Math.abs(value);
   const sign = value < 0 ? "−" : "";
   if (magnitude === 0) return "0";
-  if (magnitude < 0.005) return `${sign}~0`;
   if (magnitude < 0.995) return sign + magnitude.toFixed(2).slice(1);
   if (magnitude < 9.95) return sign + magnitude.toFixed(1);
   if (magnitude < 9999.5) return sign + magnitude.toFixed(0);
