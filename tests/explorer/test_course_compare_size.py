@@ -15,6 +15,7 @@ from pellucid.config import model as config
 from pellucid.config.optimisation import Checkpoints, Training
 from pellucid.config.parts import Attention, FeedForward, Stack
 from pellucid.config.run import ByteBPE, Causal, NamedData, Run
+from pellucid.explorer import session as session_module
 from pellucid.explorer.app import create_app
 from pellucid.explorer.session import Session
 from pellucid.inference.reading import read_ids
@@ -195,3 +196,14 @@ def test_a_run_that_kept_nothing_says_how_to_keep(run):
     told = opened("encoder")[2].get("/api/training").json()
     assert "held in memory" in told["advice"]
     assert told["steps"] == told["checkpoints"] == told["samples"] == []
+
+
+def test_only_a_few_checkpoints_are_held(run, monkeypatch):
+    monkeypatch.setattr(session_module, "KEPT_CHECKPOINTS", 2)
+    session = Session(load_run(run), folder=run)
+    first = session.model("step-2")
+    assert session.model("step-2") is first
+    hashes = [session.model(key).hash for key in ("step-2", "step-4", "step-6")]
+    assert len(set(hashes)) == 3
+    assert session.model("step-2") is not first  # it had to make room, and was read again
+    assert session.model("step-2").hash == hashes[0]

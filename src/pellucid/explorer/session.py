@@ -38,6 +38,7 @@ from pellucid.trace.statistics import Statistics
 
 LAZY = ("*.mask", "*.scores", "*.weights")  # which grow with the square of the length
 KNOWN_PASSES = 10_000
+KEPT_CHECKPOINTS = 8  # read at a time: people go to and fro between a few
 GLANCE = 64  # rows and columns of a map in small
 MAIN = "main"
 
@@ -222,6 +223,7 @@ class Session:
             self.models[key] = Explored(key, key, other)
         self.example = example or _example(self.models[MAIN])
         self.drafts = Drafts(self.limits.tokens)
+        self._visited: OrderedDict[str, Explored] = OrderedDict()
         self._passes: OrderedDict[str, Pass] = OrderedDict()
         self._known: OrderedDict[str, Input] = OrderedDict()
 
@@ -242,7 +244,9 @@ class Session:
         Raises:
             UserError: for a key that does not exist, with the nearest.
         """
-        if key not in self.models:
+        if key in self.models:
+            return self.models[key]
+        if key not in self._visited:
             weights = self.checkpoints.get(key)
             if weights is None:
                 raise UserError(f'model "{key}"', "no such model", hint=nearest(key, [*self.models, *self.checkpoints]))
@@ -250,8 +254,11 @@ class Session:
             model = build(main.loaded.model.config)
             load_weights(model, weights)
             loaded = Loaded(model.to(main.loaded.model.device).eval(), main.loaded.tokenizer, main.loaded.run)
-            self.models[key] = Explored(key, f"{main.name}, step {key[5:]}", loaded, int(key[5:]))
-        return self.models[key]
+            self._visited[key] = Explored(key, f"{main.name}, step {key[5:]}", loaded, int(key[5:]))
+            while len(self._visited) > KEPT_CHECKPOINTS:
+                self._visited.popitem(last=False)
+        self._visited.move_to_end(key)
+        return self._visited[key]
 
     # ---- passes --------------------------------------------------------------------------------
 

@@ -41,6 +41,6 @@ async def verdict(at: At, id: PassId, other: str) -> Json:
 
 
 def _check_two(a: Pass, b: Pass) -> None:
-    if a.explored is b.explored:
+    if a.explored.key == b.explored.key:
         hint = "what parts two passes of one model is their inputs and edits"
         raise UserError("verdict", "one model twice", "two models or checkpoints", hint)
