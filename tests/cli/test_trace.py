@@ -79,6 +79,20 @@ def test_numbers_are_explained(pellucid):
     assert told["explanations"][0]["captured"] == "-inf"
 
 
+def test_a_number_as_a_program(pellucid, capsys):
+    address = "blocks.0.self_attention.scores[0, 2, 3, 1]"
+    arguments = ("trace", "decoder", "abcd", "--explain", address)
+    told = pellucid(*arguments, "--script").out
+    assert told.startswith(f"# {address}: Σ q · k · scale + bias, masked\nimport torch\n")
+    found = json.loads(pellucid(*arguments, "--json").out)["explanations"][0]
+    assert found["script"] == told
+    exec(told, {})
+    assert float(capsys.readouterr().out) == pytest.approx(found["captured"], abs=1e-6)
+    twice = pellucid(*arguments, "--explain", "logits[0, 0, 0]", "--script").out
+    exec(twice, {})
+    assert len(capsys.readouterr().out.split()) == 2
+
+
 def test_a_picture_and_a_tape(pellucid, runs):
     name = "decoder.blocks.0.cross_attention.weights"
     pellucid("trace", "encoder_decoder", "abc", "--watch", name, "--picture", "w.svg", "--save", "tape")
@@ -96,6 +110,7 @@ def test_a_picture_and_a_tape(pellucid, runs):
         (["--explain", "logits[0,99,0]"], "logits[0, 99, 0]: the tensor has the shape [1, "),
         (["--explain", "logits[0]"], "3 numbers within it"),
         (["--explain", "blocks.0.oops[0]"], '"blocks.0.oops": no such tensor'),
+        (["--script"], 'found no number to write as a program; expected --explain "NAME[INDEX]"'),
         (["--target", "x"], "reads one text; expected an encoder–decoder"),
         (["--picture", "x.png"], "tensors are watched; expected one"),
         (["--watch", "*0.residual_pre", "--picture", "x.nope"], "x.nope: cannot be written"),

@@ -1,5 +1,7 @@
 """Every named tensor says what it was computed from, and computed again from that it is the same."""
 
+import contextlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +14,12 @@ from pellucid.config import model as config
 from pellucid.config import parts
 from pellucid.errors import UserError
 from pellucid.inference.decode import Prompt, generate
-from pellucid.inference.sampling import Sampling, Temperature, TopK, TopP
+from pellucid.inference.sampling import Filtered, Likeliest, MinP, Never, Sampling, Temperature, TopK, TopP
 from pellucid.models.build import build
-from pellucid.trace import trace
+from pellucid.trace import Entry, Softmax, Tape, UnitLength, trace
+from pellucid.trace.script import script
+from pellucid.trace.tape import Held
+from pellucid.trace.working import Operand
 
 
 def text(rows=2, length=7):
@@ -48,6 +53,22 @@ def check(tape, places=3):
             assert found.total == pytest.approx(sum(term.value for term in found.terms) + found.rest)
             assert Path(found.source[0]).exists()
             assert "tap(" in found.source[2], found.source
+            assert apart(found) <= 1e-6 * scale, found.script
+
+
+def printed(script):
+    """What a script prints, which imports PyTorch and nothing of ours."""
+    assert [line for line in script.splitlines() if "import" in line] == ["import torch"]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(script, "script", "exec"), {})
+    return float(said.getvalue())
+
+
+def apart(found):
+    """How far the number that the script prints is from the model's."""
+    number = printed(found.script)
+    return 0.0 if number == found.captured else abs(number - found.captured)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -90,7 +111,8 @@ def test_how_a_token_was_chosen():
     assert [[int(tape[f"sampling.token@{step}"][row]) for step in range(4)] for row in range(2)] == rows
     check(tape, places=4)
     found = tape.explain("sampling.token@2", (1,))
-    assert found.steps[0] == ("draw sampling.draw@2[1, 0]", tape["sampling.draw@2"][1, 0].item())
+    assert found.steps[0].name == "draw sampling.draw@2[1, 0]"
+    assert found.steps[0].value == tape["sampling.draw@2"][1, 0].item()
     dropped = int(tape["sampling.filtered_1@0"][0].argmin())
     assert "dropped by TopK(k=9)" in str(tape.explain("sampling.filtered_1@0", (0, dropped)))
     with trace(model, watch="sampling.*") as greedy:
@@ -196,12 +218,77 @@ def test_an_explanation_reads_like_one():
     assert "0  the key is not later" in str(rule)
 
 
+def test_a_script_is_what_one_would_write():
+    tape = trace(small("decoder", **CHOICES["softcap"]), text())
+    lines = tape.explain("blocks.1.self_attention.scores", (0, 3, 2, 1)).script.splitlines()
+    assert lines[:4] == [
+        "# blocks.1.self_attention.scores[0, 3, 2, 1]: softcap · tanh(Σ q · k · scale / softcap) + bias, masked",
+        "import torch",
+        "",
+        "# blocks.1.self_attention.q[0, 3, 2, :]",
+    ]
+    assert "# blocks.1.self_attention.k[0, 3, 1, :]" in lines
+    assert lines[-4:-1] == [
+        "y = (q * k).sum()",
+        "y = y * 0.353553391  # × scale 0.353553",
+        "y = 2 * torch.tanh(y / 2)  # squashed to ±2",
+    ]
+    assert lines[-1].startswith("print(float(y))  # the model had ")
+    assert max(map(len, lines)) <= 120
+    hidden = tape.explain("blocks.1.self_attention.scores", (0, 3, 1, 2)).script
+    assert "\ny = -torch.inf  # hidden by the mask\nprint(float(y))  # the model had -inf\n" in hidden
+    normed = tape.explain("final_norm.out", (0, 3, 1)).script
+    assert "\ny = x[1]\nmean = x.mean()\ny = y - mean  # x - mean\n" in normed
+    activated = tape.explain("blocks.0.feed_forward.hidden", (0, 3, 1)).script
+    assert "\ny = x\ny = torch.nn.functional.relu(y)  # activation(pre)\n" in activated
+
+
+def test_of_a_long_vector_a_script_has_the_largest_terms():
+    tape = Tape()
+    draw = torch.Generator().manual_seed(2)
+    scores = torch.randn(2, 5000, generator=draw)
+    for name, operation, tensor in (
+        ("weights", Softmax(), scores.softmax(dim=-1)),
+        ("token", Likeliest(), scores.argmax(dim=-1)),
+        ("unit", UnitLength(), torch.nn.functional.normalize(scores, dim=-1)),
+        ("kept", Filtered(TopK(2000)), TopK(2000)(scores)),
+    ):
+        tape.tensors[name] = tensor
+        entry = Entry(name, "", tuple(tensor.shape), tensor.dtype, operation, (Held(scores, "scores"),), ("", 0))
+        tape.entries[name] = entry
+        found = tape.explain(name, (1,) if tensor.dim() == 1 else (1, 7))
+        assert apart(found) <= 1e-6 * abs(found.captured), found.script
+        assert "the 5,000 numbers of scores[1, :]" in found.script
+        assert len(found.script) < 1500
+    assert "+ " in tape.explain("weights", (1, 7)).script
+
+
+def test_every_filter_as_a_line():
+    rows = torch.randint(-6, 6, (3, 40), generator=torch.Generator().manual_seed(4)) / 2.0  # many alike
+    filters = [Temperature(0.7), TopK(9), TopK(99), TopP(0.8), MinP(0.05), Never((3, 5))]
+    for keep in (*filters, lambda scores: scores - 1):
+        for token in range(40):
+            working = Filtered(keep).explain((1, token), Operand("scores", rows))
+            said = script("", working, [0], working.value, ())
+            assert printed(said) == pytest.approx(keep(rows)[1, token].item(), rel=1e-6)
+            assert ("not computed here" in said) == (keep not in filters)
+
+
+def test_squashed_and_scaled_logits():
+    front, stack = config.Tokens(vocab_size=VOCAB), describe("decoder").stack
+    head = config.Language(softcap=3.0, scale=0.5)
+    with torch.no_grad():
+        check(trace(build(config.Decoder(front=front, stack=stack, head=head)).eval(), text()))
+
+
 def test_an_edited_number_says_so():
     model = small("decoder")
     tape = trace(model, text(), edits={"blocks.0.residual_mid": lambda x: x * 2})
     found = tape.explain("blocks.0.residual_mid", (0, 1, 2))
     assert found.captured == pytest.approx(2 * found.recomputed)
     assert "edited in between by blocks.0.residual_mid" in str(found)
+    assert printed(found.script) == pytest.approx(found.recomputed)
+    assert "edited in between by blocks.0.residual_mid" in found.script.splitlines()[-1]
     assert tape.explain("blocks.0.feed_forward.pre", (0, 1, 2)).error < 1e-5
 
 

@@ -59,7 +59,7 @@ def test_weights_are_those_of_the_eager_model():
         assert torch.allclose(tape[f"transformer.h.{i}.attn.weights"], weights, atol=1e-6)
 
 
-def test_scores_wait_until_they_are_asked_for():
+def test_scores_wait_until_they_are_asked_for(capsys):
     tape = trace(gpt2(), tokens(), watch="*.attn.context")
     assert len(tape) == 2
     name = "transformer.h.0.attn.weights"
@@ -72,6 +72,11 @@ def test_scores_wait_until_they_are_asked_for():
     told = tape.explain("transformer.h.0.attn.scores", (1, 2, 3, 1))
     assert told.count == 8
     assert told.recomputed == pytest.approx(told.total / 8**0.5, abs=1e-6)
+    for part in ("scores", "weights", "context"):
+        found = tape.explain(f"transformer.h.1.attn.{part}", (1, 2, -1, 3))
+        exec(found.script, {})
+        assert float(capsys.readouterr().out) == pytest.approx(found.captured, abs=1e-6)
+        assert "not computed here" not in found.script
 
 
 def test_both_sides_of_a_transformer_of_torch():

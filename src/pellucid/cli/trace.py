@@ -1,7 +1,7 @@
 """Show the named tensors of a model while it reads a text; explain any number, draw, save.
 
 Examples: `pellucid trace runs/demo-decoder "def add(a" --watch "*.weights"`,
-`pellucid trace runs/demo-decoder "def add(a" --explain "blocks.0.self_attention.scores[0, 2, 3, 1]"`
+`pellucid trace runs/demo-decoder "def add(a" --explain "blocks.0.self_attention.scores[0, 2, 3, 1]" --script`
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def trace(
     explain: Annotated[
         list[str] | None, typer.Option(metavar="NAME[INDEX]", help="A number to explain; may be repeated.")
     ] = None,
+    script: Annotated[bool, typer.Option("--script", help="Print the numbers to explain as PyTorch programs.")] = False,
     terms: Annotated[int, typer.Option(help="How many of the largest terms to list.", min=1)] = 8,
     picture: Annotated[Path | None, typer.Option(help="Draw the watched tensor to this file.")] = None,
     save: Annotated[Path | None, typer.Option(help="Save the tensors to this new folder.")] = None,
@@ -41,6 +42,8 @@ def trace(
     from pellucid.trace import trace as traced
 
     addresses = [_address(given) for given in explain or ()]
+    if script and not addresses:
+        raise UserError("--script", "found no number to write as a program", '--explain "NAME[INDEX]"')
     if save is not None and save.exists() and (save.is_file() or any(save.iterdir())):
         raise UserError("--save", f"{save} exists", "a new folder")
     loaded = open_run(run, device, verify)
@@ -57,7 +60,13 @@ def trace(
         tape.save(save)
     if json:
         print_json(_told(tape, reading, explanations))
-        return
+    elif script:
+        typer.echo("\n".join(explanation.script for explanation in explanations), nl=False)
+    else:
+        _show(tape, reading, explanations)
+
+
+def _show(tape: Any, reading: Any, explanations: list[Any]) -> None:
     say("reads   " + " ".join(f"{i}:{piece}" for i, piece in enumerate(reading.pieces)))
     if reading.target is not None:
         say("writes  " + " ".join(f"{i}:{piece}" for i, piece in enumerate(reading.target)))

@@ -13,9 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.errors import UserError
-from pellucid.nn.operations import Softmax
-from pellucid.trace import Elementwise, Operation, Tapped
-from pellucid.trace.working import Index, Operand, Working, along, at, product, single
+from pellucid.trace import Elementwise, Operation, Softmax, Step, Tapped
+from pellucid.trace.working import Index, Operand, Working, along, at, literal, picked, row, worked
 
 Filter = Callable[[Float[Tensor, "B V"]], Float[Tensor, "B V"]]
 
@@ -141,7 +140,7 @@ class Chooser(Tapped):
     def operation(self, name: str) -> Operation:
         match name:
             case "scores":
-                return Elementwise(Tensor.float, "the logits of the last position")
+                return Elementwise(Tensor.float, "the logits of the last position", "y = y")
             case "probabilities":
                 return Softmax()
             case "token":
@@ -177,7 +176,27 @@ class Filtered:
     def explain(self, index: Index, *operands: Operand) -> Working:
         left = self.keep(operands[0].value)[index].item()
         what = "dropped" if left == -torch.inf else "left"
-        return product(single(operands[0], index), steps=lambda total: [(f"{what} by {self.keep}", left)])
+        batch, token = index
+        step = Step(f"{what} by {self.keep}", left, _code(self.keep, token))
+        return picked(row(operands[0], (batch,)), token, lambda total: [step])
+
+
+def _code(keep: Filter, token: int) -> str:
+    """A filter as Python says it: what becomes of ``y``, the score of one token among the scores ``x``."""
+    match keep:
+        case Temperature(value):
+            return f"y = y / {literal(value)}"
+        case TopK(k):
+            return f"y = y if {token} in x.topk(min({k}, len(x))).indices else -torch.inf"
+        case TopP(p):
+            before = f"x[order].softmax(dim=0)[: order.index({token})].sum()"
+            return f"order = x.argsort(descending=True).tolist()\ny = y if {before} < {literal(p)} else -torch.inf"
+        case MinP(p):
+            return f"y = y if x.softmax(dim=0)[{token}] >= {literal(p)} * x.softmax(dim=0).max() else -torch.inf"
+        case Never(tokens):
+            return f"y = y if {token} not in {tokens} else -torch.inf"
+        case _:
+            return ""
 
 
 @dataclass(frozen=True)
@@ -190,10 +209,10 @@ class Likeliest:
         return operands[0].argmax(dim=-1)
 
     def explain(self, index: Index, *operands: Operand) -> Working:
-        (row,) = index
-        token = int(operands[0].value[row].argmax())
-        highest = single(operands[0], (row, token))
-        return product(highest, steps=lambda total: [("the highest score is that of token", float(token))])
+        scores = row(operands[0], index)
+        token = int(scores.values.argmax())
+        step = Step("the highest score is that of token", float(token), "y = x.argmax()")
+        return picked(scores, token, lambda total: [step])
 
 
 @dataclass(frozen=True)
@@ -208,11 +227,16 @@ class Drawn:
 
     def explain(self, index: Index, *operands: Operand) -> Working:
         probabilities, draw = operands
-        (row,) = index
-        token = int(self.compute(probabilities.value, draw.value)[row])
-        until = along(probabilities.name, probabilities.value[row, : token + 1], lambda term: (row, term))
-        steps = [(f"draw {at(draw.name, (row, 0))}", draw.value[row, 0].item()), ("token", float(token))]
-        return product(until, steps=lambda total: steps)
+        (batch,) = index
+        token = int(self.compute(probabilities.value, draw.value)[batch])
+        until = along(probabilities.name, probabilities.value[batch, : token + 1], lambda term: (batch, term))
+        drew = draw.value[batch, 0].item()
+        steps = (
+            Step(f"draw {at(draw.name, (batch, 0))}", drew, f"draw = {literal(drew)}"),
+            Step("token", float(token), "y = (x.cumsum(dim=0) <= draw * x.sum()).sum()"),
+        )
+        whole = row(probabilities, index)
+        return worked((until,), until.values, lambda total: steps, f"y = x[: {token + 1}].sum()", (whole,))
 
 
 GREEDY = Sampling()

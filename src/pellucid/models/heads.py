@@ -15,7 +15,7 @@ from pellucid.models.tower import Encoded
 from pellucid.nn.dropout import dropout
 from pellucid.nn.masks import PADDING
 from pellucid.trace import Elementwise, Linear, LinearIn, Operation, Tapped, UnitLength
-from pellucid.trace.working import Index, Operand, Working
+from pellucid.trace.working import Index, Operand, Working, literal
 
 Pool = Callable[[Encoded], Tensor]
 
@@ -47,9 +47,12 @@ class LanguageHead(Tapped):
     def operation(self, name: str) -> Operation:
         match name:
             case "scaled":
-                return Elementwise(lambda states: states * self.scale, f"x · {self.scale:.6g}")
+                scaled = f"x · {self.scale:.6g}"
+                return Elementwise(lambda states: states * self.scale, scaled, f"y = y * {literal(self.scale)}")
             case "capped":
-                return Elementwise(self._cap, "softcap · tanh(x / softcap)")
+                assert self.softcap is not None  # else nothing has this name
+                cap = literal(self.softcap)
+                return Elementwise(self._cap, "softcap · tanh(x / softcap)", f"y = {cap} * torch.tanh(y / {cap})")
             case _:
                 return Linear(self.project, self.named("project"))
 

@@ -14,9 +14,9 @@ from pellucid.nn.cache import NO_CACHE, Heads, LayerCache
 from pellucid.nn.joint import joint
 from pellucid.nn.kernels import Kernel, explicit
 from pellucid.nn.masks import Mask
-from pellucid.nn.operations import Mixture, Remembered, Rule, Scores, Softmax, Turned
+from pellucid.nn.operations import Mixture, Remembered, Rule, Scores, Turned
 from pellucid.nn.positions import unrotated
-from pellucid.trace import Linear, Operation, Tapped
+from pellucid.trace import Linear, Operation, Softmax, Tapped
 
 Rotate = Callable[[Tensor], Tensor]
 

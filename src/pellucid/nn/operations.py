@@ -17,7 +17,21 @@ from pellucid.errors import UserError
 from pellucid.nn.kernels import explicit
 from pellucid.nn.masks import PADDING, Mask
 from pellucid.nn.positions import AddedPositions, Rotation
-from pellucid.trace.working import Factor, Index, Operand, Working, along, at, product, single, worked
+from pellucid.trace.operations import Softmax
+from pellucid.trace.working import (
+    Factor,
+    Index,
+    Operand,
+    Step,
+    Working,
+    along,
+    at,
+    product,
+    row,
+    scored,
+    single,
+    worked,
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +51,7 @@ class Positioned:
         if not isinstance(self.added, AddedPositions):
             return product(single(x, index))
         batch, place, column = index
-        row = min(batch, positions.value.size(0) - 1)
-        position = positions.value[row, place].reshape(1, 1)
+        position = positions.value[min(batch, positions.value.size(0) - 1), place].reshape(1, 1)
         code = self.added.code(position)[0, 0, column].double()
         names = (at(x.name, index), f"{self.name}({int(position)})[{column}]")
         return product(Factor(lambda term: names[term], torch.stack([x.value[index].double(), code])))
@@ -61,13 +74,14 @@ class Turned:
             return product(single(x, index))
         width = rotation.cos.size(-1)
         partner = int(rotation.quarter_turn(torch.arange(1, width + 1, dtype=torch.float64))[coordinate])
-        row = min(before[0], rotation.cos.size(0) - 1)
+        batch = min(before[0], rotation.cos.size(0) - 1)
         places = ((*before, coordinate), (*before, abs(partner) - 1))
-        angles = [table[row, 0, before[2], coordinate].double() for table in (rotation.cos, rotation.sin)]
+        angles = [table[batch, 0, before[2], coordinate].double() for table in (rotation.cos, rotation.sin)]
         turn = torch.stack([angles[0], math.copysign(1.0, partner) * angles[1]])
-        numbers = torch.stack([x.value[place] for place in places])
+        numbers = torch.stack([x.value[place].double() for place in places])
         names = ("cos", "sin" if partner > 0 else "-sin")
-        return product(along(x.name, numbers, lambda term: places[term]), Factor(lambda term: names[term], turn))
+        pair = Factor(lambda term: at(x.name, places[term]), numbers)
+        return product(pair, Factor(lambda term: names[term], turn, "turn"))
 
 
 @dataclass(frozen=True)
@@ -136,19 +150,24 @@ class Rule:
     def explain(self, index: Index, *operands: Operand) -> Working:
         mask: Mask = operands[0].value
         batch, _, query, key = index
-        stands = mask.query.positions[batch, query].item(), mask.key.positions[batch, key].item()
-        steps = [("position of the query", float(stands[0])), ("position of the key", float(stands[1]))]
+        asks, offers = int(mask.query.positions[batch, query]), int(mask.key.positions[batch, key])
+        steps = [
+            Step("position of the query", float(asks), f"query = {asks}"),
+            Step("position of the key", float(offers), f"key = {offers}"),
+        ]
         if mask.causal:
-            steps.append(("the key is not later", float(stands[1] <= stands[0])))
+            steps.append(Step("the key is not later", float(offers <= asks), "y = y and key <= query"))
         if mask.window is not None:
-            steps.append((f"nearer than {mask.window}", float(abs(stands[0] - stands[1]) < mask.window)))
+            near = float(abs(asks - offers) < mask.window)
+            steps.append(Step(f"nearer than {mask.window}", near, f"y = y and abs(query - key) < {mask.window}"))
         if mask.key.segments is not None:
-            own = mask.key.segments[batch, key]
-            steps.append(("the key is real", float(own != PADDING)))
+            own = int(mask.key.segments[batch, key])
+            steps.append(Step("the key is real", float(own != PADDING), f"y = y and {own} != {PADDING}"))
             if mask.query.segments is not None:
-                steps.append(("both of one document", float(own == mask.query.segments[batch, query])))
-        steps.append(("may look", float(self.compute(mask)[batch, 0, query, key])))
-        return worked((), torch.zeros(0, dtype=torch.float64), lambda total: steps)
+                other = int(mask.query.segments[batch, query])
+                steps.append(Step("both of one document", float(own == other), f"y = y and {own} == {other}"))
+        steps.append(Step("may look", float(self.compute(mask)[batch, 0, query, key]), "y = float(y)"))
+        return worked((), torch.zeros(0, dtype=torch.float64), lambda total: steps, "y = True")
 
 
 @dataclass(frozen=True)
@@ -181,47 +200,18 @@ class Scores:
         batch, head, query, key = index
         group = head // (q.value.size(1) // k.value.size(1))
         return product(
-            along(q.name, q.value[batch, head, query], lambda term: (batch, head, query, term)),
-            along(k.name, k.value[batch, group, key], lambda term: (batch, group, key, term)),
+            row(q, (batch, head, query), "q"),
+            row(k, (batch, group, key), "k"),
             steps=lambda total: self.after(total, index, mask),
         )
 
-    def after(self, total: float, index: Index, mask: Mask) -> list[tuple[str, float]]:
+    def after(self, total: float, index: Index, mask: Mask) -> list[Step]:
         """What is done with the sum of products, step by step."""
         batch, head, query, key = index
-        steps = [(f"× scale {self.scale:.6g}", total * self.scale)]
-        if self.softcap is not None:
-            squashed = self.softcap * math.tanh(steps[-1][1] / self.softcap)
-            steps.append((f"squashed to ±{self.softcap:.6g}", squashed))
-        if (bias := mask.biases()) is not None:
-            number = bias[min(batch, bias.size(0) - 1), head, query, key].item()
-            steps.append((f"+ bias of the distance {number:.6g}", steps[-1][1] + number))
-        if not bool(mask.allowed()[batch, 0, query, key]):
-            steps.append(("hidden by the mask", -math.inf))
-        return steps
-
-
-@dataclass(frozen=True)
-class Softmax:
-    """exp(score) / Σ exp(scores of the row); zeros for a query that sees nothing."""
-
-    formula: str = "exp(score) / Σ exp(scores)"
-
-    def compute(self, *operands: Tensor) -> Tensor:
-        scores = operands[0]
-        blind = (scores == -torch.inf).all(dim=-1, keepdim=True)
-        return scores.masked_fill(blind, 0.0).softmax(dim=-1).masked_fill(blind, 0.0)
-
-    def explain(self, index: Index, *operands: Operand) -> Working:
-        *row, key = index
-        scores = along(operands[0].name, operands[0].value[tuple(row)], lambda term: (*row, term))
-        largest = scores.values.max()
-        if largest == -torch.inf:
-            return worked((scores,), torch.zeros_like(scores.values), lambda total: [("sees nothing", 0.0)])
-        terms = (scores.values - largest).exp()
-        own = terms[key].item()
-        name = f"exp(score - largest) of {at(operands[0].name, index)}"
-        return worked((scores,), terms, lambda total: [(name, own), ("÷ the sum", own / total)])
+        biases = mask.biases()
+        bias = None if biases is None else biases[min(batch, biases.size(0) - 1), head, query, key].item()
+        hidden = None if mask.allowed()[batch, 0, query, key] else -math.inf
+        return scored(total, self.scale, self.softcap, bias, hidden)
 
 
 @dataclass(frozen=True)
@@ -241,11 +231,11 @@ class Mixture:
 
     def explain(self, index: Index, *operands: Operand) -> Working:
         batch, head, query, coordinate = index
-        name, row, v = self._weights(index, *operands)
+        name, weights, v = self._weights(index, *operands)
         group = head // (operands[0].value.size(1) // v.value.size(1))
         return product(
-            along(name, row, lambda term: (batch, head, query, term)),
-            along(v.name, v.value[batch, group, :, coordinate], lambda term: (batch, group, term, coordinate)),
+            along(name, weights, lambda term: (batch, head, query, term), "weights"),
+            along(v.name, v.value[batch, group, :, coordinate], lambda term: (batch, group, term, coordinate), "v"),
         )
 
     def _weights(self, index: Index, *operands: Operand) -> tuple[str, Tensor, Operand]:
@@ -257,8 +247,9 @@ class Mixture:
         group = head // (q.value.size(1) // k.value.size(1))
         products = k.value[batch, group].double() @ q.value[batch, head, query].double()
         scores = Scores(self.scale, self.softcap)
-        row = [scores.after(s, (batch, head, query, i), mask.value)[-1][1] for i, s in enumerate(products.tolist())]
-        return q.name.removesuffix("q") + "weights", Softmax().compute(torch.tensor(row, dtype=torch.float64)), v
+        after = [scores.after(s, (batch, head, query, i), mask.value) for i, s in enumerate(products.tolist())]
+        found = torch.tensor([steps[-1].value for steps in after], dtype=torch.float64)
+        return q.name.removesuffix("q") + "weights", Softmax().compute(found), v
 
 
 def _unseen(name: str, tensor: Tensor, /, *operands: object) -> Tensor:

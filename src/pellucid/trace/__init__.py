@@ -22,18 +22,20 @@ from pellucid.trace.operations import (
     Prepended,
     Rearranged,
     Same,
+    Softmax,
     Sum,
     UnitLength,
 )
 from pellucid.trace.statistics import Statistics
 from pellucid.trace.tape import Edit, Entry, Tape
 from pellucid.trace.taps import Tapped, trace
+from pellucid.trace.working import Step
 
 __all__ = [
     "Edit", "Elementwise", "Entry", "Explanation", "Found", "Gated", "Given", "Linear", "LinearIn", "Lookup", "Norm",
-    "Operation", "Prepended", "Rearranged", "Same", "Statistics", "Sum", "Tape", "Tapped", "Term", "UnitLength",
-    "Where", "add", "change", "edit", "find_attention", "mean", "patch", "record_modules", "replace", "scale", "skip",
-    "steer", "swap", "trace", "zero",
+    "Operation", "Prepended", "Rearranged", "Same", "Softmax", "Statistics", "Step", "Sum", "Tape", "Tapped", "Term",
+    "UnitLength", "Where", "add", "change", "edit", "find_attention", "mean", "patch", "record_modules", "replace",
+    "scale", "skip", "steer", "swap", "trace", "zero",
 ]  # fmt: skip
 
 

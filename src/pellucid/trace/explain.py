@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isclose, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pellucid.errors import UserError
-from pellucid.trace.working import Index, Operand, at
+from pellucid.trace.script import script
+from pellucid.trace.working import Index, Operand, Step, at
 
 if TYPE_CHECKING:
     from pellucid.trace.tape import Entry
@@ -45,6 +46,7 @@ class Explanation:
         recomputed: the result; ``captured`` what the model had.
         edited: the edits that came between the two.
         source: file, line and text of the line that names the tensor.
+        script: a program of its own that computes the number: PyTorch, and the numbers that went in.
     """
 
     name: str
@@ -55,11 +57,12 @@ class Explanation:
     count: int
     total: float
     rest: float
-    steps: tuple[tuple[str, float], ...]
+    steps: tuple[Step, ...]
     recomputed: float
     captured: float
     edited: tuple[str, ...]
     source: tuple[str, int, str]
+    script: str = field(repr=False)
 
     @property
     def error(self) -> float:
@@ -81,12 +84,13 @@ class Explanation:
             "count": self.count,
             "total": self.total,
             "rest": self.rest,
-            "steps": [{"name": name, "value": value} for name, value in self.steps],
+            "steps": [{"name": step.name, "value": step.value} for step in self.steps],
             "recomputed": self.recomputed,
             "captured": self.captured,
             "error": self.error,
             "edited": list(self.edited),
             "source": {"file": file, "line": line, "text": text},
+            "script": self.script,
         }
 
     def __str__(self) -> str:
@@ -97,7 +101,7 @@ class Explanation:
             lines.append(f"    {self.rest:+.6g}  {more:,} other term{'s' if more > 1 else ''}")
         if self.count > 1:
             lines.append(f"    {self.total:.7g}  their sum")
-        lines += [f"    {value:.7g}  {name}" for name, value in self.steps]
+        lines += [f"    {step.value:.7g}  {step.name}" for step in self.steps]
         lines.append(f"  recomputed {self.recomputed:.7g}, captured {self.captured:.7g}, apart {self.error:.1e}")
         if self.edited:
             lines.append(f"  edited in between by {', '.join(self.edited)}")
@@ -124,6 +128,8 @@ def explained(
     )
     file, line = origin.line
     formula = origin.operation.formula
+    number = captured[place].item()
+    title = f"{at(entry.name, place)}: {formula}"
     return Explanation(
         entry.name,
         place,
@@ -133,11 +139,12 @@ def explained(
         working.terms.numel(),
         working.terms.sum().item(),
         working.terms[others].sum().item(),
-        tuple(working.steps),
+        working.steps,
         working.value,
-        captured[place].item(),
+        number,
         entry.edited,
         (file, line, linecache.getline(file, line).strip()),
+        script(title, working, largest, number, entry.edited),
     )
 
 

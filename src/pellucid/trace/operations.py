@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid.errors import UserError
-from pellucid.trace.working import Factor, Index, Operand, Working, along, at, product, single, worked
+from pellucid.trace.working import (
+    Factor,
+    Index,
+    Operand,
+    Step,
+    Working,
+    added,
+    along,
+    applied,
+    at,
+    literal,
+    picked,
+    product,
+    row,
+    single,
+    worked,
+)
 
 
 @runtime_checkable
@@ -114,27 +131,26 @@ class Linear:
 
     def explain(self, index: Index, *operands: Operand) -> Working:
         if self.head_dim is None:
-            *before, row = index
+            *before, unit = index
         else:
             batch, head, position, coordinate = index
-            before, row = [batch, position], head * self.head_dim + coordinate
-        factors = (self._inputs(before, operands[0]), self._weights(row))
+            before, unit = [batch, position], head * self.head_dim + coordinate
+        weights = row(Operand(f"{self.name}.weight", matrix(self.layer)), (unit,), "weight")
+        factors = (self._inputs(before, operands[0]), weights)
         bias = self.layer.bias
         if bias is None:
             return product(*factors)
-        name, value = at(f"{self.name}.bias", [row]), bias[row].item()
-        return product(*factors, steps=lambda total: [(f"+ {name} = {value:.6g}", total + value)])
+        name, value = at(f"{self.name}.bias", [unit]), bias[unit].item()
+        told = f"+ {name} = {value:.6g}"
+        return product(*factors, steps=lambda total: [Step(told, total + value, added(value))])
 
     def _inputs(self, before: list[int], x: Operand) -> Factor:
         if not self.of_heads:
-            return along(x.name, x.value[tuple(before)], lambda term: (*before, term))
+            return row(x, before)
         batch, position = before
         width = x.value.size(-1)
         values = x.value[batch, :, position].flatten()
         return along(x.name, values, lambda term: (batch, term // width, position, term % width))
-
-    def _weights(self, row: int) -> Factor:
-        return along(f"{self.name}.weight", matrix(self.layer)[row], lambda term: (row, term))
 
 
 def matrix(layer: nn.Linear) -> Tensor:
@@ -160,11 +176,12 @@ class Lookup:
 
     def explain(self, index: Index, *operands: Operand) -> Working:
         *place, column = index
-        row = int(operands[0].value[tuple(place)])
-        entry = along(f"{self.name}.weight", self.table.weight[row, column].reshape(1), lambda _: (row, column))
+        token = int(operands[0].value[tuple(place)])
+        entry = single(Operand(f"{self.name}.weight", self.table.weight), (token, column))
         if self.scale == 1.0:
             return product(entry)
-        return product(entry, steps=lambda total: [(f"× scale {self.scale:.6g}", total * self.scale)])
+        scaled, code = f"× scale {self.scale:.6g}", f"y = y * {literal(self.scale)}"
+        return product(entry, steps=lambda total: [Step(scaled, total * self.scale, code)])
 
 
 @dataclass(frozen=True)
@@ -172,11 +189,13 @@ class Elementwise:
     """A function of each number by itself.
 
     Attributes:
+        code: the line that takes it of ``y``; left out where it is a function of PyTorch.
         transposed: whether the last two axes change places.
     """
 
     function: Callable[[Tensor], Tensor]
     formula: str
+    code: str = ""
     transposed: bool = False
 
     def compute(self, *operands: Tensor) -> Tensor:
@@ -185,7 +204,8 @@ class Elementwise:
     def explain(self, index: Index, *operands: Operand) -> Working:
         place = (*index[:-2], index[-1], index[-2]) if self.transposed else index
         factor = single(operands[0], place)
-        return product(factor, steps=lambda total: [(self.formula, self.function(factor.values).item())])
+        after = Step(self.formula, self.function(factor.values).item(), self.code or applied(self.function))
+        return product(factor, steps=lambda total: [after])
 
 
 @dataclass(frozen=True)
@@ -200,13 +220,13 @@ class Gated:
         return self.activation(gate) * pre
 
     def explain(self, index: Index, *operands: Operand) -> Working:
-        gate, pre = (single(operand, index) for operand in operands)
+        gate, pre = single(operands[0], index, "gate"), single(operands[1], index, "pre")
         opened = self.activation(gate.values)
-        return worked(
-            (gate, pre),
-            gate.values,
-            lambda total: [("activation(gate)", opened.item()), ("× pre", (opened * pre.values).item())],
+        steps = (
+            Step("activation(gate)", opened.item(), applied(self.activation)),
+            Step("× pre", (opened * pre.values).item(), "y = y * pre"),
         )
+        return worked((gate, pre), gate.values, lambda total: steps, "y = gate")
 
 
 @dataclass(frozen=True)
@@ -237,22 +257,26 @@ class Norm:
 
     def explain(self, index: Index, *operands: Operand) -> Working:
         *place, column = index
-        row = operands[0].value[tuple(place)].double()
-        mean = row.mean() if self.centred else row.new_zeros(())
-        variance = (row - mean).square().mean()
-        standard = (row[column] - mean) / (variance + self.epsilon).sqrt()
-        gained = standard * self.gain[column].double()
-        steps = [("mean", mean), ("x - mean", row[column] - mean)] if self.centred else []
+        numbers = row(operands[0], place)
+        x, own = numbers.values, numbers.values[column].item()
+        steps = []
+        if self.centred:
+            mean = x.mean().item()
+            x, own = x - mean, own - mean
+            steps += [Step("mean", mean, "mean = x.mean()"), Step("x - mean", own, "y = y - mean")]
+        variance, gain = x.square().mean().item(), self.gain[column].item()
+        spread, centred = ("variance", "(x - mean)") if self.centred else ("mean of squares", "x")
+        standard = own / math.sqrt(variance + self.epsilon)
+        gained, address = standard * gain, at(f"{self.name}.weight", [column])
         steps += [
-            ("variance" if self.centred else "mean of squares", variance),
-            ("÷ √(… + ε)", standard),
-            (f"× {at(f'{self.name}.weight', [column])} = {self.gain[column].item():.6g}", gained),
+            Step(spread, variance, f"variance = {centred}.square().mean()"),
+            Step("÷ √(… + ε)", standard, f"y = y / (variance + {literal(self.epsilon)}) ** 0.5"),
+            Step(f"× {address} = {gain:.6g}", gained, f"y = y * {literal(gain)}"),
         ]
         if self.bias is not None:
-            bias = self.bias[column].double()
-            steps.append((f"+ {at(f'{self.name}.bias', [column])} = {bias.item():.6g}", gained + bias))
-        numbers = [(name, value.item()) for name, value in steps]
-        return worked((single(operands[0], index),), row[column].reshape(1), lambda total: numbers)
+            bias, address = self.bias[column].item(), at(f"{self.name}.bias", [column])
+            steps.append(Step(f"+ {address} = {bias:.6g}", gained + bias, added(bias)))
+        return picked(numbers, column, lambda total: steps)
 
 
 @dataclass(frozen=True)
@@ -291,13 +315,16 @@ class LinearIn:
             value = self.function(x)[index]
             (slope,) = torch.autograd.grad(value, x)
         places = slope.nonzero()
-        rows = [tuple(place) for place in places.tolist()]
+        rows = places.tolist()
         chosen = tuple(places.T)
-        numbers = along(operands[0].name, x.detach()[chosen], lambda term: rows[term])
-        weights = Factor(lambda _: "weight", slope[chosen].double())
+        name = operands[0].name
+        ends = [(min(axis), max(axis)) for axis in zip(*rows, strict=True)]
+        within = [first if first == last else f"{first}:{last + 1}" for first, last in ends]
+        numbers = Factor(lambda term: at(name, rows[term]), x.detach()[chosen].double(), where=at(name, within))
+        weights = Factor(lambda _: "weight", slope[chosen].double(), "weight")
         constant = float(value) - (numbers.values * weights.values).sum().item()
-        steps = [("+ bias", float(value))] if abs(constant) > 1e-6 * (1 + abs(float(value))) else []
-        return product(numbers, weights, steps=lambda total: steps)
+        bias = Step("+ bias", float(value), added(constant))
+        return product(numbers, weights, steps=lambda total: [bias] if abs(constant) > 1e-6 * (1 + abs(total)) else [])
 
 
 @dataclass(frozen=True)
@@ -316,7 +343,7 @@ class Prepended:
         batch, position, column = index
         if position:
             return product(single(operands[0], (batch, position - 1, column)))
-        return product(along(self.name, self.vector[column].reshape(1), lambda _: (column,)))
+        return product(single(Operand(self.name, self.vector), (column,)))
 
 
 @dataclass(frozen=True)
@@ -329,5 +356,39 @@ class UnitLength:
         return F.normalize(operands[0], dim=-1)
 
     def explain(self, index: Index, *operands: Operand) -> Working:
-        length = operands[0].value[index[:-1]].double().norm().item()
-        return product(single(operands[0], index), steps=lambda total: [(f"÷ |x| = {length:.6g}", total / length)])
+        numbers = row(operands[0], index[:-1])
+        length = numbers.values.norm().item()
+        divided = f"÷ |x| = {length:.6g}"
+        return picked(numbers, index[-1], lambda total: [Step(divided, total / length, "y = y / x.norm()")])
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """exp(score) / Σ exp(scores of the row); zeros for a query that sees nothing."""
+
+    formula: str = "exp(score) / Σ exp(scores)"
+
+    def compute(self, *operands: Tensor) -> Tensor:
+        scores = operands[0]
+        blind = (scores == -torch.inf).all(dim=-1, keepdim=True)
+        return scores.masked_fill(blind, 0.0).softmax(dim=-1).masked_fill(blind, 0.0)
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        *before, key = index
+        scores = row(operands[0], before, "scores")
+        largest = scores.values.max()
+        if largest == -torch.inf:
+            blind = Step("sees nothing", 0.0, "y = 0")
+            return worked((scores,), torch.zeros_like(scores.values), lambda total: [blind], "y = scores.exp().sum()")
+        terms = (scores.values - largest).exp()
+        own = terms[key].item()
+        name = f"exp(score - largest) of {at(operands[0].name, index)}"
+        return worked(
+            (scores,),
+            terms,
+            lambda total: [
+                Step(name, own, f"own = (scores[{key}] - scores.max()).exp()"),
+                Step("÷ the sum", own / total, "y = own / y"),
+            ],
+            "y = (scores - scores.max()).exp().sum()",
+        )

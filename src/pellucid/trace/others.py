@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf, isclose
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from pellucid.errors import UserError
 from pellucid.trace.calls import Call, numbered, tensors_in
 from pellucid.trace.finder import Found, seeking
-from pellucid.trace.operations import Given
+from pellucid.trace.operations import Given, Softmax
 from pellucid.trace.sites import Site
 from pellucid.trace.tape import Entry, Held, Tape
-from pellucid.trace.working import Index, Operand, Working, along, product, single
+from pellucid.trace.working import Index, Operand, Step, Working, along, product, row, scored, single
 
 NOWHERE = ("", 0)
 
@@ -121,12 +122,26 @@ class SiteScores:
         batch, head, query, key = index
         q, k = operands
         group = head // (q.value.size(1) // k.value.size(1))
-        scores = self.compute()[index].item()
-        return product(
-            along(q.name, q.value[batch, head, query], lambda term: (batch, head, query, term)),
-            along(k.name, k.value[batch, group, key], lambda term: (batch, group, key, term)),
-            steps=lambda total: [("× scale, + mask and bias", scores)],
-        )
+        found = self.compute()[index].item()
+
+        def after(total: float) -> list[Step]:
+            steps = self._steps(total, index)
+            agrees = isclose(steps[-1].value, found, rel_tol=1e-4, abs_tol=1e-4)
+            return steps if agrees else [Step("× scale, + mask and bias", found)]
+
+        return product(row(q, (batch, head, query), "q"), row(k, (batch, group, key), "k"), steps=after)
+
+    def _steps(self, total: float, index: Index) -> list[Step]:
+        formula, shape = self.site.formula, (*self.site.q.shape[:3], self.site.k.size(2))
+
+        def here(numbers: Tensor) -> float:
+            return numbers.expand(shape)[index].item()
+
+        scale = here(formula.scale) if isinstance(formula.scale, Tensor) else formula.scale
+        bias = None if formula.bias is None else here(formula.bias)
+        hidden = formula.fill if formula.keep is not None and not here(formula.keep) else None
+        hidden = -inf if formula.causal and index[3] > index[2] else hidden
+        return scored(total, scale, formula.softcap, bias, hidden)
 
 
 @dataclass(frozen=True)
@@ -141,7 +156,10 @@ class SiteWeights:
 
     def explain(self, index: Index, *operands: Operand) -> Working:
         weight = self.compute()[index].item()
-        return product(single(operands[0], index), steps=lambda total: [("softmax of its row", weight)])
+        plain = Softmax().explain(index, *operands)
+        if isclose(plain.value, weight, rel_tol=1e-4, abs_tol=1e-7):
+            return plain
+        return product(single(operands[0], index), steps=lambda total: [Step("softmax of its row", weight)])
 
 
 @dataclass(frozen=True)
@@ -159,6 +177,6 @@ class SiteContext:
         batch, head, query, coordinate = index
         group = head // (weights.value.size(1) // v.value.size(1))
         return product(
-            along(weights.name, weights.value[batch, head, query], lambda term: (batch, head, query, term)),
-            along(v.name, v.value[batch, group, :, coordinate], lambda term: (batch, group, term, coordinate)),
+            row(weights, (batch, head, query), "weights"),
+            along(v.name, v.value[batch, group, :, coordinate], lambda term: (batch, group, term, coordinate), "v"),
         )
