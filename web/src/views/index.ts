@@ -27,6 +27,8 @@ export const GROUPS: readonly Group[] = ["Overview", "Inside", "Doing", "Runs"];
 // prettier-ignore
 const ALL: readonly View[] = [
   { id: "architecture", title: "Architecture", group: "Overview", about: "The whole model, from the tokens at the bottom to the answer at the top. Click a part to go in.", load: () => import("./Architecture.svelte") },
+  { id: "tokens", title: "Tokens and embeddings", group: "Inside", about: "How the text is cut, and the vector that each piece becomes.", load: () => import("./Tokens.svelte") },
+  { id: "positions", title: "Positions", group: "Inside", about: "How the model is told where a token stands.", load: () => import("./Positions.svelte") },
   { id: "attention", title: "Attention", group: "Inside", about: "Who attends to whom: every head, every weight.", load: () => import("./Attention.svelte") },
   { id: "training", title: "Training", group: "Runs", about: "How the model came to be: the loss, what it wrote, and the same head at every checkpoint.", load: () => import("./Training.svelte") },
   { id: "compare", title: "Compare", group: "Runs", about: "Two models, checkpoints or passes in step: where they first part, and by how much.", load: () => import("./Compare.svelte") },
