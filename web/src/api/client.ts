@@ -9,8 +9,8 @@
 //   query({a: 1, b: undefined})        "?a=1"
 //   ApiError                           where, found, expected, hint of a refusal
 //
-// Everything under /api/passes/ID never changes, so it is kept here (least recently used first out). Callers that ask for
-// the same thing share one request; it is aborted when all of them have given up.
+// Everything under /api/passes/ID and /api/writing/ID never changes, so it is kept here (least recently used first out).
+// Callers that ask for the same thing share one request; it is aborted when all of them have given up.
 //
 // A page exported as one file has no server: its answers stand in `window.__pellucid__.answers`, under "GET path" or
 // "POST path body" with the body as JSON with sorted keys; values are {json} or {octets: base64, headers: {...}}.
@@ -199,7 +199,7 @@ async function kept(path: string, signal: AbortSignal | undefined, fetcher: (own
     const mine = flight;
     promise
       .then((answer) => {
-        if (path.startsWith("/api/passes/")) keep(path, answer);
+        if (/^\/api\/(passes|writing)\//.test(path)) keep(path, answer);
       })
       .catch(() => undefined)
       .finally(() => {

@@ -30,6 +30,7 @@ const ALL: readonly View[] = [
   { id: "tokens", title: "Tokens and embeddings", group: "Inside", about: "How the text is cut, and the vector that each piece becomes.", load: () => import("./Tokens.svelte") },
   { id: "positions", title: "Positions", group: "Inside", about: "How the model is told where a token stands.", load: () => import("./Positions.svelte") },
   { id: "attention", title: "Attention", group: "Inside", about: "Who attends to whom: every head, every weight.", load: () => import("./Attention.svelte") },
+  { id: "generation", title: "Generation", group: "Doing", about: "Writing token by token: the cache growing, the whole distribution, the draw, and the ways not taken.", load: () => import("./Generation.svelte") },
   { id: "training", title: "Training", group: "Runs", about: "How the model came to be: the loss, what it wrote, and the same head at every checkpoint.", load: () => import("./Training.svelte") },
   { id: "compare", title: "Compare", group: "Runs", about: "Two models, checkpoints or passes in step: where they first part, and by how much.", load: () => import("./Compare.svelte") },
   { id: "size", title: "Size", group: "Runs", about: "What a model of any size has and costs: parameters, arithmetic, memory, time.", alone: true, load: () => import("./Size.svelte") },
