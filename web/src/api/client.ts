@@ -193,18 +193,22 @@ async function kept(path: string, signal: AbortSignal | undefined, fetcher: (own
   let flight = flights.get(path);
   if (!flight) {
     const controller = new AbortController();
-    const promise = fetcher(controller.signal);
+    const leave = () => {
+      if (flights.get(path)?.controller === controller) flights.delete(path);
+    };
+    const promise = fetcher(controller.signal).then(
+      (answer) => {
+        leave();
+        if (path.startsWith("/api/passes/")) keep(path, answer);
+        return answer;
+      },
+      (failure) => {
+        leave();
+        throw failure;
+      },
+    );
     flight = { promise, controller, waiting: 0 };
     flights.set(path, flight);
-    const mine = flight;
-    promise
-      .then((answer) => {
-        if (/^\/api\/(passes|writing)\//.test(path)) keep(path, answer);
-      })
-      .catch(() => undefined)
-      .finally(() => {
-        if (flights.get(path) === mine) flights.delete(path);
-      });
   }
   return (await awaited(path, flight, signal)).value;
 }

@@ -79,9 +79,12 @@ export function css(map: MapName, theme: Theme, t: number): string {
   return `rgb(${parts(table(map, theme)[place(t)]).join(" ")})`;
 }
 
+/** Black or white, whichever stands out more (WCAG 2.2, relative luminance): at least 4.5 to 1 on every colour. */
 export function ink(map: MapName, theme: Theme, t: number): string {
-  const [red, green, blue] = parts(table(map, theme)[place(t)]).map((part) => (part / 255) ** 2.2);
-  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.2 ? "#000" : "#fff";
+  const [red, green, blue] = parts(table(map, theme)[place(t)]).map((part) =>
+    part <= 10 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4,
+  );
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000" : "#fff";
 }
 
 // ---------------------------------------------------------------------------------------------------- pictures
