@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 import pytest
@@ -24,14 +24,15 @@ from pellucid.trace import trace
 TEXT, TARGET = "the cat sat", "a dog"
 
 
-def loaded(family: str) -> Loaded:
-    """A small model with weights large enough for attention to be far from uniform."""
+def loaded(family: str, **parts) -> Loaded:
+    """A small model with weights large enough for attention to be far from uniform, parts of its stack exchanged."""
     tokenizer = Tokenizer.train(Characters(), ["the cat sat on the mat", "a dog did not"])
     front = config.Tokens(vocab_size=tokenizer.vocab_size)
+    stack = replace(STACK, **parts)
     models = {
-        "encoder": config.Encoder(front=front, stack=STACK),
-        "decoder": config.Decoder(front=front, stack=STACK),
-        "encoder_decoder": config.EncoderDecoder(source=front, encoder=STACK, target=front, decoder=STACK),
+        "encoder": config.Encoder(front=front, stack=stack),
+        "decoder": config.Decoder(front=front, stack=stack),
+        "encoder_decoder": config.EncoderDecoder(source=front, encoder=stack, target=front, decoder=stack),
     }
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)

@@ -20,20 +20,21 @@ FLAGS = (
 
 @pytest.fixture(scope="session")
 def served():
-    """A function from a family to a server with a small model of it; each is started once."""
+    """A function from a family, and parts to be exchanged, to a server with such a small model; each is started once."""
     from pellucid.explorer.app import create_app
     from pellucid.explorer.session import Session
 
     started, servers = {}, []
 
-    def start(family: str) -> Served:
-        if family not in started:
-            one = loaded(family)
+    def start(family: str, **parts) -> Served:
+        key = f"{family} {parts}"
+        if key not in started:
+            one = loaded(family, **parts)
             session = Session(one, family, example=(TEXT, TARGET if family == "encoder_decoder" else None))
             url, server = serve(create_app(session))
-            started[family] = Served(family, one, session, url)
+            started[key] = Served(family, one, session, url)
             servers.append(server)
-        return started[family]
+        return started[key]
 
     yield start
     for server in servers:
