@@ -1,7 +1,7 @@
 // What the view of training asks and how it reckons. No framework.
 
 import { api, type Slice } from "../api/client";
-import type { Edit, Pass } from "../api/types";
+import type { Pass, PassRequest } from "../api/types";
 
 export interface Course {
   name: string;
@@ -35,10 +35,12 @@ export function spread<T>(all: readonly T[], most: number): T[] {
   return Array.from({ length: most }, (_, i) => all[Math.round((i * (all.length - 1)) / (most - 1))]);
 }
 
-/** The same tokens for every state, whatever each would write itself. */
-export function same(pass: Pass, model: string, edits: readonly Edit[]) {
+/** The same tokens for every state, whatever each would write itself, changed alike on the way. */
+export function same(pass: Pass, model: string): PassRequest {
+  const { asked } = pass;
+  if (asked.padding) return { text: "", ...asked, model }; // its tokens are padded already
   const ids = { reads: pass.reads.ids, ...(pass.writes ? { writes: pass.writes.ids } : {}) };
-  return { model, text: "", ids, edits: [...edits] };
+  return { ...asked, model, text: "", target: undefined, ids };
 }
 
 /** The probability of one answer: softmax of a row of logits, in double precision. */
