@@ -2,6 +2,7 @@
 // beside its parent. No framework.
 //
 //   arrange(parents)   for each node its column and row; parents come first, -1 is the root
+//   ranked(parents)    the same, the nodes of one depth below one another in the order of the list
 
 export interface Arranged {
   columns: Int32Array;
@@ -29,4 +30,17 @@ export function arrange(parents: readonly number[]): Arranged {
     open.push(...children[node + 1].toReversed());
   }
   return { columns, rows, width, height: next };
+}
+
+export function ranked(parents: readonly number[]): Arranged {
+  const columns = new Int32Array(parents.length);
+  const rows = new Int32Array(parents.length);
+  const filled: number[] = [];
+  parents.forEach((parent, node) => {
+    const column = parent < 0 ? 0 : columns[parent] + 1;
+    columns[node] = column;
+    filled[column] ??= 0;
+    rows[node] = filled[column]++;
+  });
+  return { columns, rows, width: filled.length, height: Math.max(0, ...filled) };
 }
