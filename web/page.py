@@ -41,7 +41,7 @@ def fingerprint() -> str:
 
 def sources() -> list[str]:
     """The files that the page is built from, in a fixed order."""
-    found = [WEB / name for name in FILES] + [path for path in (WEB / "src").rglob("*") if path.is_file()]
+    found = [path for path in (*(WEB / name for name in FILES), *(WEB / "src").rglob("*")) if path.is_file()]
     return sorted(path.relative_to(WEB).as_posix() for path in found if not path.name.endswith(".test.ts"))
 
 
