@@ -6,7 +6,7 @@
 import type { Component } from "svelte";
 import type { ModelInfo, SessionInfo } from "../api/types";
 
-export type Group = "Overview" | "Inside" | "Doing" | "Runs";
+export type Group = "Overview" | "Inside" | "Doing" | "Runs" | "Learn";
 
 export interface View {
   /** In the URL. */
@@ -22,7 +22,7 @@ export interface View {
   when?: (model: ModelInfo, session: SessionInfo) => boolean;
 }
 
-export const GROUPS: readonly Group[] = ["Overview", "Inside", "Doing", "Runs"];
+export const GROUPS: readonly Group[] = ["Overview", "Inside", "Doing", "Runs", "Learn"];
 
 // prettier-ignore
 const ALL: readonly View[] = [
@@ -40,6 +40,7 @@ const ALL: readonly View[] = [
   { id: "training", title: "Training", group: "Runs", about: "How the model came to be: the loss, what it wrote, and the same head at every checkpoint.", load: () => import("./Training.svelte") },
   { id: "compare", title: "Compare", group: "Runs", about: "Two models, checkpoints or passes in step: where they first part, and by how much.", load: () => import("./Compare.svelte") },
   { id: "size", title: "Size", group: "Runs", about: "What a model of any size has and costs: parameters, arithmetic, memory, time.", alone: true, load: () => import("./Size.svelte") },
+  { id: "learn", title: "Learn", group: "Learn", about: "A guided tour at the model that is open: what each part does, why it is there, and something to try.", load: () => import("./Learn.svelte") },
 ];
 
 export const views = (model: ModelInfo | null, session: SessionInfo | null): View[] =>
