@@ -125,11 +125,15 @@ export const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", 
 export const MONO = 'ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", Menlo, Consolas, monospace';
 
 const listeners = new Set<(theme: Theme) => void>();
+// Asked for by every frame; forgotten when it changes.
+let known: Theme | null = null;
 
 export function currentTheme(): Theme {
+  if (known) return known;
   const chosen = document.documentElement.dataset.theme;
-  if (chosen === "light" || chosen === "dark") return chosen;
-  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  if (chosen === "light" || chosen === "dark") known = chosen;
+  else known = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  return known;
 }
 
 export function onTheme(hear: (theme: Theme) => void): () => void {
@@ -145,6 +149,7 @@ export function chooseTheme(theme: Theme | null): void {
 }
 
 function tellTheme(): void {
+  known = null;
   for (const hear of listeners) hear(currentTheme());
 }
 
