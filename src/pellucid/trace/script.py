@@ -8,7 +8,7 @@ from textwrap import fill
 
 from torch import Tensor
 
-from pellucid.trace.working import Factor, Working, literal
+from pellucid.trace.working import Factor, Working, added, literal
 
 MOST = 4096
 """Numbers of one vector that are written down; of a longer one, the largest terms and the sum of the others are."""
@@ -33,9 +33,10 @@ def script(title: str, working: Working, largest: Sequence[int], captured: float
             lines += [f"# {_where(vector)}", _assigned(vector.symbol, vector.values)]
     if long & _words(working.code):
         listed = working.terms[list(largest)]
-        others = literal((working.terms.sum() - listed.sum()).item())
-        lines += ["# the largest terms that they give", _assigned("terms", listed)]
-        lines.append(f"y = terms.sum() + {others}  # and the {working.terms.numel() - len(largest):,} others")
+        lines += ["# the largest terms that they give", _assigned("terms", listed), "y = terms.sum()"]
+        if more := working.terms.numel() - len(largest):
+            others = (working.terms.sum() - listed.sum()).item()
+            lines.append(f"{added(others)}  # {more:,} other term{'s' if more > 1 else ''}")
     else:
         lines.append(working.code)
     for step in working.steps:
