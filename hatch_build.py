@@ -25,8 +25,8 @@ class CustomBuildHook(BuildHookInterface):
         page = _page(self.root)
         if not page.is_current():
             page.build()
-        if not (page.STATIC / "index.html").is_file():
-            raise RuntimeError(f"the explorer's page is missing: there is no {page.STATIC / 'index.html'}")
+        if absent := page.missing():
+            raise RuntimeError(f"the explorer's page is missing: there is no {page.STATIC / absent[0]}")
 
 
 def _page(root: str) -> ModuleType:

