@@ -98,7 +98,7 @@ def test_maps_and_their_difference(page, pairs, family):
     look(page, one, tower=tower, kind=kind, head=0)  # the one whose query differs
     expect(page.get_by_test_id("three")).to_have_attribute("data-name", name)
     left, right = a[name][0, 0], b[name][0, 0]
-    assert (left - right).abs().max() > 1e-3
+    assert (left - right).abs().max() > 1e-5
     assert numbers(page, "matrix-a") == same(left.flatten().tolist())
     assert numbers(page, "matrix-b") == same(right.flatten().tolist())
     difference = torch.tensor(numbers(page, "matrix-difference"))
