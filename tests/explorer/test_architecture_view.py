@@ -1,6 +1,7 @@
 """The view of architecture in a browser: the drawing is the model's, and every part of it leads in."""
 
 import re
+from pathlib import Path
 
 import pytest
 from exploring import serve, value
@@ -161,7 +162,7 @@ def test_the_picture_is_saved_with_its_colours(page, served):
     page.get_by_test_id("export").click()
     with page.expect_download() as saved:
         page.get_by_role("button", name="SVG picture").click()
-    text = open(saved.value.path(), encoding="utf-8").read()
+    text = Path(saved.value.path()).read_text(encoding="utf-8")
     assert text.startswith("<svg")
     assert "Cross-attention" in text
     assert "var(--" not in text

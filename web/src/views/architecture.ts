@@ -40,7 +40,11 @@ export const ABOUT: Record<Role, Told> = {
       norm === "RMSNorm"
         ? "Each vector is divided by the root of its mean square and multiplied by a learned gain."
         : "Each vector is centred, divided by its deviation, then scaled and shifted by what was learned.";
-    const where = id.endsWith("final_norm") ? "It stands between the last layer and the head." : (WHERE[id.split(".").at(-1)!] ?? "");
+    const where = id.endsWith("final_norm")
+      ? "It stands between the last layer and the head."
+      : id.endsWith("embedding.norm")
+        ? "It stands on the sum of token and position, before the first layer."
+        : (WHERE[id.split(".").at(-1)!] ?? "");
     return `${what} ${where}`;
   },
   self: (tower) => {
@@ -74,12 +78,17 @@ const LINKS: Record<Role, readonly (readonly [string, string])[]> = {
     ["qkv", "step by step, one head"],
     ["masking", "who may look where"],
     ["positions", "where a token stands"],
+    ["whatif", "take a head out, and see"],
   ],
   cross: [
     ["attention", "what each written token looks at"],
     ["qkv", "step by step, one head"],
+    ["whatif", "take a head out, and see"],
   ],
-  feed_forward: [["feedforward", "its units, and what they promote"]],
+  feed_forward: [
+    ["feedforward", "its units, and what they promote"],
+    ["whatif", "leave it out, and see"],
+  ],
   head: [
     ["generation", "the whole distribution, token by token"],
     ["residual", "what makes up a score"],
