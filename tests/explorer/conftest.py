@@ -29,10 +29,12 @@ def served():
     def start(family: str, **parts) -> Served:
         key = f"{family} {parts}"
         if key not in started:
-            one = loaded(family, **parts)
-            session = Session(one, family, example=(TEXT, TARGET if family == "encoder_decoder" else None))
+            session = Session(
+                loaded(family, **parts), family, example=(TEXT, TARGET if family == "encoder_decoder" else None)
+            )
             url, server = serve(create_app(session))
-            started[key] = Served(family, one, session, url)
+            # The test has a model of its own, equal to the server's: two threads cannot trace one at a time.
+            started[key] = Served(family, loaded(family, **parts), session, url)
             servers.append(server)
         return started[key]
 
