@@ -12,9 +12,9 @@
 // Everything under /api/passes/ID and /api/writing/ID never changes, so it is kept here (least recently used first out).
 // Callers that ask for the same thing share one request; it is aborted when all of them have given up.
 //
-// A page exported as one file has no server: its answers stand in `window.__pellucid__.answers`, under "GET path" or
-// "POST path body" with the body as JSON with sorted keys; values are {json} or {octets: base64, headers: {...}}.
+// A page exported as one file has no server: see recorded.ts.
 
+import { bytesOf, isExported, recorded, recordedTensor, type Recorded } from "./recorded";
 import { decode, type Encoding, type Tensor } from "./tensor";
 import type {
   Answers,
@@ -79,22 +79,12 @@ export function written(at: At): string {
 
 // ---------------------------------------------------------------------------------------------------- requests
 
-type Recorded = { json: unknown } | { octets: string; headers: Record<string, string> };
+export { canonical, isExported } from "./recorded";
 
-declare global {
-  interface Window {
-    __pellucid__?: { answers: Record<string, Recorded> };
-  }
-}
-
-/** Whether the page is a file of its own, with the answers inside it. */
-export const isExported = (): boolean => typeof window !== "undefined" && window.__pellucid__ !== undefined;
-
-function recorded(method: string, path: string, body?: unknown): Recorded | null {
-  const answers = window.__pellucid__?.answers;
-  if (!answers) return null;
-  const key = `${method} ${path}${body === undefined ? "" : ` ${canonical(body)}`}`;
-  const answer = answers[key];
+/** What an exported page answers; null where there is a server to ask. */
+function fromFile(method: string, path: string, body?: unknown): Recorded | null {
+  if (!isExported()) return null;
+  const answer = recorded(method, path, body);
   if (answer) return answer;
   throw new ApiError(404, {
     where: "this page",
@@ -102,15 +92,6 @@ function recorded(method: string, path: string, body?: unknown): Recorded | null
     expected: "",
     hint: "run pellucid explore to ask a model for it",
   });
-}
-
-/** JSON with sorted keys and no spaces: the same text for the same request, whoever writes it. */
-export function canonical(value: unknown): string {
-  if (value === null || typeof value !== "object") return JSON.stringify(value) ?? "null";
-  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
-  const entries = Object.entries(value).filter(([, entry]) => entry !== undefined);
-  entries.sort(([a], [b]) => (a < b ? -1 : 1));
-  return `{${entries.map(([key, entry]) => `${JSON.stringify(key)}:${canonical(entry)}`).join(",")}}`;
 }
 
 async function ask(path: string, options: RequestInit): Promise<Response> {
@@ -129,7 +110,7 @@ async function ask(path: string, options: RequestInit): Promise<Response> {
 }
 
 export async function postJson<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {
-  const answer = recorded("POST", path, body);
+  const answer = fromFile("POST", path, body);
   if (answer && "json" in answer) return answer.json as T;
   const headers = { "Content-Type": "application/json" };
   const response = await ask(path, { method: "POST", headers, body: JSON.stringify(body), signal });
@@ -138,7 +119,7 @@ export async function postJson<T>(path: string, body: unknown, signal?: AbortSig
 
 export function getJson<T>(path: string, signal?: AbortSignal): Promise<T> {
   return kept(path, signal, async (own) => {
-    const answer = recorded("GET", path);
+    const answer = fromFile("GET", path);
     if (answer && "json" in answer) return { value: answer.json, bytes: JSON.stringify(answer.json).length };
     const text = await (await ask(path, { signal: own })).text();
     return { value: JSON.parse(text), bytes: 4 * text.length };
@@ -147,11 +128,13 @@ export function getJson<T>(path: string, signal?: AbortSignal): Promise<T> {
 
 export function getTensor(path: string, encoding: Encoding, signal?: AbortSignal): Promise<Tensor> {
   return kept(path, signal, async (own) => {
-    const answer = recorded("GET", path);
+    const cut = isExported() ? recordedTensor(path) : null;
+    if (cut) return { value: cut, bytes: cut.bytes };
+    const answer = fromFile("GET", path);
     let bytes: ArrayBuffer;
     let header: (name: string) => string | null;
     if (answer && "octets" in answer) {
-      bytes = Uint8Array.from(atob(answer.octets), (letter) => letter.charCodeAt(0)).buffer;
+      bytes = bytesOf(answer.octets);
       header = (name) => answer.headers[name.toLowerCase()] ?? null;
     } else {
       const response = await ask(path, { signal: own });
