@@ -11,7 +11,6 @@
 
 import type { Tensor } from "../api/tensor";
 import { css, currentTheme, FONT, ink, palette, pixel, table, type MapName, type Theme } from "./colour";
-import { ratio } from "./frame";
 import { brief, piece } from "./numbers";
 import { escaped } from "./save";
 
@@ -203,7 +202,9 @@ export interface Layout {
 
 const LABEL = 12;
 const LONGEST = 116;
+/** Pixels per cell from which numbers are written, and below which several cells share a spot of that size. */
 export const NUMBERS_FROM = 14;
+const POOLED_BELOW = 2;
 
 let measuring: CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D | null = null;
 
@@ -223,7 +224,7 @@ export function layout(spec: MatrixSpec, width: number, height: number, zoom: nu
   const left = Math.max(number, Math.min(rowRoom, width / 4)) + 10;
   const room = Math.max(40, width - left - 2);
   let across = zoom || Math.min(44, room / columns);
-  const upright = columnRoom > across - 4 && across >= LABEL;
+  const upright = columnRoom > across - 1 && across >= LABEL;
   const top = (across < LABEL ? 16 : upright ? columnRoom : LABEL + 2) + 8;
   if (!zoom && spec.square) across = Math.min(across, Math.max(100, height - top) / rows);
   const down = spec.square ? across : zoom ? Math.max(18, zoom) : Math.min(28, Math.max(18, (height - top) / rows));
@@ -258,9 +259,9 @@ export function paint(context: CanvasRenderingContext2D, spec: MatrixSpec, place
   context.rect(left, top, seen.width - left, seen.height - top);
   context.clip();
   context.translate(left - seen.x, top - seen.y);
-  const scale = ratio();
-  const pools = across * scale < 2 || down * scale < 2;
-  const image = picture(spec, pools ? rows * down * scale : rows, pools ? columns * across * scale : columns, theme);
+  const pooledDown = down < POOLED_BELOW ? (rows * down) / POOLED_BELOW : rows;
+  const pooledAcross = across < POOLED_BELOW ? (columns * across) / POOLED_BELOW : columns;
+  const image = picture(spec, pooledDown, pooledAcross, theme);
   context.imageSmoothingEnabled = false;
   context.drawImage(image, 0, 0, columns * across, rows * down);
   if (across >= 7 && down >= 7) {
@@ -333,7 +334,7 @@ function marks(
   for (let i = firstRow; i < lastRow; i++) {
     for (let j = firstColumn; j < lastColumn; j++) {
       const at = made[i * columns + j];
-      if (at === HIDDEN) continue;
+      if (at === HIDDEN || data[i * columns + j] === 0) continue; // an empty cell is 0, exactly
       context.fillStyle = at > 255 ? "#fff" : ink(spec.shading.map, theme, at / 255);
       context.fillText(brief(data[i * columns + j]), (j + 0.5) * across, (i + 0.5) * down, across - 2);
     }
@@ -407,7 +408,7 @@ export function svgOf(spec: MatrixSpec, place: Layout): string {
       const [x, y] = [left + (k % columns) * across, top + Math.floor(k / columns) * down];
       const fill = at === HIDDEN ? colour.hidden : at === NOT_A_NUMBER ? colour.nan : css(map, theme, at / 255);
       body.push(`<rect x="${x.toFixed(2)}" y="${y.toFixed(2)}" width="${across.toFixed(2)}" height="${down.toFixed(2)}" fill="${fill}"/>`);
-      if (!writes || at > 255) return;
+      if (!writes || at > 255 || spec.tensor.data[k] === 0) return;
       body.push(
         `<text x="${(x + across / 2).toFixed(2)}" y="${(y + down / 2 + 3).toFixed(2)}" text-anchor="middle" font-size="9" ` +
           `fill="${ink(map, theme, at / 255)}">${brief(spec.tensor.data[k])}</text>`,
