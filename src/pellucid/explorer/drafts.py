@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 STATES = 4  # caches that are kept
 KNOWN = 2000  # texts whose scores are kept
-AHEAD = 128  # tokens that a cache has room for beyond its prompt
+AHEAD = 64  # tokens that a cache has room for beyond its prompt
 How = Literal["prefill", "step", "rewind"]
 Place = tuple[str, tuple[int, ...], tuple[int, ...]]  # the model, what it reads, what was written so far
 
