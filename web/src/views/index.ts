@@ -18,6 +18,8 @@ export interface View {
   load: () => Promise<{ default: Component }>;
   /** None of its numbers is of a tensor: the panel that explains them makes room. */
   alone?: boolean;
+  /** It needs the room: the panel that explains is there only while it explains. */
+  wide?: boolean;
   /** Where it applies; left out, everywhere. What does not apply is not in the rail. */
   when?: (model: ModelInfo, session: SessionInfo) => boolean;
 }
@@ -26,7 +28,7 @@ export const GROUPS: readonly Group[] = ["Overview", "Inside", "Doing", "Runs", 
 
 // prettier-ignore
 const ALL: readonly View[] = [
-  { id: "architecture", title: "Architecture", group: "Overview", about: "The whole model, from the tokens at the bottom to the answer at the top. Click a part to go in.", load: () => import("./Architecture.svelte") },
+  { id: "architecture", title: "Architecture", group: "Overview", about: "The whole model, from the tokens at the bottom to the answer at the top. Click a part to go in.", wide: true, load: () => import("./Architecture.svelte") },
   { id: "tokens", title: "Tokens and embeddings", group: "Inside", about: "How the text is cut, and the vector that each piece becomes.", load: () => import("./Tokens.svelte") },
   { id: "positions", title: "Positions", group: "Inside", about: "How the model is told where a token stands.", load: () => import("./Positions.svelte") },
   { id: "attention", title: "Attention", group: "Inside", about: "Who attends to whom: every head, every weight.", load: () => import("./Attention.svelte") },
