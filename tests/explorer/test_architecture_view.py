@@ -68,7 +68,7 @@ def test_a_part_lists_its_parameters_and_tensors(page, served, family):
     rows = page.get_by_test_id("tensors").locator("tbody tr").all()
     shown = {row.locator("th").inner_text(): row.locator("td").first.inner_text() for row in rows}
     assert shown == {
-        name.removeprefix(start): " × ".join(map(str, entry.shape))
+        name.removeprefix(start): "×".join(map(str, entry.shape))
         for name, entry in tape.entries.items()
         if name.startswith(start)
     }
