@@ -102,7 +102,7 @@ def opened(browser, faults):
 
 def _is_local(url: str) -> bool:
     parts = urlsplit(url)
-    return parts.scheme in ("data", "blob") or parts.hostname == "127.0.0.1"
+    return parts.scheme in ("data", "blob", "file") or parts.hostname == "127.0.0.1"
 
 
 @pytest.fixture

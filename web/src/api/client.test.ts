@@ -58,6 +58,16 @@ it("tells a refusal in a sentence", async () => {
   expect(error.message).toBe("text: 2,000 tokens; expected at most 1,024. Shorten it");
 });
 
+it("waits and asks again where the server's line is full", async () => {
+  vi.useFakeTimers();
+  const answered = getJson("/api/session");
+  asked[0].answer({ error: { where: "server", found: "64 requests are waiting", expected: "", hint: "" } }, 503);
+  await vi.advanceTimersByTimeAsync(10_000);
+  asked[1].answer({ version: "1" });
+  expect(await answered).toEqual({ version: "1" });
+  vi.useRealTimers();
+});
+
 it("reads the answers of an exported page, and asks nobody", async () => {
   const body = { model: "main", text: "a", edits: [] };
   window.__pellucid__ = {

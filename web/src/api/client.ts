@@ -82,7 +82,7 @@ export function written(at: At): string {
 export { canonical, isExported } from "./recorded";
 
 /** What an exported page answers; null where there is a server to ask. */
-function fromFile(method: string, path: string, body?: unknown): Recorded | null {
+export function fromFile(method: string, path: string, body?: unknown): Recorded | null {
   if (!isExported()) return null;
   const answer = recorded(method, path, body);
   if (answer) return answer;
@@ -94,19 +94,36 @@ function fromFile(method: string, path: string, body?: unknown): Recorded | null
   });
 }
 
+const TRIES = 6;
+
 async function ask(path: string, options: RequestInit): Promise<Response> {
   let response: Response;
-  try {
-    // Relative, so that the page also works below a path.
-    response = await fetch(path.replace(/^\//, "./"), options);
-  } catch (error) {
-    if ((error as Error).name === "AbortError") throw error;
-    throw new ApiError(0, { where: "the server", found: "it does not answer", expected: "", hint: "is it still running?" });
+  for (let tries = 1; ; tries++) {
+    try {
+      // Relative, so that the page also works below a path.
+      response = await fetch(path.replace(/^\//, "./"), options);
+    } catch (error) {
+      if ((error as Error).name === "AbortError") throw error;
+      throw new ApiError(0, { where: "the server", found: "it does not answer", expected: "", hint: "is it still running?" });
+    }
+    // Its line is full: others are served first. Not all that wait come back at the same moment.
+    if (response.status !== 503 || tries === TRIES) break;
+    await pause(1000 * (Number(response.headers.get("Retry-After")) || 1) * tries * (0.5 + Math.random()), options.signal);
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
   const refusal = body?.error ?? { where: path, found: `answered with ${response.status}`, expected: "", hint: "" };
   throw new ApiError(response.status, refusal);
+}
+
+function pause(milliseconds: number, signal?: AbortSignal | null): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const clock = setTimeout(resolve, milliseconds);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(clock);
+      reject(new DOMException("no longer wanted", "AbortError"));
+    });
+  });
 }
 
 export async function postJson<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {

@@ -1,6 +1,6 @@
 // Which number the Explain panel is about. Every printed number leads here.
 //
-//   explain.open({pass, name, index})   from anywhere
+//   explain.open({pass, name, index})   from anywhere; the same once more moves the keyboard into the panel
 //   explain.back(), explain.close()
 //   explain.current                     the place, or null
 
@@ -11,6 +11,8 @@ export interface NumberPlace {
 }
 
 class ExplainState {
+  /** Counts how often what is explained was asked for again: then the reader wants to be in the panel. */
+  entered = $state(0);
   trail = $state.raw<readonly NumberPlace[]>([]);
 
   get current(): NumberPlace | null {
@@ -19,7 +21,9 @@ class ExplainState {
 
   /** `deeper`: from inside the panel, so that there is a way back. */
   open(place: NumberPlace, deeper = false): void {
-    this.trail = deeper ? [...this.trail, place] : [place];
+    const now = this.current;
+    if (now && now.pass === place.pass && now.name === place.name && now.index.join() === place.index.join()) this.entered++;
+    else this.trail = deeper ? [...this.trail, place] : [place];
   }
 
   back(): void {
