@@ -59,6 +59,17 @@ def test_weights_are_those_of_the_eager_model():
         assert torch.allclose(tape[f"transformer.h.{i}.attn.weights"], weights, atol=1e-6)
 
 
+def test_a_module_that_does_not_say_how_it_computes_is_not_guessed_at():
+    model, name = gpt2(), "transformer.h.0.mlp.c_fc.out"
+    tape = trace(model, tokens(), watch="*.attn.context")
+    with pytest.raises(UserError, match="does not say how"):
+        tape.value(name)
+    tape = trace(model, tokens(), watch=name)
+    assert tape.value(name) is tape[name]
+    with pytest.raises(UserError, match="does not say how"):
+        tape.explain(name, (0, 0, 0))
+
+
 def test_scores_wait_until_they_are_asked_for(capsys):
     tape = trace(gpt2(), tokens(), watch="*.attn.context")
     assert len(tape) == 2

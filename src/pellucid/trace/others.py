@@ -69,7 +69,7 @@ class _Filling:
             given = tuple(self.tape.input(tensor) for tensor in inputs.values())
             for key, tensor in outputs.items():
                 name = self._named(path, "out", key if len(outputs) > 1 else "")
-                self._add(name, kind, tensor, Given(_described(call.module)), given)
+                self._add(name, kind, tensor, Opaque(_described(call.module)), given)
         for site in self.found.sites:
             if site.name not in self.told:
                 self._site(site)
@@ -106,6 +106,20 @@ class _Filling:
 
 def _described(module: nn.Module) -> str:
     return f"{type(module).__name__}({module.extra_repr()})"
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """What a module makes that does not say how: its output was seen, and no more."""
+
+    formula: str
+
+    def compute(self, *operands: Any) -> Tensor:
+        raise UserError(self.formula, "does not say how it computes", "a trace that watches what comes out of it")
+
+    def explain(self, index: Index, *operands: Operand) -> Working:
+        found, hint = "does not say how it computes", "scores, weights and context of an attention can be explained"
+        raise UserError(self.formula, found, "a module of ours, or a part of an attention", hint)
 
 
 @dataclass(frozen=True)

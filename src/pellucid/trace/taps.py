@@ -135,8 +135,7 @@ def trace(
         grads: record the gradients that reach them in a backward pass, too.
         limit: bytes that may be recorded; half of the free memory when left out.
         names: other names for a model that is not ours: :func:`~pellucid.models.foreign.names.our_names`.
-        lazy: patterns of watched names to compute again when :meth:`Tape.value` asks, instead of keeping them, as
-            ``("*.scores", "*.weights")`` of a long text, which grow with the square of its length. Of a model of ours.
+        lazy: of the watched names those to compute again when asked for, not to keep, as ``("*.scores", "*.weights")``.
 
     Raises:
         UserError: when more would be recorded than there is room for; the model is as it was.
