@@ -26,6 +26,9 @@ def look(page, one, changes=(), **pinned):
 
 
 def answers(page):
+    """Of each answer shown, the probability before and after, once they are those of the last change."""
+    changed = page.get_by_test_id("what-if").get_attribute("data-changed")
+    expect(page.get_by_test_id("answers")).to_have_attribute("data-of", changed)
     rows = page.get_by_test_id("answer")
     rows.first.wait_for()
     return {
@@ -35,6 +38,14 @@ def answers(page):
         )
         for row in rows.all()
     }
+
+
+def add(page, press=None):
+    """Presses a button that changes the model, and waits for the pass."""
+    shown = page.get_by_test_id("what-if")
+    before = shown.get_attribute("data-changed")
+    (press or page.get_by_test_id("add-edit")).click()
+    expect(shown).not_to_have_attribute("data-changed", before)
 
 
 def choose(page, testid, label):
@@ -50,9 +61,7 @@ def test_a_head_is_zeroed_and_the_answer_changes_as_the_model_says(page, served,
         choose(page, "edit-site", "1")
     choose(page, "edit-layer", "1")
     choose(page, "edit-head", "2")
-    page.get_by_test_id("add-edit").click()
-    expect(page.get_by_test_id("edits").locator("li")).to_have_count(1)
-    page.get_by_test_id("verdict").wait_for()
+    add(page)
     before = one.trace()["logits"][0, -1]
     after = one.trace(edits={name: edits.zero(Where(heads=[2]))})["logits"][0, -1]
     found = answers(page)
@@ -62,6 +71,7 @@ def test_a_head_is_zeroed_and_the_answer_changes_as_the_model_says(page, served,
     assert {token: pair[1] for token, pair in found.items()} == pytest.approx(
         {token: after.softmax(-1)[token].item() for token in found}, abs=1e-6
     )
+    page.get_by_test_id("verdict").wait_for()
     same_answer = str(int(before.argmax()) == int(after.argmax())).lower()
     expect(page.get_by_test_id("verdict")).to_have_attribute("data-same", same_answer)
     row = page.get_by_test_id("answer").first
@@ -129,7 +139,7 @@ def test_every_kind_of_change_can_be_put_together(page, served, family):
             page.get_by_test_id("edit-other").fill("a dog did t")
             if kind == "patch":
                 choose(page, "edit-position", "1")
-        page.get_by_test_id("add-edit").click()
+        add(page)
         expect(page.get_by_test_id("edits").locator("li")).to_have_count(count)
         expect(page.get_by_test_id("error")).to_have_count(0)
     tower = "encoder." if family == "encoder_decoder" else ""
@@ -144,8 +154,6 @@ def test_every_kind_of_change_can_be_put_together(page, served, family):
     for skipped, change in edits.skip(f"{tower}blocks.0").items():
         changes.setdefault(skipped, []).append(change)
     expected = one.trace(edits=changes)["logits"][0, -1].softmax(-1)
-    page.get_by_test_id("verdict").wait_for()
-    expect(page.get_by_test_id("what-if")).not_to_have_attribute("data-changed", "")
     found = answers(page)
     assert {token: pair[1] for token, pair in found.items()} == pytest.approx(
         {token: expected[token].item() for token in found}, abs=1e-5
@@ -177,9 +185,8 @@ def test_a_sweep_ranks_all_heads(page, served, family):
     row = rows[0]
     key = (f"{row.get_attribute('data-site')}.context", int(row.get_attribute("data-head")))
     assert shown[0] == pytest.approx(effects[key], abs=1e-4)
-    row.get_by_test_id("try-head").click()
+    add(page, row.get_by_test_id("try-head"))
     expect(page.get_by_test_id("edits").locator("li")).to_have_count(1)
-    page.get_by_test_id("verdict").wait_for()
     pair = answers(page)[token]
     assert torch.tensor(pair[1]).log().item() - torch.tensor(pair[0]).log().item() == pytest.approx(shown[0], abs=1e-3)
 
