@@ -163,6 +163,23 @@ def _inputs(one):
     return read(one.loaded, TEXT, one.target).inputs
 
 
+def test_curves_and_pairs_are_saved(page, served, tmp_path):
+    one = served("decoder", positions=parts.Rotary())
+    look(page, one, query=4, key=1)
+    page.get_by_test_id("pairs").wait_for()
+    for testid, choices in (("turned", ["PNG picture", "SVG picture", "CSV numbers"]), ("scheme", ["CSV numbers"])):
+        for choice in choices:
+            page.get_by_test_id(testid).get_by_test_id("export").last.click()
+            with page.expect_download() as waiting:
+                page.get_by_test_id(testid).get_by_role("button", name=choice).last.click()
+            path = tmp_path / f"{testid}-{choice[:3]}"
+            waiting.value.save_as(path)
+            assert path.stat().st_size > 300
+    product = value(page.get_by_test_id("product"))
+    rows = [line.split(",") for line in (tmp_path / "turned-CSV").read_text().splitlines() if line.startswith("3,")]
+    assert float(rows[0][1]) == pytest.approx(product, rel=1e-6)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_without_faults(opened, served, axe, family, width, scheme):

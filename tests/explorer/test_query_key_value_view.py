@@ -1,7 +1,9 @@
 """One query step by step in a browser: each step is that of the model, and what is hypothetical is said to be."""
 
+import csv
 import math
 
+import numpy as np
 import pytest
 import torch
 from exploring import same, value, values
@@ -174,6 +176,38 @@ def test_steps_are_walked_with_the_arrow_keys(page, served, family):
     strip.focus()
     strip.press("ArrowUp")
     expect(page.get_by_role("columnheader", name=f"coordinate {UNIT + 1}")).to_be_visible()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_is_saved(page, served, tmp_path, family):
+    one = served(family)
+    tower = "decoder." if family == "encoder_decoder" else ""
+    own = Own(one, tower, "self")
+    look(page, one, tower)
+    step(page, "softmax")
+    menu = page.get_by_test_id("qkv-view").get_by_text("Save this step")
+    for choice, read in (("CSV numbers", _csv), ("NPY numbers", np.load)):
+        menu.click()
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=choice).first.click()
+        path = tmp_path / waiting.value.suggested_filename
+        waiting.value.save_as(path)
+        found = torch.from_numpy(read(path).astype("float32"))
+        assert found[:, -1].tolist() == same(own.weights.tolist())
+        assert found[:, 0].tolist() == pytest.approx(own.sums.tolist(), rel=1e-6)
+    for choice in ("PNG picture", "SVG picture"):
+        menu.click()
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=choice).first.click()
+        waiting.value.save_as(tmp_path / waiting.value.suggested_filename)
+    (drawn,) = tmp_path.glob("*.svg")
+    assert "Softmax" in drawn.read_text()
+    assert one.session.model("main").hash in drawn.read_text()
+
+
+def _csv(path):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return np.array([[float(text) for text in row[1:]] for row in csv.reader(lines[1:])])
 
 
 def test_a_query_that_sees_nothing(page, served):

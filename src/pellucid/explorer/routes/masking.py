@@ -45,8 +45,9 @@ async def scores(
         shape = held.tape.entry(name).shape
         if head >= shape[1] or query >= shape[2]:
             raise UserError(name, f"head {head}, query {query}", f"{shape[1]} heads and {shape[2]} queries")
-        rows = [held.explain(name, (0, head, query, key), 1) for key in range(shape[3])]
         operation: Any = held.tape.entry(name).operation
+        operands, had = held.tape.operands(name), held.value(name)[0, head, query].tolist()
+        rows = [operation.explain((0, head, query, key), *operands) for key in range(shape[3])]
         groups = held.tape.entry(f"{site}.k").shape[1]
         return {
             "scale": operation.scale,
@@ -55,11 +56,11 @@ async def scores(
             "groups": groups,
             "keys": [
                 {
-                    "sum": row.total,
+                    "sum": row.terms.sum().item(),
                     "steps": [{"name": step.name, "value": step.value} for step in row.steps],
-                    "captured": row.captured,
+                    "captured": captured,
                 }
-                for row in rows
+                for row, captured in zip(rows, had, strict=True)
             ],
         }
 
