@@ -45,6 +45,8 @@ def test_a_clicked_word_shows_whom_it_attends_to(page, served, family, tower, ki
     assert shown == same({place: expected[place].item() for place in shown})
     assert list(shown.values()) == same(expected.sort(descending=True).values[: len(shown)].tolist())
     assert len(shown) == min(12, len(expected))
+    rows.first.get_by_test_id("weight").click()  # also where the bar of a large weight reaches it
+    expect(page.get_by_test_id("explain-address")).to_contain_text(f"weights[0, 2, 1, {next(iter(shown))}]")
     assert "query=1" in page.url
 
 
