@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pellucid.analysis.compare import diff
     from pellucid.analysis.size import size
     from pellucid.config.presets import preset
+    from pellucid.explorer.notebook import explore
     from pellucid.inference.beam import Power, Wu, beam_search
     from pellucid.inference.decode import Prompt, generate, stream
     from pellucid.inference.predict import classify, complete, embed, fill, translate, write
@@ -42,6 +43,7 @@ _HOMES = {
     "edits": "pellucid.trace.edits:",
     "embed": "pellucid.inference.predict",
     "evaluate": "pellucid.training.evaluate",
+    "explore": "pellucid.explorer.notebook",
     "fill": "pellucid.inference.predict",
     "generate": "pellucid.inference.decode",
     "load": "pellucid.models.load",
@@ -75,6 +77,7 @@ __all__ = [
     "edits",
     "embed",
     "evaluate",
+    "explore",
     "fill",
     "generate",
     "load",

@@ -15,6 +15,7 @@ from pellucid.cli import (
     diff,
     embed,
     evaluate,
+    explore,
     fill,
     generate,
     size,
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size, trace, diff,
+    demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size, trace, diff, explore,
 ):  # fmt: skip
     app.command(help=command.__doc__)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 app.add_typer(data.app, name="data")

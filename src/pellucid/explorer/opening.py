@@ -1,0 +1,119 @@
+"""From what a user names to a session: a run, a published folder, a name of the hub, a model in memory, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pellucid.config import model as config
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.errors import UserError
+from pellucid.explorer.session import Limits, Session
+from pellucid.models.checkpoint import Loaded
+from pellucid.models.decoder import Decoder
+from pellucid.models.encoder import Encoder
+from pellucid.models.encoder_decoder import EncoderDecoder
+from pellucid.models.load import find, load
+from pellucid.training.watch import SAMPLES, read_records
+
+SHIPPED = Path(__file__).parent / "model"
+"""A small run that comes with the package, to look at where there is none yet."""
+
+SHIPPED_NAME, SHIPPED_TEXT = "dates", "vendredi 13 mars 2071"
+OTHER = "other"
+
+Target = Loaded | nn.Module | str | Path | None
+
+
+def open_session(
+    target: Target = None,
+    tokenizer: Tokenizer | None = None,
+    *,
+    text: str | None = None,
+    written: str | None = None,
+    other: Loaded | str | Path | None = None,
+    tokens: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Session:
+    """A session for a page to look at.
+
+    Args:
+        target: a run folder, a published folder, a name of the hub, what :func:`pellucid.load` returns, or a model of
+            ours together with ``tokenizer``; the model that comes with the package when left out.
+        text: to begin with; when left out an example that the run left, or a sentence.
+        written: what an encoder–decoder is fed as written; what it writes itself when left out.
+        other: a second model, to be compared with the first.
+        tokens: how many a text may have.
+        device: for what is loaded; a model in memory stays where it is.
+
+    Raises:
+        UserError: for what cannot be opened, or a model that reads no text.
+    """
+    loaded, name, folder = _opened(target, tokenizer, device)
+    _check_reads_text(loaded)
+    others = {}
+    if other is not None:
+        second, called, _ = _opened(other, None, device)
+        _check_reads_text(second)
+        others[OTHER] = second
+    if text is None:
+        text = SHIPPED_TEXT if folder == SHIPPED else _sample(folder)
+    session = Session(
+        loaded,
+        name,
+        folder=folder,
+        others=others,
+        limits=Limits() if tokens is None else Limits(tokens=tokens),
+        example=None if text is None else (text, written),
+    )
+    if others:
+        session.models[OTHER].name = called if called != name else f"{called} (other)"
+    return session
+
+
+def _opened(target: Target, tokenizer: Tokenizer | None, device: str | torch.device) -> tuple[Loaded, str, Path | None]:
+    """A model, what people call it, and the folder it is from."""
+    match target:
+        case None:
+            return load(SHIPPED, device=device), SHIPPED_NAME, SHIPPED
+        case str() | Path():
+            folder = find(target)
+            name = str(target) if not Path(target).exists() else folder.resolve().name
+            return load(target, device=device), name, folder
+        case Loaded():
+            return target, type(target.model).__name__, None
+        case Decoder() | Encoder() | EncoderDecoder():
+            if not isinstance(tokenizer, Tokenizer):
+                found = "no tokenizer" if tokenizer is None else f"a tokenizer of type {_type(tokenizer)}"
+                hint = "pellucid.load gives both in one"
+                raise UserError("explore", found, "a pellucid.data.Tokenizer beside the model", hint)
+            return Loaded(target.eval(), tokenizer, None), type(target).__name__, None
+    hint = "save a model of transformers with save_pretrained(folder) and explore the folder"
+    supported = (
+        "a Decoder, Encoder or EncoderDecoder of pellucid with its tokenizer, what pellucid.load returns, or a path"
+    )
+    raise UserError("explore", f"found {_type(target)}", supported, hint)
+
+
+def _type(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def _check_reads_text(loaded: Loaded) -> None:
+    model = loaded.model.config
+    front = model.source if isinstance(model, config.EncoderDecoder) else model.front
+    if not isinstance(front, config.Tokens):
+        what = {"Patches": "pictures", "Audio": "sound"}[type(front).__name__]
+        raise UserError("explore", f"this model reads {what}", "a model that reads text")
+    _ = loaded.tokenizer  # says so itself where there is none
+
+
+def _sample(folder: Path | None) -> str | None:
+    """What the run was last tried with, while it was trained."""
+    if folder is None:
+        return None
+    texts = [sample.get("input") for record in read_records(folder / SAMPLES) for sample in record.get("samples", ())]
+    return next((text for text in reversed(texts) if text), None)
