@@ -8,6 +8,7 @@ from families import FAMILIES
 from playwright.sync_api import expect
 
 from pellucid.analysis.attention import patterns
+from pellucid.trace import Where, zero
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -26,9 +27,9 @@ def look(page, one, step, **pinned):
     return page.get_by_test_id("verdict-of-step")
 
 
-def lock(page, row, column):
-    page.locator('[data-testid="matrix"][data-ready]').wait_for()
-    page.get_by_test_id("matrix-box").click(position=cell(page, row, column))
+def lock(page, row, column, testid="matrix"):
+    page.locator(f'[data-testid="{testid}"][data-ready]').wait_for()
+    page.get_by_test_id(f"{testid}-box").click(position=cell(page, row, column, testid))
 
 
 def own(family):
@@ -39,6 +40,7 @@ def own(family):
 def test_every_step_shows_its_words_its_formula_and_its_figure(page, served, family):
     one = served(family)
     page.goto(one.link("learn"))
+    page.get_by_test_id("step").first.wait_for()
     expect(page.get_by_test_id("step")).to_have_count(len(STEPS))
     assert [step.get_attribute("data-id") for step in page.get_by_test_id("step").all()] == STEPS
     for i, step in enumerate(STEPS):
@@ -111,7 +113,7 @@ def test_a_previous_token_head_is_found_on_the_wall(page, served, family):
 def test_the_mask_step_adapts_to_the_model(page, served, family):
     one = served(family)
     verdict = look(page, one, "mask")
-    lock(page, 1, 3) if family != "encoder_decoder" else lock(page, 1, 2)
+    lock(page, 1, 2, "masked-weights")
     expect(verdict).to_have_attribute("data-done", "true")
     expect(verdict).to_contain_text("Nothing is hidden here" if family == "encoder" else "exactly 0")
 
@@ -184,6 +186,14 @@ def test_a_head_is_zeroed(page, served, family):
     expect(page.get_by_test_id("sweep")).to_have_attribute("data-done", "true")
     page.get_by_test_id("try-head").first.click()
     expect(verdict).not_to_be_empty()
+    name = f"{page.get_by_test_id('swept').first.get_attribute('data-site')}.context"
+    head = int(page.get_by_test_id("swept").first.get_attribute("data-head"))
+    rows = slice(None) if family == "encoder_decoder" else slice(-1, None)
+    plain = one.trace()["logits"][0, rows].argmax(-1)
+    changed = one.trace(edits={name: zero(Where(heads=[head]))})["logits"][0, rows].argmax(-1)
+    if not plain.equal(changed):
+        expect(verdict).to_have_attribute("data-done", "true")
+        expect(verdict).to_contain_text("without the head it is")
 
 
 def test_help_and_skipping(page, served):

@@ -112,9 +112,10 @@ def test_the_map_shows_how_far_the_stream_is_from_what_it_was(page, served, fami
     name = f"{tower}blocks.1.residual_post"
     a, b = changed[name][0], plain[name][0]
     expected = ((a - b).norm(dim=-1) / b.norm(dim=-1))[3].item()
-    page.get_by_test_id("shift").wait_for()
-    page.get_by_test_id("shift-box").click(position=cell(page, 2, 3, "shift"))
-    assert value(page.get_by_test_id("shift-value")) == same(expected)
+    shift = "shift-encoder" if tower else "shift"
+    page.get_by_test_id(shift).wait_for()
+    page.get_by_test_id(f"{shift}-box").click(position=cell(page, 2, 3, shift))
+    assert value(page.get_by_test_id(f"{shift}-value")) == same(expected)
     vector = page.get_by_test_id("shift-vector-box")
     vector.click(position=cell(page, 0, 5, "shift-vector"))
     assert value(page.get_by_test_id("shift-vector-value")) == pytest.approx((a - b)[3, 5].item(), abs=1e-5)

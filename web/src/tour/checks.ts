@@ -202,22 +202,35 @@ export const headMatters: Check = async ({ pass, model }, signal) => {
 const unchanged = (pass: Pass, signal: AbortSignal): Promise<Pass> =>
   api.pass(whatif.plain({ ...session.request(pass.model), positions: undefined }), signal);
 
-async function compared(plain: Pass, changed: Pass, signal: AbortSignal): Promise<{ change: number; first: [string, string]; same: boolean }> {
-  const entry = plain.tensors.find(({ name }) => name === "logits")!;
-  const at = entry.shape.length === 3 ? ([0, place(plain, entry.shape[1]), ":"] as const) : ([0, ":"] as const);
-  const [a, b] = await Promise.all([plain, changed].map(({ id }) => api.tensor({ pass: id, name: "logits", at }, "f32", signal)));
-  const change = a.data.reduce((most, value, i) => Math.max(most, Math.abs(value - b.data[i])), 0);
-  const [one, two] = [argmax(a.data), argmax(b.data)];
-  if (entry.shape.length === 2 && session.model?.head !== "classification") return { change, first: ["", ""], same: true };
-  const position = entry.shape.length === 3 ? place(plain, entry.shape[1]) : 0;
-  const named = async (pass: Pass): Promise<string> => quoted((await api.answers(pass.id, position, 1, signal)).entries[0].piece);
-  return { change, first: [await named(plain), await named(changed)], same: one === two };
+interface Compared {
+  change: number;
+  /** The likeliest answer of each, where they first differ, else at the end. */
+  first: [string, string];
+  same: boolean;
 }
 
-/** Where the answer is: at a gap, else at the end. */
-function place(pass: Pass, length: number): number {
-  const gap = (pass.writes ?? pass.reads).pieces.findIndex((text) => /^(<mask>|\[MASK\])$/.test(text));
-  return gap >= 0 ? gap : length - 1;
+async function compared(plain: Pass, changed: Pass, signal: AbortSignal): Promise<Compared> {
+  const { shape } = plain.tensors.find(({ name }) => name === "logits")!;
+  const [from, to] = shape.length === 3 ? answered(plain, shape) : [0, 1];
+  const at = shape.length === 3 ? ([0, [from, to], ":"] as const) : ([0, ":"] as const);
+  const [a, b] = await Promise.all([plain, changed].map(async ({ id }) => (await api.tensor({ pass: id, name: "logits", at }, "f32", signal)).data));
+  const change = a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i])), 0);
+  if (session.model?.head === "embedding") return { change, first: ["", ""], same: true };
+  const width = a.length / (to - from);
+  const best = (data: Float32Array, row: number): number => argmax(data.subarray(row * width, (row + 1) * width));
+  let row = 0;
+  while (row < to - from - 1 && best(a, row) === best(b, row)) row++;
+  const named = async (pass: Pass): Promise<string> => quoted((await api.answers(pass.id, from + row, 1, signal)).entries[0].piece);
+  return { change, first: [await named(plain), await named(changed)], same: best(a, row) === best(b, row) };
+}
+
+const MOST = 2_000_000; // scores that are fetched for a check
+
+/** Where the answer is: all that an encoder–decoder writes, else a gap, else the end. */
+function answered(pass: Pass, [, length, width]: readonly number[]): [number, number] {
+  if (pass.writes) return [length * width > MOST ? length - 1 : 0, length];
+  const gap = pass.reads.pieces.findIndex((text) => /^(<mask>|\[MASK\])$/.test(text));
+  return gap >= 0 ? [gap, gap + 1] : [length - 1, length];
 }
 
 /** Whether the answer holds without any one head: in a small or well-balanced model it may. */
