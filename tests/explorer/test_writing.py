@@ -8,6 +8,7 @@ import torch
 from families import FAMILIES, small
 from fastapi.testclient import TestClient
 
+from pellucid.analysis.places import without_positions
 from pellucid.config import parts
 from pellucid.config import run as config
 from pellucid.data.tokenizers import Tokenizer
@@ -208,6 +209,31 @@ def test_a_sweep_takes_every_head_away_in_turn(family):
     assert line["effect"] == pytest.approx(after - before, abs=1e-5)
     mean = lines(client.get(f"/api/passes/{told['id']}/sweep", params={"position": 2, "token": 9, "by": "mean"}))
     assert [each.get("effect") for each in mean] != [each.get("effect") for each in found]
+
+
+@pytest.mark.parametrize(
+    "more", [{"padding": {"reads": 3}}, {"positions": "none"}, {"padding": {"reads": 2, "side": "left"}}]
+)
+def test_a_sweep_is_of_the_input_as_it_was_asked(more):
+    _, _, client = opened("encoder")
+    asked = {"text": TEXT, **more}
+    told = client.post("/api/passes", json=asked).json()
+    first, *heads = lines(client.get(f"/api/passes/{told['id']}/sweep", params={"position": 5, "token": 7}))
+    for line in heads[::3]:
+        zeroed = {"kind": "zero", "name": f"{line['site']}.context", "heads": [line["head"]]}
+        other = client.post("/api/passes", json={**asked, "edits": [zeroed]}).json()
+        logits = floats(client.get(f"/api/passes/{other['id']}/tensor", params={"name": "logits", "at": "0,5,:"}))
+        after = logits.double().log_softmax(-1)[7].item()
+        assert line["effect"] == pytest.approx(after - first["before"], abs=1e-4)
+
+
+def test_text_without_positions():
+    loaded, _, client = opened("decoder")
+    body = {"text": TEXT, "max_new_tokens": 5, "positions": "none"}
+    told = [each["id"] for each in lines(client.post("/api/writing/continue", json=body))]
+    with without_positions(loaded.model):
+        (expected,) = generate(loaded.model, beginning(loaded, TEXT), max_new_tokens=5, ends=TOKENIZER.ends)
+    assert told[: len(expected)] == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)

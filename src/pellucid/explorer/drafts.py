@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,8 +30,10 @@ from pellucid.models.encoder_decoder import EncoderDecoder
 if TYPE_CHECKING:
     from pellucid.explorer.session import Explored
 
-STATES = 4  # caches that are kept
-KNOWN = 2000  # texts whose scores are kept
+STATES = 4  # caches that are kept,
+CACHES = 1 << 28  # as long as these are no more bytes
+KNOWN = 2000  # texts whose scores are kept,
+ROOM = 1 << 26  # as long as these are no more bytes
 AHEAD = 64  # tokens that a cache has room for beyond its prompt
 How = Literal["prefill", "step", "rewind"]
 Place = tuple[str, tuple[int, ...], tuple[int, ...]]  # the model, what it reads, what was written so far
@@ -121,7 +124,7 @@ class Drafts:
         id = hashlib.sha256(about.encode()).hexdigest()[:16]
         if id not in self._known:
             self._known[id] = self._made(id, explored, beginning(explored.loaded, text), written)
-            while len(self._known) > KNOWN:
+            while len(self._known) > 1 and (len(self._known) > KNOWN or _scores(self._known.values()) > ROOM):
                 self._known.popitem(last=False)
         self._known.move_to_end(id)
         return self._known[id]
@@ -187,7 +190,7 @@ class Drafts:
         finally:
             model.mark_step(None)
         self._states[place] = state
-        while len(self._states) > self._most:
+        while len(self._states) > 1 and (len(self._states) > self._most or _held(self._states.values()) > CACHES):
             self._states.popitem(last=False)
         return logits[0], how, fed
 
@@ -212,6 +215,18 @@ class Drafts:
 def _place(explored: Explored, prompt: Prompt, written: tuple[int, ...]) -> Place:
     source = () if prompt.source is None else tuple(prompt.source[0].tolist())
     return explored.hash, (*source, -1, *prompt.tokens[0].tolist()), written
+
+
+def _scores(drafts: Iterable[Draft]) -> int:
+    return sum(draft.logits.nbytes for draft in drafts)
+
+
+def _held(states: Iterable[State]) -> int:
+    """Bytes of keys and values, also of the slots that are free."""
+    caches = [state.cache for state in states]
+    drawers = [kept for cache in caches for drawer in cache.drawers for kept in (drawer.keys, drawer.values)]
+    sources = [kept for cache in caches for source in cache.sources for kept in (source.keys, source.values)]
+    return sum(kept.nbytes for kept in (*drawers, *sources) if kept is not None)
 
 
 def _can_be_cut(state: State) -> bool:

@@ -128,6 +128,7 @@ class Pass:
     tape: Tape
     seconds: float
     _computed: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    _captured: dict[str, Tensor] = field(default_factory=dict)
     _glances: dict[str, Glance] = field(default_factory=dict)
 
     def value(self, name: str) -> Tensor:
@@ -143,12 +144,25 @@ class Pass:
 
     def explain(self, name: str, index: tuple[int, ...], terms: int) -> Explanation:
         """One number, against what the model itself had: what was not kept is captured first."""
-        if name not in self.tape and name in self.tape.entries:
+        if name in self.tape or name not in self.tape.entries:
+            return self.tape.explain(name, index, terms=terms)
+        if name not in self._captured:
             model = self.explored.loaded.model
-            with _placed(self.asked, model):
+            with placed(self.asked, model):
                 captured = trace(model, self.reading.arguments, watch=name, edits=self.tape.edits)
-            self.tape.tensors[name] = captured[name]
-        return self.tape.explain(name, index, terms=terms)
+            self._captured = {name: captured[name]}  # the last one: people stay with a number's neighbours
+        self.tape.tensors.update(self._captured)
+        try:
+            return self.tape.explain(name, index, terms=terms)
+        finally:  # what was shown of it was computed again, and differs by a rounding: it must not change now
+            del self.tape.tensors[name]
+
+    def again(self) -> Tensor:
+        """What the model answers to the same input, its edits not in force."""
+        model, given = self.explored.loaded.model, self.reading.arguments
+        with placed(self.asked, model):
+            answer: Tensor = model(**given) if isinstance(given, Mapping) else model(*given)
+        return answer
 
     def glance(self, site: str) -> Glance:
         """An attention from afar: its maps are computed once for all who look, and not kept."""
@@ -165,7 +179,8 @@ class Pass:
     @property
     def nbytes(self) -> int:
         """What keeping it costs."""
-        return self.tape.nbytes + sum(tensor.nbytes for tensor in self._computed.values())
+        beside = (*self._computed.values(), *self._captured.values())
+        return self.tape.nbytes + sum(tensor.nbytes for tensor in beside)
 
     def as_dict(self) -> dict[str, Any]:
         """What the page needs to know before it asks for tensors."""
@@ -278,7 +293,7 @@ class Session:
         reading = self._read(explored, asked)
         edits = asked.changes(self.lender(asked.model))
         limit = self.limits.room // 2
-        with _placed(asked, explored.loaded.model):
+        with placed(asked, explored.loaded.model):
             tape = trace(explored.loaded.model, reading.arguments, edits=edits, lazy=LAZY, limit=limit)
         _check_matched(asked, tape)
         made = Pass(id, asked, explored, reading, tape, time.perf_counter() - began)
@@ -352,7 +367,7 @@ class Session:
         }
 
 
-def _placed(asked: Input, model: torch.nn.Module) -> AbstractContextManager[None]:
+def placed(asked: Input, model: torch.nn.Module) -> AbstractContextManager[None]:
     """The model as it is, or with its positions taken out."""
     return nullcontext() if asked.positions == "own" else without_positions(model)
 

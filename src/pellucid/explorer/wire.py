@@ -7,16 +7,19 @@ negative in a byte, so that small weights stay apart (in a byte of equal steps m
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastapi import Response
+from fastapi.responses import StreamingResponse
 from torch import Tensor
 
 from pellucid.config.files import dump_json
-from pellucid.errors import UserError
+from pellucid.errors import PellucidError, UserError
+from pellucid.explorer.worker import GoneError
 
 Encoding = Literal["f32", "sqrt8", "sym8"]
 MOST_NUMBERS = 1 << 24  # of one answer, 64 MB of float32
@@ -30,6 +33,21 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         return dump_json(content).encode()
+
+
+def lines(found: AsyncIterator[Any]) -> StreamingResponse:
+    """What comes bit by bit: a line of JSON for each. A refusal on the way is one too, as its status has been sent."""
+
+    async def written() -> AsyncIterator[str]:
+        try:
+            async for line in found:
+                yield dump_json(line) + "\n"
+        except PellucidError as error:
+            yield dump_json({"error": str(error)}) + "\n"
+        except GoneError:
+            return  # nobody reads on
+
+    return StreamingResponse(written(), media_type="application/x-ndjson")
 
 
 def part(tensor: Tensor, at: str | None, where: str) -> Tensor:

@@ -101,8 +101,8 @@ export const writing = {
     postJson<BeamTree>("/api/writing/beams", { model, text, written, ...settings }, signal),
 
   /** Greedy, under edits, token by token. */
-  go: (model: string, text: string, edits: readonly Edit[], max_new_tokens: number, signal?: AbortSignal) =>
-    postLines<Written>("/api/writing/continue", { model, text, edits, max_new_tokens }, signal),
+  go: (asked: Pick<PassRequest, "model" | "positions"> & { text: string }, edits: readonly Edit[], max_new_tokens: number, signal?: AbortSignal) =>
+    postLines<Written>("/api/writing/continue", { ...asked, edits, max_new_tokens }, signal),
 };
 
 export const whatif = {

@@ -207,10 +207,10 @@ export const STEPS: readonly Step[] = [
       "A picture of weights shows where a head looks, not what depends on it. To know that, change it and see: put zeros where the head's context was, and compare the answers.",
       "What remains is the model's own computation with one thing taken out. If the answer changes, it hung on that head; if not, others can do without it.",
     ],
-    formulas: [{ tex: "\\Delta = \\log p(\\text{answer} \\mid \\text{head removed}) - \\log p(\\text{answer})", about: "How much an answer hangs on a head (Michel et al. 2019)." }],
+    formulas: [{ tex: "\\Delta = \\log p_{\\text{without}} - \\log p_{\\text{with}}", about: "How much an answer hangs on a head (Michel et al. 2019): p is the answer's probability without and with it." }],
     task: () => "Zero a head that changes the answer.",
     help: () => "“Try every head” ranks them all; press “Take away” at the first. In a model where no single head changes it, any will do.",
-    start: last,
+    start: (place) => ({ ...last(place), query: two(place) ? Math.max(0, (place.pass.writes?.ids.length ?? 2) - 2) : null }),
     check: checks.headMatters,
   },
   {

@@ -14,11 +14,10 @@ from torch import Tensor
 from pellucid.analysis.causal import Site, ablation, mean_activations
 from pellucid.analysis.shift import shift
 from pellucid.analysis.streams import streams_of
-from pellucid.config.files import dump_json
 from pellucid.errors import UserError
 from pellucid.explorer.routes.given import At, PassId
 from pellucid.explorer.session import Pass
-from pellucid.explorer.wire import as_bytes
+from pellucid.explorer.wire import as_bytes, lines
 
 router = APIRouter(prefix="/passes/{id}")
 AT_ONCE = 4  # heads of one piece of work, so that others get their turn
@@ -48,16 +47,16 @@ async def sweep(
     held = await at.do(lambda: at.session.held(id))
     before, work = await at.do(lambda: _before(held, position, token))
 
-    async def lines() -> AsyncIterator[str]:
+    async def found() -> AsyncIterator[dict[str, Any]]:
         heads = [Site(name, head) for name, count in _contexts(held) for head in range(count)]
-        yield dump_json({"total": len(heads), "before": before}) + "\n"
+        yield {"total": len(heads), "before": before}
         done = 0
         for start in range(0, len(heads), AT_ONCE):
             for line in await at.do(partial(work, heads[start : start + AT_ONCE], by)):
                 done += 1
-                yield dump_json({"done": done, **line}) + "\n"
+                yield {"done": done, **line}
 
-    return StreamingResponse(lines(), media_type="application/x-ndjson")
+    return lines(found())
 
 
 def _contexts(held: Pass) -> Iterator[tuple[str, int]]:
@@ -89,7 +88,7 @@ def _before(held: Pass, position: int, token: int) -> tuple[float, Any]:
         if by == "mean":
             means = {name: value for one in names for name, value in mean_activations(names, one).items()}
         with torch.inference_mode():
-            effects = ablation(model, lambda: model(*held.reading.inputs), some, metric, means=means)
+            effects = ablation(model, held.again, some, metric, means=means)
         return [
             {"site": site.name.removesuffix(".context"), "head": site.head, "effect": effect}
             for site, effect in zip(some, effects[:, 0].tolist(), strict=True)

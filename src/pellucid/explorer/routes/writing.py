@@ -13,13 +13,11 @@ from pydantic import Field
 
 from pellucid.analysis.answers import find
 from pellucid.analysis.slots import What
-from pellucid.config.files import dump_json
-from pellucid.errors import PellucidError
 from pellucid.explorer.asked import LONGEST_TEXT, Asked, Input
 from pellucid.explorer.drafts import Draft
 from pellucid.explorer.routes.given import At
-from pellucid.explorer.session import Session
-from pellucid.explorer.wire import FOREVER, Json, as_bytes
+from pellucid.explorer.session import Session, placed
+from pellucid.explorer.wire import FOREVER, Json, as_bytes, lines
 from pellucid.inference.beam import LengthPenalty, Power, Wu
 from pellucid.inference.decode import Prompt
 from pellucid.inference.edited import write_edited
@@ -121,16 +119,13 @@ async def beams(at: At, asked: Beams) -> Json:
 @router.post("/continue")
 async def go_on(at: At, asked: Continue) -> StreamingResponse:
     """What the model writes by itself under edits: a line of JSON for each token."""
-    tokens = await at.do(lambda: _edited(at.session, asked))
+    written = await at.do(lambda: _edited(at.session, asked))
 
-    async def lines() -> AsyncIterator[str]:
-        try:
-            while (line := await at.do(lambda: next(tokens, None))) is not None:
-                yield dump_json(line) + "\n"
-        except PellucidError as error:
-            yield dump_json({"error": str(error)}) + "\n"
+    async def found() -> AsyncIterator[dict[str, Any]]:
+        while (line := await at.do(lambda: next(written, None))) is not None:
+            yield line
 
-    return StreamingResponse(lines(), media_type="application/x-ndjson")
+    return lines(found())
 
 
 def _edited(session: Session, asked: Continue) -> Iterator[dict[str, Any]]:
@@ -141,14 +136,19 @@ def _edited(session: Session, asked: Continue) -> Iterator[dict[str, Any]]:
     edits = asked.spelled_out(held).changes(held)
     before = prompt.tokens[0].tolist()
 
-    def lines() -> Iterator[dict[str, Any]]:
+    def told() -> Iterator[dict[str, Any]]:
         written: list[int] = []
-        for token in write_edited(
+        tokens = write_edited(
             model, prompt, edits, max_new_tokens=asked.max_new_tokens, ends=writer.ends, filters=barred(writer)
-        ):
+        )
+        while True:
+            with placed(asked, model):  # only while a token is made: others look at the model in between
+                token = next(tokens, None)
+            if token is None:
+                return
             ended = token in writer.ends
             written += [] if ended else [token]
             text = writer.decode(written) if prompt.source is not None else writer.continuation(before, written)
             yield {"id": token, "piece": writer.pieces([token])[0], "text": text, "ended": ended}
 
-    return lines()
+    return told()
