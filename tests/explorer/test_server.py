@@ -102,6 +102,19 @@ def test_a_number_is_explained_against_what_the_model_had(family):
         assert found["terms"]
 
 
+@pytest.mark.parametrize("kind", ["scores", "weights", "mask"])
+def test_explaining_changes_nothing(kind):
+    _, _, client = opened("decoder")
+    told = client.post("/api/passes", json=body("decoder")).json()
+    name = f"blocks.1.self_attention.{kind}"
+    url = f"/api/passes/{told['id']}"
+    index = "0,0,3,1"
+    before = client.get(f"{url}/tensor", params={"name": name}).content
+    first = client.get(f"{url}/explain", params={"name": name, "index": index}).json()
+    assert client.get(f"{url}/tensor", params={"name": name}).content == before
+    assert client.get(f"{url}/explain", params={"name": name, "index": index}).json() == first
+
+
 def test_hidden_scores_have_a_name_in_json():
     _, _, client = opened("decoder")
     told = client.post("/api/passes", json=body("decoder")).json()

@@ -72,7 +72,7 @@ def _of_pass(held: Pass) -> Iterator[Question]:
     for tower, sites in _sites(held).items():
         for kind in ("self", "cross"):
             if own := [site for site in sites if site.endswith(f"{kind}_attention")]:
-                yield _ask(f"{path}/atlas", sites=own, size=64)
+                yield _ask(f"{path}/atlas", sites=own)
         for of in ("states", "written"):
             yield _ask(f"{path}/streams/rms", tower=tower, of=of)
     for name in held.tape.entries:

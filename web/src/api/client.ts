@@ -267,9 +267,9 @@ export const api = {
   explain: (pass: string, name: string, index: readonly number[], signal?: AbortSignal) =>
     getJson<Explanation>(`${under(pass)}/explain${query({ name, index: index.join(",") })}`, signal),
 
-  /** All heads of the sites, layer by layer, max-pooled to size × size: shape [heads, size, size]. */
-  atlas: (pass: string, sites: readonly string[], size = 64, signal?: AbortSignal) =>
-    getTensor(`${under(pass)}/atlas${query({ sites, size })}`, "sqrt8", signal),
+  /** All heads of the sites, layer by layer, in small: the largest weight stands for each tile. */
+  atlas: (pass: string, sites: readonly string[], signal?: AbortSignal) =>
+    getTensor(`${under(pass)}/atlas${query({ sites })}`, "sqrt8", signal),
 
   heads: (pass: string, signal?: AbortSignal) => getJson<HeadSummary[]>(`${under(pass)}/heads`, signal),
 
