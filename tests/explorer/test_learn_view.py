@@ -217,5 +217,9 @@ def test_it_can_be_read_by_everyone(opened, served, axe, family, width, scheme):
         look(page, one, step)
         page.get_by_test_id("help").click()
         page.locator(".katex").first.wait_for()
+        boxes = "[...document.querySelectorAll('[data-testid$=\"-box\"]')]"
+        page.wait_for_function(
+            f"{boxes}.length && {boxes}.every((box) => box.dataset.cells)"
+        ) if step == "rnn" else None
         axe(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
