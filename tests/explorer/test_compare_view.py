@@ -60,9 +60,9 @@ def look(page, one, **pinned):
     page.get_by_test_id("partings").wait_for()
 
 
-def numbers(page, testid):
-    """The bytes that a matrix was drawn from."""
-    ready = page.locator(f'[data-testid="{testid}"][data-ready]')
+def numbers(page, testid, name=""):
+    """The numbers of a tensor that a matrix was drawn from."""
+    ready = page.locator(f'[data-testid="{testid}"][data-ready*="name={name}"]')
     ready.wait_for()
     return page.evaluate(
         "async path => Array.from(new Float32Array(await (await fetch('.' + path)).arrayBuffer()))",
@@ -84,7 +84,7 @@ def test_two_models_part_where_they_do(page, pairs, axe, family):
     expect(page.get_by_test_id("strip-told")).to_contain_text(f"{apart.name}: {apart.distance:.2f}"[:-1])
     for testid, tensor in (("matrix-a", a[apart.name]), ("matrix-b", b[apart.name])):
         shown = tensor[0, 2] if tensor.dim() == 4 else tensor[0]
-        assert numbers(page, testid) == same(shown.flatten().tolist())
+        assert numbers(page, testid, apart.name) == same(shown.flatten().tolist())
     axe(page)
 
 
@@ -99,13 +99,15 @@ def test_maps_and_their_difference(page, pairs, family):
     expect(page.get_by_test_id("three")).to_have_attribute("data-name", name)
     left, right = a[name][0, 0], b[name][0, 0]
     assert (left - right).abs().max() > 1e-5
-    assert numbers(page, "matrix-a") == same(left.flatten().tolist())
-    assert numbers(page, "matrix-b") == same(right.flatten().tolist())
-    difference = torch.tensor(numbers(page, "matrix-difference"))
+    assert numbers(page, "matrix-a", name) == same(left.flatten().tolist())
+    assert numbers(page, "matrix-b", name) == same(right.flatten().tolist())
+    difference = torch.tensor(numbers(page, "matrix-difference", name))
     torch.testing.assert_close(difference, (left - right).flatten(), rtol=1e-4, atol=1e-6)
     page.locator("[data-testid=tensor]").select_option(f"{tower}blocks.0.residual_post")
     expect(page.get_by_test_id("three")).to_have_attribute("data-name", f"{tower}blocks.0.residual_post")
-    assert numbers(page, "matrix-b") == same(b[f"{tower}blocks.0.residual_post"][0].flatten().tolist())
+    assert numbers(page, "matrix-b", f"{tower}blocks.0.residual_post") == same(
+        b[f"{tower}blocks.0.residual_post"][0].flatten().tolist()
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -147,7 +149,7 @@ def test_a_pass_against_itself_before_the_edit(page, served, family):
     logits = f"{tower}blocks.1.self_attention.q"
     page.locator("[data-testid=tensor]").select_option(logits)
     expect(page.get_by_test_id("three")).to_have_attribute("data-name", logits)
-    difference = torch.tensor(numbers(page, "matrix-difference"))
+    difference = torch.tensor(numbers(page, "matrix-difference", logits))
     expected = (edited[logits] - plain[logits])[0, 2].flatten()
     torch.testing.assert_close(difference, expected, rtol=1e-4, atol=1e-5)
     expect(page.get_by_test_id("ask")).to_have_count(0)
