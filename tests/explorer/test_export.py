@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -121,7 +122,8 @@ def test_from_within_a_running_loop(tmp_path):
     async def notebook():
         return export_html(session, tmp_path / "page.html")
 
-    assert told(asyncio.run(notebook()))["tensors"]
+    with ThreadPoolExecutor(1) as pool:  # in this thread the browser of other tests may have its loop
+        assert told(pool.submit(asyncio.run, notebook()).result())["tensors"]
 
 
 @pytest.mark.usefixtures("bare")
