@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import defaultdict
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +17,21 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --host-resolver-rules=MAP%20*%20~NOTFOUND,EXCLUDE%20127.0.0.1"
 )
+
+
+@pytest.hookimpl(tryfirst=True)  # before what is not asked for is left out
+def pytest_collection_modifyitems(items):
+    """Of each browser test three cases spread over its families and parts run everywhere, the others in the sweep."""
+    cases = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("browser"):
+            cases[item.path, item.originalname].append(item)
+    for group in cases.values():
+        most = 1 if "axe" in group[0].fixturenames else 3
+        kept = {round(place * (len(group) - 1) / max(1, most - 1)) for place in range(most)}
+        for place, item in enumerate(group):
+            if place not in kept:
+                item.add_marker(pytest.mark.sweep)
 
 
 @pytest.fixture(scope="session")
