@@ -166,3 +166,14 @@ def test_a_compiled_model_is_one_graph_and_still_traceable(family):
 
 def run_compiled(compiled, model, text):
     return compiled(text.flip(1), text) if type(model).__name__ == "EncoderDecoder" else compiled(text)
+
+
+def test_traces_that_overlap_leave_the_compiler_as_they_found_it():
+    """Two threads of a server end in the order in which they began, not in the opposite one."""
+    compiled_by = []
+    one, two = trace(small("decoder")), trace(small("encoder"))
+    one.__enter__(), two.__enter__()
+    one.__exit__(None, None, None), two.__exit__(None, None, None)
+    twice = torch.compile(lambda x: 2 * x, backend=lambda graph, _: compiled_by.append(graph) or graph.forward)
+    assert twice(torch.ones(1)) == 2
+    assert len(compiled_by) == 1

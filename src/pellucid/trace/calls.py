@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from pellucid.errors import UserError
+from pellucid.trace.uncompiled import uncompiled
 
 # Modules that wrap a model and would put their own attribute into every path.
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -173,7 +173,7 @@ def record_modules(
         found.append((next(ticks), call, "out", tensors_in(result)))
 
     stack = CallStack(model, lambda: next(ticks))
-    with torch.compiler.set_stance("force_eager"), following(stack, returned):
+    with uncompiled(), following(stack, returned):
         model(*args, **kwargs)
     turns = numbered(stack.calls)
     tensors: dict[str, Tensor] = {}

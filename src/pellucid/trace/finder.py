@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pellucid.errors import UserError
@@ -26,6 +25,7 @@ from pellucid.trace.formulas import UnclearError
 from pellucid.trace.intercept import Watch
 from pellucid.trace.provenance import Node, kind
 from pellucid.trace.sites import Site
+from pellucid.trace.uncompiled import uncompiled
 
 _CLAIMS = re.compile(
     r"(?i:attention|attn|mamba|mixer|rwkv|retention|deltanet|hyena|longconv|shortconv)|SSM|Ssm[A-Z]|SSD"
@@ -110,7 +110,7 @@ def seeking(model: nn.Module, returned: Returned | None = None) -> Iterator[Sear
     search = Search()
     search.watch = watch = Watch(model, search.attended, search.called)
     try:
-        with torch.compiler.set_stance("force_eager"), following(watch.stack, returned), watch:
+        with uncompiled(), following(watch.stack, returned), watch:
             yield search
     finally:
         watch.provenance.clear()

@@ -21,6 +21,7 @@ from pellucid.trace.calls import joined
 from pellucid.trace.operations import Given, Operation
 from pellucid.trace.others import tracing_others
 from pellucid.trace.tape import Edit, Keep, Tape
+from pellucid.trace.uncompiled import uncompiled
 
 
 class Tapped(nn.Module):
@@ -165,7 +166,7 @@ def _tracing(model: nn.Module, tape: Tape) -> Iterator[Tape]:
     undo: list[Callable[[], None]] = []
     try:
         _attach(model, "", tape, set(), undo)
-        with torch.compiler.set_stance("force_eager"):
+        with uncompiled():
             yield tape
     finally:
         for restore in reversed(undo):
