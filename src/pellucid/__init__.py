@@ -18,7 +18,9 @@ from pellucid.version import __version__
 if TYPE_CHECKING:
     from pellucid.analysis.compare import diff
     from pellucid.analysis.size import size
+    from pellucid import doctor
     from pellucid.config.presets import preset
+    from pellucid.doctor.spec import Spec
     from pellucid.explorer.notebook import explore
     from pellucid.inference.beam import Power, Wu, beam_search
     from pellucid.inference.decode import Prompt, generate, stream
@@ -39,6 +41,7 @@ _HOMES = {
     "complete": "pellucid.inference.predict",
     "convert": "pellucid.models.convert",
     "diff": "pellucid.analysis.compare",
+    "doctor": "pellucid.doctor:",
     "edit": "pellucid.trace",
     "edits": "pellucid.trace.edits:",
     "embed": "pellucid.inference.predict",
@@ -51,6 +54,7 @@ _HOMES = {
     "preset": "pellucid.config.presets",
     "Prompt": "pellucid.inference.decode",
     "size": "pellucid.analysis.size",
+    "Spec": "pellucid.doctor.spec",
     "stream": "pellucid.inference.decode",
     "Tape": "pellucid.trace",
     "trace": "pellucid.trace",
@@ -64,6 +68,7 @@ _HOMES = {
 __all__ = [
     "Power",
     "Prompt",
+    "Spec",
     "Tape",
     "Wu",
     "__version__",
@@ -73,6 +78,7 @@ __all__ = [
     "complete",
     "convert",
     "diff",
+    "doctor",
     "edit",
     "edits",
     "embed",

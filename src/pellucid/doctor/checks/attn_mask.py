@@ -1,0 +1,154 @@
+"""Can every query see what it should, and nothing else, in every layer?
+
+White box: the scores and weights of each place that attends, found in the model's own arithmetic. The outputs cannot
+tell all of it: a mask of -1e4 hides until scores grow below it, and an encoder spreads what a causal mask of the memory
+cuts off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pellucid.doctor import tolerances
+from pellucid.doctor.check import Check
+from pellucid.doctor.finding import Finding
+from pellucid.doctor.subject import Subject
+from pellucid.trace.sites import HIDDEN, Site
+
+CHECK = Check("attn.mask", "quick", "Can every query see what it should, and nothing else?")
+CAUSE_SEES = (
+    "the mask is missing in this layer, built for another shape, of the wrong polarity, or applied after the softmax"
+)
+CAUSE_BLIND = "the mask hides too much: a causal mask where all may be seen, that of another sequence, or off by one"
+
+
+@CHECK
+def answer(subject: Subject) -> Finding:
+    """Compares each site with the rule of its place: causal, windowed, or all of a sequence."""
+    if subject.attention is None:
+        return CHECK.skipped("a callable shows nothing of its attention", "a module in place of a callable")
+    sites = expectations(subject, subject.attention.sites)
+    done = f"looked at scores and weights in {len(sites)} of the {len(subject.attention.sites)} places that attend"
+    if not sites:
+        return CHECK.skipped(f"no attention is understood here: {subject.attention.coverage}")
+    narrow, margin = "", float("inf")
+    for site, rule in sites:
+        scores, weights = site.scores().float(), site.weights().float()
+        forbidden = ~rule
+        if bool(forbidden.any()):
+            leaked = float((weights * forbidden).abs().max())
+            if leaked > 0 and "sinks" not in subject.spec.declare:
+                return _failed(
+                    site,
+                    done,
+                    f"{site.name} gives up to {leaked:.2g} of its weight to keys it may not see",
+                    CAUSE_SEES,
+                    scores,
+                    rule,
+                )
+            margin = min(margin, _margin(scores, rule))
+        hidden = (scores <= HIDDEN) & rule
+        if not bool(hidden.any()):
+            continue
+        if bool(hidden.all(-1).any()):
+            return _failed(site, done, f"in {site.name} some query sees no key at all", CAUSE_BLIND, scores, rule)
+        if site.kind == "cross" or scores.size(-1) != scores.size(-2):
+            if "one_way" not in subject.spec.declare:
+                return _failed(
+                    site, done, f"{site.name} hides {int(hidden.sum())} places of the source", CAUSE_BLIND, scores, rule
+                )
+        elif _is_triangle(hidden):
+            return _failed(
+                site, done, f"{site.name} is causal, and the model is an {subject.spec.kind}", CAUSE_BLIND, scores, rule
+            )
+        elif bool(hidden.diagonal(dim1=-2, dim2=-1).any()) and "sinks" not in subject.spec.declare:
+            return _failed(site, done, f"in {site.name} a position cannot see itself", CAUSE_BLIND, scores, rule)
+        else:
+            narrow = site.name
+    if margin < tolerances.FILL_MARGIN:
+        return CHECK.failed(
+            done,
+            f"hidden scores lie only {margin:.1f} below the lowest that may be seen",
+            cause="the fill of the mask is a small number: scores can grow below it, and hidden keys are then seen",
+            fix="masked_fill(hidden, -torch.inf), or torch.finfo(scores.dtype).min",
+            references=("karpathy/minGPT#75",),
+            evidence={"margin": margin},
+            script="# print the scores before the softmax: what is hidden must be lower by far than anything seen",
+        )
+    if narrow and not subject.spec.widest:
+        return CHECK.warned(
+            done,
+            f"{narrow} hides some of what a {subject.spec.kind} may see: a window or a pattern that nobody declared",
+            fix="say it if it is meant so: Spec(window=…)",
+            evidence={"margin": margin},
+        )
+    return CHECK.passed(done, "every query sees what it should, and nothing else", margin=margin, sites=len(sites))
+
+
+def expectations(subject: Subject, sites: Sequence[Site]) -> list[tuple[Site, Tensor]]:
+    """Each place with its rule; those of other shapes than whole sequences are left out."""
+    found, layer, written = [], 0, subject.batch().ids.shape[1]
+    for site in sites:
+        rule = expected(subject, site, layer)
+        if rule is not None:
+            found.append((site, rule))
+        layer += site.q.size(2) == site.k.size(2) == written
+    return found
+
+
+def expected(subject: Subject, site: Site, layer: int) -> Tensor | None:
+    """(T, S): True where a query may look; ``None`` for a place of other shapes than those of whole sequences."""
+    windows = subject.spec.windows
+    window = windows[layer % len(windows)]
+    batch = subject.batch()
+    written, queries, keys = batch.ids.shape[1], site.q.size(2), site.k.size(2)
+    ones = torch.ones(queries, keys, dtype=torch.bool, device=site.q.device)
+    if batch.source is not None:
+        read = batch.source.size(1)
+        if (queries, keys) in ((read, read), (written, read)):
+            return ones
+    if (queries, keys) != (written, written):
+        return None
+    if subject.spec.kind == "encoder":
+        return _near(ones, window)
+    rule = ones.tril()
+    if subject.spec.kind == "prefix":
+        rule[:, : subject.spec.prefix] = True
+    return rule & ~ones.tril(-window) if window else rule
+
+
+def _near(ones: Tensor, window: int) -> Tensor:
+    return ones if not window else ones.tril(window - 1) & ones.triu(1 - window)
+
+
+def _margin(scores: Tensor, rule: Tensor) -> float:
+    """The least distance, over all queries, between the lowest score that may be seen and the highest that may not."""
+    seen = scores.masked_fill(~rule | (scores <= HIDDEN), torch.inf).amin(-1)
+    hidden = scores.masked_fill(rule, -torch.inf).amax(-1)
+    return float((seen - hidden).min())
+
+
+def _is_triangle(hidden: Tensor) -> bool:
+    size = hidden.size(-1)
+    return bool((hidden == torch.ones(size, size, dtype=torch.bool, device=hidden.device).triu(1)).all())
+
+
+def _failed(site: Site, done: str, seen: str, cause: str, scores: Tensor, rule: Tensor) -> Finding:
+    return CHECK.failed(
+        done,
+        seen,
+        where=f"{site.name} ({site.module})",
+        cause=cause,
+        fix="scores.masked_fill(~allowed, -torch.inf) before the softmax, with allowed of shape (T, S) or (B, 1, T, S)",
+        references=("rasbt/LLMs-from-scratch#1061", "zhouhaoyi/Informer2020#38", "facebookresearch/xformers#103"),
+        evidence={
+            "site": site.name,
+            "kernel": site.kernel,
+            "visible": int((scores > HIDDEN).sum()),
+            "allowed": int(rule.sum()),
+        },
+        script="# print the weights of this layer for one text: row t must be zero beyond the keys that t may see",
+    )

@@ -1,0 +1,96 @@
+"""Are scores divided by the root of the width of a head?"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pellucid.doctor import tolerances
+from pellucid.doctor.check import Check
+from pellucid.doctor.finding import Finding
+from pellucid.doctor.subject import Subject
+from pellucid.trace.sites import Site
+
+CHECK = Check("attn.scale", "quick", "Are scores scaled by 1/√head_dim?")
+PAPER = "Vaswani et al. 2017, eq. 1"
+
+
+@CHECK
+def answer(subject: Subject) -> Finding:
+    """Reads the scale of each place that attends; what is not the paper's must be declared, or be a known choice."""
+    if subject.attention is None:
+        return CHECK.skipped("a callable shows nothing of its attention", "a module in place of a callable")
+    sites = [site for site in subject.attention.sites if site.q.size(-1) > 0]
+    if not sites:
+        return CHECK.skipped(f"no attention is understood here: {subject.attention.coverage}")
+    done = f"read what the products of queries and keys are multiplied by, in {len(sites)} places"
+    odd = []
+    for site in sites:
+        name, harmful = _named(subject, site)
+        if harmful:
+            width = site.q.size(-1)
+            return CHECK.failed(
+                done,
+                f"{site.name} multiplies by {_number(site.scale)}: {name}; 1/√{width} is {width**-0.5:.4g}",
+                where=f"{site.name} ({site.module})",
+                cause="the division by √head_dim is missing, done twice, or takes the width of the model or another one",
+                fix="scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1)), q of one head; if another scale is meant, "
+                "declare it: Spec(scale=…)",
+                references=(PAPER, "mlc-ai/mlc-llm#3426", "omihub777/ViT-CIFAR#12", "huggingface/transformers#45676"),
+                evidence={"site": site.name, "scale": _number(site.scale), "expected": width**-0.5, "what": name},
+                script=f"# print the scores of this layer over q @ k.transpose(-2, -1): {width**-0.5:.4g} is expected",
+            )
+        if name:
+            odd.append(f"{site.name}: {name}")
+    spread = max(_spread(site) for site in sites)
+    evidence = {"sites": len(sites), "score_std": spread}
+    if odd:
+        return CHECK.warned(done, odd[0], evidence=evidence)
+    return CHECK.passed(done, f"all of them as they should be; scores deviate by up to {spread:.2g}", **evidence)
+
+
+def _named(subject: Subject, site: Site) -> tuple[str, bool]:
+    """What a scale that is not expected is, and whether it surely harms."""
+    declared, width = subject.spec.scale, site.q.size(-1)
+    scale = site.scale
+    if isinstance(scale, Tensor) or declared == "learned":
+        return "", False  # learned, or one for each head
+    if declared is not None:
+        if _near(scale, float(declared)):
+            return "", False
+        return f"declared is {declared:g}", True
+    if _near(scale, width**-0.5) or _of_unit_length(site):
+        return "", False
+    heads = site.q.size(1)
+    if heads > 1 and _near(scale, (width * heads) ** -0.5):
+        return f"1/√{width * heads}, of all heads together", True
+    if _near(scale, 1.0):
+        return "no scale at all", True
+    if _near(scale, 1.0 / width):
+        return f"1/{width}, not its root (μP has it so)", False
+    if scale <= 0 or not math.isfinite(scale):
+        return "scores of the wrong sign, or none", True
+    if scale > 1 or scale < 0.1 / width:
+        return f"{scale * width**0.5:.3g} times what it should be", True
+    return f"{scale * width**0.5:.3g} times 1/√{width}", False
+
+
+def _of_unit_length(site: Site) -> bool:
+    """Queries and keys of length 1, as in cosine attention: their products are no sums of many terms."""
+    return all(torch.allclose(x.float().norm(dim=-1), torch.ones(()), atol=1e-2) for x in (site.q, site.k))
+
+
+def _near(a: float, b: float) -> bool:
+    return abs(a - b) <= tolerances.SCALE * abs(b)
+
+
+def _number(scale: float | Tensor) -> float:
+    return float(scale.float().mean()) if isinstance(scale, Tensor) else scale
+
+
+def _spread(site: Site) -> float:
+    scores = site.scores().float()
+    seen = scores[scores > -1e4]
+    return float(seen.std()) if seen.numel() > 1 else 0.0

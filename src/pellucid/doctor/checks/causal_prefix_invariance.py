@@ -1,0 +1,114 @@
+"""Can a position see what comes after it?
+
+Tokens from a cut on are replaced. Outputs before the cut must keep every bit, in evaluation and in training mode: with
+the same random numbers dropout falls on the same places. Values are perturbed, not gradients asked for: a routing that
+chooses over the sequence leaks without any gradient, and NaN spreads through correct masks as 0 · NaN.
+"""
+
+from __future__ import annotations
+
+from pellucid.doctor import tolerances
+from pellucid.doctor.check import Check
+from pellucid.doctor.finding import Finding
+from pellucid.doctor.localise import first_moved
+from pellucid.doctor.measures import moved
+from pellucid.doctor.spec import Batch
+from pellucid.doctor.subject import Subject
+
+CHECK = Check("causal.prefix_invariance", "quick", "Is the future hidden from every position?")
+DONE = "replaced all tokens from position c on and compared the outputs before c, for c = {cuts}, in {modes}"
+REFERENCES = (
+    "huggingface/transformers#48745", "keras-team/keras#23038", "huggingface/transformers#31673",
+    "pytorch/pytorch#31567", "rasbt/LLMs-from-scratch#1061",
+)  # fmt: skip
+
+
+@CHECK
+def answer(subject: Subject) -> Finding:
+    """Perturbs at every cut; says which cuts leak, in which mode, and from how far ahead."""
+    if not subject.writes:
+        return CHECK.skipped(f"the future is not hidden from an {subject.spec.kind}")
+    if not subject.per_position:
+        return CHECK.skipped("there is no output for every position", "Spec(call=…) that returns (B, T, V)")
+    batch, first = subject.batch(), subject.spec.prefix or 0
+    cuts = cut_points(batch.ids.size(1), first, subject.spec.widest)
+    leaks: dict[str, dict[int, float]] = {"evaluation": {}, "training": {}}
+    for mode, found in leaks.items():
+        train = mode == "training"
+        base = subject(batch, train=train)
+        if bool((moved(subject(batch, train=train), base) > 0).any()):
+            continue  # not the same twice: another check says so, and here nothing could be told
+        for cut in cuts:
+            changed = subject.other(batch.ids, 2)
+            ids = batch.ids.clone()
+            ids[:, cut:] = changed[:, cut:]
+            after = moved(subject(batch.with_(ids=ids), train=train), base)[:, :cut]
+            if after.numel() and float(after.max()) > 0:
+                found[cut] = float(after.max())
+    done = DONE.format(cuts=", ".join(map(str, cuts)), modes=" and ".join(leaks))
+    worst = {mode: max(found.values()) for mode, found in leaks.items() if found}
+    if not worst:
+        return _control(subject, done, cuts)
+    mode = max(worst, key=lambda name: worst[name])
+    if worst[mode] <= tolerances.EXACT_NOISE:
+        return CHECK.unsure(done, f"outputs before the cut moved by {worst[mode]:.1e}, which may be rounding")
+    cut = max(leaks[mode], key=lambda at: leaks[mode][at])
+    where = first_moved(subject, batch, _after(subject, batch, cut), allowed=cut, train=mode == "training")
+    modes = "only in training mode" if "evaluation" not in worst else "in evaluation mode"
+    missed = [at for at in cuts if at not in leaks[mode]]
+    seen = f"outputs before position {cut} moved by {worst[mode]:.2g} of the largest output, {modes}"
+    if missed:
+        seen += f"; nothing leaked across the cuts {', '.join(map(str, missed))}"
+    return CHECK.failed(
+        done,
+        seen,
+        where=where,
+        cause="the mask is missing, transposed, of the wrong polarity or skipped on this path; or something mixes over "
+        "time besides attention: a norm's statistics, a pooling, a convolution, a routing over the sequence",
+        fix="let query t see keys up to t alone: scores.masked_fill(~torch.ones(T, T).tril().bool(), -inf) before the "
+        "softmax; norms over the last axis alone",
+        references=REFERENCES,
+        evidence={"leaks": leaks, "cuts": cuts, "only_in_training": "evaluation" not in worst, "missed": missed},
+        script=_script(cut, mode == "training"),
+    )
+
+
+def cut_points(length: int, first: int = 0, window: int = 0) -> list[int]:
+    """Where to cut: near both ends, in thirds and halves, at the edges of a window."""
+    edges = [window, window + 1, 2 * window] if window else []
+    points = {1, 2, 3, length // 3, length // 2, length - 2, length - 1, *edges}
+    return sorted(cut for cut in points if max(first, 1) <= cut < length)
+
+
+def _after(subject: Subject, batch: Batch, cut: int) -> Batch:
+    ids = batch.ids.clone()
+    ids[:, cut:] = subject.other(batch.ids, 2)[:, cut:]
+    return batch.with_(ids=ids)
+
+
+def _control(subject: Subject, done: str, cuts: list[int]) -> Finding:
+    """The first token must be able to move a later output, else nothing mixes and nothing could have leaked."""
+    batch = subject.batch()
+    ids = batch.ids.clone()
+    ids[:, 0] = subject.other(batch.ids, 3)[:, 0]
+    share = float(moved(subject(batch.with_(ids=ids)), subject(batch))[:, 1:].max()) if ids.size(1) > 1 else 0.0
+    if share <= tolerances.CONTROL:
+        seen = f"but replacing the first token moved no later output either ({share:.1e}): nothing is mixed"
+        return CHECK.unsure(done, seen, control=share)
+    return CHECK.passed(done, "every output before the cut kept its bits", cuts=cuts, control=share)
+
+
+def _script(cut: int, train: bool) -> str:
+    return f"""
+model.{"train" if train else "eval"}()
+torch.manual_seed(0)
+ids = sample(1)
+other = ids.clone()
+other[:, {cut}:] = sample(2)[:, {cut}:]  # the future changes
+outputs = []
+for each in (ids, other):
+    torch.manual_seed(0)  # the same dropout
+    outputs.append(call(each))
+moved = (outputs[0] - outputs[1])[:, :{cut}].abs().max()
+assert moved == 0, f"outputs before position {cut} moved by {{moved:.3g}}"
+"""

@@ -1,0 +1,32 @@
+"""Is the user's own batch what the model should learn from?"""
+
+from __future__ import annotations
+
+from pellucid.doctor.check import Check
+from pellucid.doctor.data import faults
+from pellucid.doctor.finding import Finding
+from pellucid.doctor.subject import Subject
+
+CHECK = Check("data.labels", "quick", "Is a batch of the real data what it should be?")
+
+
+@CHECK
+def answer(subject: Subject) -> Finding:
+    """The surest harm that :func:`pellucid.doctor.data.faults` finds."""
+    batch = subject.spec.batch
+    if batch is None:
+        return CHECK.skipped("no batch of the real data is given", "Spec(batch=Batch(ids=…, keep=…, labels=…))")
+    done = f"looked through a batch of {batch.ids.size(0)} rows of {batch.ids.size(1)}"
+    found = sorted(faults(batch, subject.spec), key=lambda fault: not fault.surely)
+    if not found:
+        return CHECK.passed(done, "nothing is wrong with it")
+    worst = found[0]
+    seen = worst.seen + (f"; and {len(found) - 1} more" if len(found) > 1 else "")
+    evidence = {"faults": [fault.seen for fault in found]}
+    if worst.surely:
+        return CHECK.failed(
+            done, seen, cause=worst.cause, fix=worst.fix, evidence=evidence,
+            references=("huggingface/trl#1623", "pytorch/torchtune#949"),
+            script="# print one row of your batch: tokens beside labels, -100 where nothing is asked",
+        )  # fmt: skip
+    return CHECK.warned(done, seen, cause=worst.cause, fix=worst.fix, evidence=evidence)

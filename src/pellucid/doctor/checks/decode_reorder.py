@@ -1,0 +1,86 @@
+"""Does a cache whose rows are chosen anew go on as those rows would?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.doctor.check import Check
+from pellucid.doctor.checks.kv_parity import part
+from pellucid.doctor.finding import Finding
+from pellucid.doctor.spec import Batch
+from pellucid.doctor.subject import Subject
+
+CHECK = Check("decode.reorder", "quick", "Does beam search's choice of rows reach all of the cache?")
+DONE = "read a prompt, chose its rows in another order, one of them twice, and took two steps"
+
+
+@CHECK
+def answer(subject: Subject) -> Finding:
+    """Compares with the rows of a run that was never reordered."""
+    spec = subject.spec
+    if spec.step is None or spec.reorder is None:
+        return CHECK.skipped(
+            "nothing says how rows of a cache are chosen", "Spec(step=…, reorder=lambda cache, rows: cache)"
+        )
+    batch = subject.batch()
+    order = torch.tensor([2, 0, 0], device=batch.ids.device)
+
+    def pair() -> tuple[Tensor, Tensor]:
+        return _reordered(subject, batch, order), _plain(subject, batch)[order]
+
+    agreed, found, _ = subject.agree(pair, exact=False)
+    if agreed is False:
+        return CHECK.failed(
+            DONE,
+            f"outputs differ by {found.share:.2g} of the largest",
+            cause="some part of the cache is not reordered: a layer, the values, the memory of the source, its mask, or the "
+            "lengths; or rows are repeated in another order (repeat for repeat_interleave)",
+            fix="index_select every tensor of the cache, and what is kept of the source, by the chosen rows",
+            references=("awslabs/sockeye#731", "jadore801120/attention-is-all-you-need-pytorch#28"),
+            evidence={"gap": found.share},
+            script="""
+_, cache = step(sample(1)[:, :8], None)
+rows = torch.tensor([2, 0, 0])
+one, _ = step(sample(1)[rows, 8:9], reorder(cache, rows))
+_, cache = step(sample(1)[:, :8], None)
+two, _ = step(sample(1)[:, 8:9], cache)
+assert (one - two[rows]).abs().max() < 1e-4, "the reordered cache goes on otherwise"
+""",
+        )
+    if agreed is None:
+        return CHECK.unsure(DONE, "outputs differ by more than rounding usually does", gap=found.share)
+    return CHECK.passed(DONE, f"the same within {found.share:.1e}", gap=found.share)
+
+
+def _prompt(subject: Subject, batch: Batch, cache: Any = None) -> Any:
+    assert subject.spec.step is not None
+    size = 1 if subject.spec.one_by_one else batch.ids.size(1) - 2
+    for at in range(0, batch.ids.size(1) - 2, size):
+        subject.reseed()
+        _, cache = subject.spec.step(subject.model, part(batch, at, size), cache)
+    return cache
+
+
+def _steps(subject: Subject, batch: Batch, cache: Any) -> Tensor:
+    assert subject.spec.step is not None
+    outputs = []
+    for at in (batch.ids.size(1) - 2, batch.ids.size(1) - 1):
+        subject.reseed()
+        found, cache = subject.spec.step(subject.model, part(batch, at, 1), cache)
+        outputs.append(found[:, -1:])
+    return torch.cat(outputs, dim=1)
+
+
+def _reordered(subject: Subject, batch: Batch, order: Tensor) -> Tensor:
+    assert subject.spec.reorder is not None
+    with subject.mode(False), torch.no_grad():
+        cache = subject.spec.reorder(_prompt(subject, batch), order)
+        return _steps(subject, batch.rows(order), cache)
+
+
+def _plain(subject: Subject, batch: Batch) -> Tensor:
+    with subject.mode(False), torch.no_grad():
+        return _steps(subject, batch, _prompt(subject, batch))

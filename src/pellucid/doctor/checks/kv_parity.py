@@ -1,0 +1,169 @@
+"""Does writing with a cache give what one pass over everything gives?
+
+One token at a time, in uneven chunks, and after a long prompt; past the window where there is one; with rows of
+different lengths where padding is honoured. Shapes differ between the two, so rounding may too: double precision
+decides what is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pellucid.doctor.check import Check
+from pellucid.doctor.finding import Finding
+from pellucid.doctor.spec import Batch
+from pellucid.doctor.subject import Subject
+
+CHECK = Check("kv.parity", "quick", "Does writing with a cache give what one pass gives?")
+UNEVEN = (7, 1, 5, 1, 2)
+REFERENCES = (
+    "pytorch/pytorch#108108", "huggingface/transformers#45242", "mistralai/mistral-inference#88",
+    "Dao-AILab/flash-attention#517",
+)  # fmt: skip
+CAUSES = {
+    "one by one": "the step feeds or reads the wrong slot or position: positions restart at 0, keys are not appended, "
+    "or the mask of one query hides the past",
+    "a prompt, then one by one": "the prompt is cached otherwise than it is read: positions of the step do not go on "
+    "from the prompt's length",
+    "uneven chunks": "the mask of a chunk is aligned with the first key in place of the last: with T queries and S keys "
+    "the queries are the last T of S (is_causal is top-left), or no mask is made once a cache exists",
+    "rows of different lengths": "one position counter or one length for the whole batch, or padding that is seen from "
+    "the cache",
+}
+
+
+@CHECK
+def answer(subject: Subject) -> Finding:
+    """Compares each way of feeding the same tokens; the first that differs names the usual fault."""
+    if not subject.writes or subject.spec.kind == "prefix":
+        return CHECK.skipped(f"nothing is written step by step by an {subject.spec.kind}")
+    if subject.spec.step is None:
+        return CHECK.skipped("nothing says how to step", "Spec(step=lambda model, batch, cache: (outputs, cache))")
+    batch = subject.batch()
+    ways = feedings(batch.ids.size(1), subject.spec.one_by_one)
+    done = f"fed {batch.ids.size(1)} tokens through the cache ({', '.join(ways)}) and compared with one pass"
+    gaps: dict[str, float] = {}
+    unsure = []
+    for name, chunks in ways.items():
+        agreed, found, double = subject.agree(lambda chunks=chunks: pair(subject, batch, chunks), exact=False)  # type: ignore[misc]
+        gaps[name] = found.share
+        if agreed is False:
+            return _failed(name, done, gaps, found.position, double, chunks)
+        if agreed is None:
+            unsure.append(name)
+    ragged = _ragged(subject, gaps)
+    if ragged is False:
+        return _failed("rows of different lengths", done, gaps, 0, None, ways["a prompt, then one by one"])
+    if unsure:
+        return CHECK.unsure(done, f"{', '.join(unsure)}: differs by more than rounding usually does", gaps=gaps)
+    notes = "; chunks were not asked, it steps by one" if subject.spec.one_by_one else ""
+    notes += {None: "; rows of different lengths were not asked", True: ""}[ragged]
+    return CHECK.passed(done, f"the same within {max(gaps.values()):.1e} of the largest output{notes}", gaps=gaps)
+
+
+def feedings(length: int, one_by_one: bool) -> dict[str, list[int]]:
+    """The sizes of the chunks, by name."""
+    prompt = max(1, length - 5)
+    ways = {"one by one": [1] * length, "a prompt, then one by one": [prompt] + [1] * (length - prompt)}
+    if one_by_one:
+        return {"one by one": ways["one by one"]}
+    chunks: list[int] = []
+    while sum(chunks) < length:
+        chunks.append(min(UNEVEN[len(chunks) % len(UNEVEN)], length - sum(chunks)))
+    return ways | {"uneven chunks": chunks}
+
+
+def pair(subject: Subject, batch: Batch, chunks: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Outputs through the cache and of one pass, (B, N, V), at the positions that the steps give outputs for."""
+    stepped, places = through_cache(subject, batch, chunks)
+    return stepped, subject(batch)[:, places]
+
+
+def through_cache(subject: Subject, batch: Batch, chunks: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Feeds a batch in chunks; returns the outputs and the positions that they are of."""
+    assert subject.spec.step is not None
+    cache, at, outputs, places = None, 0, [], []
+    with subject.mode(False), torch.no_grad():
+        for size in chunks:
+            subject.reseed()
+            found, cache = subject.spec.step(subject.model, part(batch, at, size), cache)
+            at += size
+            outputs.append(found)
+            places += range(at - found.size(1), at)  # some give the outputs of the last token alone
+    return torch.cat(outputs, dim=1), places
+
+
+def part(batch: Batch, at: int, size: int) -> Batch:
+    """The next ``size`` tokens, with the padding of all that came before as well."""
+    end = at + size
+    return batch.with_(
+        ids=batch.ids[:, at:end],
+        keep=None if batch.keep is None else batch.keep[:, :end],
+        positions=None if batch.positions is None else batch.positions[:, at:end],
+    )
+
+
+def left_padded(batch: Batch, shortest: int = 3) -> Batch:
+    """The same ids with the rows' beginnings as padding, more in each row; and the positions of what is left."""
+    rows, length = batch.ids.shape[:2]
+    gone = torch.tensor([row * max(1, (length - shortest) // (2 * max(1, rows - 1))) for row in range(rows)])
+    keep = (torch.arange(length) >= gone[:, None]).to(batch.ids.device)
+    return batch.with_(keep=keep, positions=(keep.cumsum(1) - 1).clamp(min=0))
+
+
+def _ragged(subject: Subject, gaps: dict[str, float]) -> bool | None:
+    """Rows padded on the left, against one pass with the same padding; ``None``: not asked."""
+    spec = subject.spec
+    if not spec.masked or "no_left_pad" in spec.declare or spec.kind == "encoder_decoder":
+        return None
+    batch = left_padded(subject.batch())
+    chunks = feedings(batch.ids.size(1), spec.one_by_one)
+    sizes = chunks.get("a prompt, then one by one", chunks["one by one"])
+    for each in (batch.with_(positions=None), batch):
+
+        def real(each: Batch = each) -> tuple[Tensor, Tensor]:
+            stepped, places = through_cache(subject, each, sizes)
+            assert each.keep is not None
+            keep = each.keep[:, places]
+            whole = subject(each)[:, places]
+            zero = torch.zeros_like(whole)
+            shape = (*keep.shape, *[1] * (whole.dim() - 2))
+            return torch.where(keep.view(shape), stepped, zero), torch.where(keep.view(shape), whole, zero)
+
+        try:
+            agreed, found, _ = subject.agree(real, exact=False)
+        except Exception:  # a step that takes no padding
+            return None
+        gaps["rows of different lengths"] = found.share
+        if agreed:
+            return True
+    return False
+
+
+def _failed(
+    name: str, done: str, gaps: dict[str, float], position: int, double: float | None, chunks: list[int]
+) -> Finding:
+    return CHECK.failed(
+        done,
+        f"{name}: outputs differ by {gaps[name]:.2g} of the largest, first seen at step {position}",
+        cause=CAUSES[name],
+        fix="append keys and values; count positions from the cache's length; hide from query i of T, over S keys, the "
+        "keys beyond S - T + i",
+        references=REFERENCES,
+        evidence={"gaps": gaps, "in_double": double, "way": name, "chunks": chunks},
+        script=f"""
+model.eval()
+ids = sample(1)
+whole = call(ids)
+cache, outputs, at = None, [], 0
+for size in {chunks}:
+    found, cache = step(ids[:, at : at + size], cache)  # as you step: outputs of the new tokens, and the cache
+    outputs.append(found)
+    at += size
+gap = (torch.cat(outputs, 1) - whole).abs().max() / whole.abs().max()
+assert gap < 1e-4, f"the cache differs by {{gap:.3g}}"
+""",
+    )

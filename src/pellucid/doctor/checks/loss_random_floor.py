@@ -1,0 +1,71 @@
+"""Can the loss fall below what is possible?
+
+Uniform random tokens cannot be predicted: no honest loss stays below their entropy. What falls below sees the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import mean, stdev
+
+import torch
+
+from pellucid.doctor import tolerances
+from pellucid.doctor.check import Check
+from pellucid.doctor.finding import Finding
+from pellucid.doctor.spec import Batch
+from pellucid.doctor.subject import Subject
+from pellucid.doctor.training import loss_of, next_token, trained, trainee
+
+CHECK = Check("loss.random_floor", "full", "Is what cannot be predicted not predicted?")
+STEPS, ROWS, LAST, RATE = 200, 8, 25, 1e-3
+MOST_SYMBOLS = 64
+
+
+@CHECK
+def answer(subject: Subject) -> Finding:
+    """Trains a copy on fresh uniform tokens and compares the last losses with their entropy."""
+    spec = subject.spec
+    if not subject.writes or subject.module is None or spec.features is not None:
+        return CHECK.skipped("nothing is predicted from ids")
+    if spec.smoothing:
+        return CHECK.skipped("label smoothing moves the floor", "the loss without smoothing")
+    loss = loss_of(spec)
+    if loss is None and spec.kind != "decoder":
+        return CHECK.skipped("nothing says how the loss is taken", "Spec(criterion=lambda outputs, batch: loss)")
+    words = subject.words[:MOST_SYMBOLS]
+    length = min(subject.length, 16)
+
+    def batch(step: int) -> Batch:
+        draw = torch.Generator().manual_seed(10_000 * (subject.seed + 1) + step)
+        ids = words[torch.randint(len(words), (ROWS, length), generator=draw)].to(subject.device)
+        source = words[torch.randint(len(words), (ROWS, length - 3), generator=draw)].to(subject.device)
+        return Batch(ids=ids, source=source if spec.kind == "encoder_decoder" else None)
+
+    with trainee(subject, dropout=False) as model:
+        losses = trained(model, loss or next_token(spec), batch, steps=STEPS, lr=RATE, seed=subject.seed)
+    last, floor = losses[-LAST:], math.log(len(words))
+    error = stdev(last) / math.sqrt(LAST)
+    margin = max(tolerances.FLOOR_MARGIN, 4 * error)
+    done = f"trained a copy for {STEPS} steps on uniform tokens among {len(words)}, whose entropy is {floor:.3f} nats"
+    seen = f"the last {LAST} losses are {mean(last):.3f} ± {error:.3f}"
+    evidence = {"loss": mean(last), "floor": floor, "first": losses[0], "standard_error": error}
+    if mean(last) >= floor - margin:
+        return CHECK.passed(done, seen, **evidence)
+    return CHECK.failed(
+        done,
+        seen + ": nobody can know them so well without seeing them",
+        cause="the answer is in the input: the future leaks, or labels are not shifted",
+        fix="hide the future from every position, and ask each for the next token",
+        references=("huggingface/transformers#48745", "lucidrains/linformer#25"),
+        evidence=evidence,
+        script=f"""
+model.train()
+optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+for step in range({STEPS}):
+    ids = torch.randint({len(words)}, ({ROWS}, {length}))
+    loss = loss_of(ids)  # as you train
+    optimizer.zero_grad(); loss.backward(); optimizer.step()
+print(loss.item(), "cannot stay below", {floor:.3f})
+""",
+    )

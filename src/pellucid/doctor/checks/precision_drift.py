@@ -1,0 +1,75 @@
+"""Does the model survive half precision?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.doctor.check import Check
+from pellucid.doctor.checks.pad_invariance import padded
+from pellucid.doctor.finding import Finding
+from pellucid.doctor.measures import gap
+from pellucid.doctor.subject import Subject
+
+CHECK = Check("precision.drift", "standard", "Does the model survive half precision?")
+HALF = (torch.bfloat16, torch.float16)
+
+
+@CHECK
+def answer(subject: Subject) -> Finding:
+    """Runs the model in bfloat16 and float16, padded where padding is honoured, and looks for NaN and overflow."""
+    if subject.module is None:
+        return CHECK.skipped("a callable cannot be cast", "a module in place of a callable")
+    batch = subject.batch()
+    if subject.spec.masked and subject.spec.example is None:
+        batch, _ = padded(subject, "right")
+    if subject.spec.features is not None or subject.spec.example is not None:
+        return CHECK.skipped("what it reads would have to be cast as well")
+    single = subject(batch)
+    done = "ran it in bfloat16 and float16 on the same batch"
+    drift: dict[str, float] = {}
+    for dtype in HALF:
+        name = str(dtype).split(".")[-1]
+        try:
+            outputs = _in(subject, dtype, lambda: subject(batch))
+        except Exception as error:
+            if "overflow" in str(error):
+                return _overflow(done, name, str(error))
+            drift[name] = float("nan")
+            continue
+        if bool(outputs.isnan().any()) and not bool(single.isnan().any()):
+            return _overflow(done, name, "outputs are NaN")
+        drift[name] = gap(outputs, single).share
+    told = ", ".join(f"{name} {share:.2g}" for name, share in drift.items() if share == share)
+    return CHECK.passed(
+        done, f"deviation from float32, as a share of the largest output: {told or 'not run'}", drift=drift
+    )
+
+
+def _overflow(done: str, name: str, seen: str) -> Finding:
+    return CHECK.warned(
+        done,
+        f"in {name}: {seen}",
+        cause="a mask is filled with -1e9, which float16 cannot hold, or two masks of the lowest number are added to -inf",
+        fix="torch.finfo(scores.dtype).min or -inf for masks, added up as booleans",
+        references=("facebookresearch/fairseq#3575", "NVIDIA/apex#93"),
+        evidence={"dtype": name},
+        script=f"model.to(torch.{name})\nassert not call(sample(1)).isnan().any()",
+    )
+
+
+def _in(subject: Subject, dtype: torch.dtype, run: object) -> Tensor:
+    """Runs with the floating tensors in half precision; the model's own are put back, not cast back."""
+    module: nn.Module | None = subject.module
+    assert module is not None and callable(run)
+    tensors = [x for x in (*module.parameters(), *module.buffers()) if x.dtype == torch.float32]
+    own = [x.data for x in tensors]
+    cast: dict[int, Tensor] = {}
+    try:
+        for tensor, data in zip(tensors, own, strict=True):
+            tensor.data = cast.setdefault(id(data), data.to(dtype))
+        found: Tensor = run()
+        return found.float()
+    finally:
+        for tensor, data in zip(tensors, own, strict=True):
+            tensor.data = data

@@ -1,0 +1,72 @@
+"""Does the learning rate suit where the norms stand?"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pellucid.doctor.check import Check
+from pellucid.doctor.finding import Finding
+from pellucid.doctor.health import blocks, seen
+from pellucid.doctor.subject import Subject
+
+CHECK = Check("schedule.warmup", "standard", "Does the learning rate suit the model?", awake=False)
+LARGEST, DEEP, STEPS = 1e-2, 6, 2000
+ADAPTIVE = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
+
+
+@CHECK
+def answer(subject: Subject) -> Finding:
+    """A rate that no Adam survives is a fault; a post-norm model of depth without warm-up is a warning."""
+    spec = subject.spec
+    if spec.schedule is None and spec.optimizer is None:
+        return CHECK.skipped("nothing says how it is trained", "Spec(optimizer=…, schedule=lambda step: rate)")
+    rates = _rates(subject)
+    peak = max(rates)
+    done = f"read the learning rate of the first {len(rates)} steps and where the norms stand"
+    adaptive = spec.optimizer is None or type(spec.optimizer).__name__ in ADAPTIVE
+    evidence = {"first": rates[0], "peak": peak}
+    if peak > LARGEST and adaptive:
+        return CHECK.failed(
+            done, f"the rate reaches {peak:.2g}, with Adam",
+            cause="a factor that belongs to another schedule (2 in the paper's formula is times d_model^-0.5), or a rate "
+            "meant for SGD", fix="3e-4 to 1e-3 for small models, less for large", evidence=evidence,
+            references=("OpenNMT/OpenNMT-py#869",), script="# print the learning rate of every step",
+        )  # fmt: skip
+    post = post_norm(subject)
+    depth = len(blocks(subject.module)) if subject.module is not None else 0
+    if post and adaptive and depth >= DEEP and rates[0] >= 0.5 * peak:
+        return CHECK.warned(
+            done, f"norms stand after the sum in {depth} layers, and the rate begins at {rates[0]:.2g} of {peak:.2g}",
+            cause="post-norm models have large gradients at the start, near the output (Xiong et al. 2020)",
+            fix="raise the rate over the first thousands of steps, or put norms before the sub-layers", evidence=evidence,
+            references=("LiyuanLucasLiu/Transformer-Clinic#16", "arXiv:2002.04745"),
+        )  # fmt: skip
+    return CHECK.passed(
+        done,
+        f"it begins at {rates[0]:.2g} and reaches {peak:.2g}; norms stand {'after' if post else 'before'} the sum",
+        **evidence,
+    )
+
+
+def post_norm(subject: Subject) -> bool:
+    """Whether every layer's output is normed: zero mean or not, its rows have all the same size."""
+    if subject.module is None:
+        return False
+    layers = blocks(subject.module)
+    with seen(layers) as outputs:
+        subject(subject.batch())
+    found = [tensors[0] for tensors in outputs.values() if tensors and tensors[0].dim() == 3]
+    return bool(found) and all(_normed(x) for x in found)
+
+
+def _normed(x: Tensor) -> bool:
+    sizes = x.float().square().mean(-1).sqrt()
+    return bool((sizes.std() / sizes.mean().clamp_min(1e-30)) < 1e-2)
+
+
+def _rates(subject: Subject) -> list[float]:
+    spec = subject.spec
+    if spec.schedule is not None:
+        return [float(spec.schedule(step)) for step in range(STEPS)]
+    assert spec.optimizer is not None
+    return [max(float(group["lr"]) for group in spec.optimizer.param_groups)]

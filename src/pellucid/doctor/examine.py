@@ -1,0 +1,107 @@
+"""Asks every question of a level about one model, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pellucid.doctor.check import Check
+from pellucid.doctor.checks import CHECKS
+from pellucid.doctor.diagnose import diagnosed
+from pellucid.doctor.finding import Finding, Report, Status
+from pellucid.doctor.infer import subject_of
+from pellucid.doctor.keeping import kept
+from pellucid.doctor.levels import LEVELS, Level, within
+from pellucid.doctor.precision import widened
+from pellucid.doctor.reproduce import build_lines
+from pellucid.doctor.spec import Spec
+from pellucid.doctor.subject import Subject
+from pellucid.doctor.waking import awake
+from pellucid.errors import UserError, nearest
+
+
+def examine(
+    model: Any,
+    spec: Spec | None = None,
+    level: Level = "standard",
+    *,
+    only: Sequence[str] = (),
+    seed: int = 0,
+    build: str = "",
+    progress: Callable[[str], None] = lambda question: None,
+) -> Report:
+    """Examines a model: ours, one of ``transformers``, any ``nn.Module``, any callable from ids to outputs.
+
+    The model is left as it was: parameters, buffers, gradients, modes, hooks and random state, which is verified.
+
+    >>> report = pl.doctor(model, pl.Spec(kind="decoder"))
+    >>> report.healthy, [finding.check for finding in report.failed]
+    (False, ['causal.prefix_invariance'])
+
+    Args:
+        spec: what it is meant to be; what is left out is found out and said in the report.
+        level: ``quick`` asks by forward passes alone, ``standard`` by gradients as well, ``full`` by short trainings.
+        only: names of checks, or of categories, in place of all.
+        seed: that all random choices come from.
+        build: lines of Python that make ``model``, for scripts that reproduce a finding.
+        progress: hears each question before it is asked.
+
+    Raises:
+        UserError: for a model that cannot be called, or a name that is none.
+    """
+    began = time.perf_counter()
+    if level not in LEVELS:
+        raise UserError("level", f'found "{level}"', " or ".join(LEVELS), nearest(level, LEVELS))
+    chosen = _chosen(only, level)
+    module = model if isinstance(model, nn.Module) else None
+    findings: dict[str, Finding] = {}
+    with kept(module), widened(module), torch.no_grad():
+        with awake(module, seed):
+            subject, inferred = subject_of(model, spec, seed=seed, build=build)
+            for check, finding in _asked([check for check in chosen if check.awake], subject, progress):
+                findings[check.name] = finding
+        asleep = Subject(model, subject.spec, seed=seed, build=build)
+        for check, finding in _asked([check for check in chosen if not check.awake], asleep, progress):
+            findings[check.name] = finding
+    ordered = tuple(findings[check.name] for check in chosen)
+    lines = build_lines(subject)
+    ordered = tuple(replace(finding, build=lines) if finding.script else finding for finding in ordered)
+    name = type(model).__name__ if module is not None else getattr(model, "__name__", type(model).__name__)
+    return Report(
+        model=name,
+        level=level,
+        seed=seed,
+        inferred=inferred,
+        findings=ordered,
+        diagnoses=diagnosed(ordered, subject.spec),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _chosen(only: Sequence[str], level: Level) -> list[Check]:
+    names = [check.name for check in CHECKS]
+    for wanted in only:
+        if wanted not in names and not any(name.startswith(f"{wanted}.") for name in names):
+            raise UserError("only", f'found "{wanted}"', hint=nearest(wanted, names))
+    if only:
+        return [check for check in CHECKS if check.name in only or check.name.split(".")[0] in only]
+    return [check for check in CHECKS if within(check.level, level)]
+
+
+def _asked(
+    checks: Sequence[Check], subject: Subject, progress: Callable[[str], None]
+) -> Iterator[tuple[Check, Finding]]:
+    for check in checks:
+        progress(check.question)
+        try:
+            yield check, check.answer(subject)
+        except UserError as error:
+            yield check, check.skipped(str(error), error.hint)
+        except Exception as error:  # one question that fails must not cost the answers to the others
+            seen = f"the model or the check raised {type(error).__name__}: {error}"
+            yield check, Finding(check=check.name, status=Status.INCONCLUSIVE, done=check.question, seen=seen)

@@ -1,0 +1,93 @@
+"""Leaves a model as it was found, and proves it: parameters, buffers, gradients, modes, hooks and random state.
+
+Nothing is copied but buffers, which are small and which a forward pass may write to. Parameters are hashed before and
+after; what the doctor itself changes of them it puts back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.errors import PellucidError
+
+
+class LeftChangedError(PellucidError):
+    """A model came out of an examination different from how it went in, and could not be put back."""
+
+
+@contextmanager
+def kept(model: nn.Module | None) -> Iterator[None]:
+    """Whatever happens in the block, the model and the random state are afterwards what they were.
+
+    Raises:
+        LeftChangedError: when parameters are not what they were, naming them.
+    """
+    with torch.random.fork_rng(devices=_cuda(model)):
+        if model is None:
+            yield
+            return
+        before = digests(dict(model.named_parameters(remove_duplicate=False)))
+        hooks = _hooks(model)
+        gradients = {parameter: parameter.grad for parameter in model.parameters()}
+        asked = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        modes = {module: module.training for module in model.modules()}
+        buffers = [(module, name, value) for module in model.modules() for name, value in module._buffers.items()]
+        values = [None if value is None else value.clone() for _, _, value in buffers]
+        try:
+            for parameter in gradients:
+                parameter.grad = None
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+            for parameter, gradient in gradients.items():
+                parameter.grad = gradient
+                parameter.requires_grad_(asked[parameter])
+            for (module, name, buffer), value in zip(buffers, values, strict=True):
+                module._buffers[name] = buffer
+                if buffer is not None and value is not None and not _same(buffer, value):
+                    with torch.no_grad():
+                        buffer.copy_(value)
+    after = digests(dict(model.named_parameters(remove_duplicate=False)))
+    changed = [name for name in before if after.get(name) != before[name]]
+    if changed:
+        raise LeftChangedError(f"examining the model changed {', '.join(changed[:5])}; load it anew")
+    if _hooks(model) != hooks:
+        raise LeftChangedError("examining the model left hooks on it; load it anew")
+
+
+def digests(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """A hash of the bytes of each."""
+    seen: dict[tuple[int, Any, Any], str] = {}
+    found = {}
+    for name, tensor in tensors.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.device.type == "meta" or key not in seen:
+            seen[key] = _digest(tensor)
+        found[name] = seen[key]
+    return found
+
+
+def _digest(tensor: Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(memoryview(flat.view(torch.uint8).numpy())).hexdigest() + str(tensor.dtype)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and bool(torch.equal(a, b))  # NaN differs from itself and is written again: no harm
+
+
+def _hooks(model: nn.Module) -> list[int]:
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [len(getattr(module, name)) for module in model.modules() for name in names]
+
+
+def _cuda(model: nn.Module | None) -> list[int]:
+    devices = {p.device for p in model.parameters()} if model is not None else set()
+    return sorted({device.index or 0 for device in devices if device.type == "cuda"})

@@ -1,0 +1,72 @@
+"""How far apart two outputs are, and when that is a fault.
+
+Shapes: B batch, T positions, V outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pellucid.doctor import tolerances
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The largest difference of two outputs.
+
+    Attributes:
+        share: of the largest finite output; infinite where one is NaN and the other is not.
+        row, position: where it is.
+    """
+
+    share: float
+    row: int = 0
+    position: int = 0
+
+    def __bool__(self) -> bool:
+        return self.share > 0
+
+
+def gap(found: Tensor, expected: Tensor) -> Gap:
+    """Compares two outputs (B, T, …) of one shape. NaN in the same place in both is no difference."""
+    if found.numel() == 0:
+        return Gap(0.0)
+    a, b = found.detach().double(), expected.detach().double()
+    both = a.isnan() & b.isnan() | (a == b)
+    difference = torch.where(both, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf)
+    flat = difference.reshape(difference.size(0), difference.size(1) if difference.dim() > 1 else 1, -1).amax(-1)
+    at = int(flat.argmax())
+    largest = b[b.isfinite()].abs().max().clamp_min(1e-30) if b.isfinite().any() else torch.tensor(1.0)
+    share = float(flat.max() / largest)
+    return Gap(share, at // flat.size(1), at % flat.size(1))
+
+
+def moved(found: Tensor, expected: Tensor) -> Tensor:
+    """(B, T): by how much each position differs, as a share of the largest output."""
+    a, b = found.detach().double(), expected.detach().double()
+    both = a.isnan() & b.isnan() | (a == b)
+    difference = torch.where(both, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf)
+    largest = b[b.isfinite()].abs().max().clamp_min(1e-30) if b.isfinite().any() else torch.tensor(1.0)
+    return difference.reshape(*difference.shape[:2], -1).amax(-1) / largest
+
+
+def verdict(single: float, double: float | None, *, exact: bool) -> bool | None:
+    """Whether two outputs agree: True, False, or ``None`` where it cannot be told.
+
+    Args:
+        single: their gap in float32.
+        double: their gap in float64; ``None`` if the model does not run in it.
+        exact: whether both had the same shapes, so that the same bits are expected.
+    """
+    if single <= (0.0 if exact else tolerances.SHAPE_PASS):
+        return True
+    if double is None:
+        grey = tolerances.EXACT_NOISE if exact else tolerances.SHAPE_FAIL
+        return None if single <= grey else False
+    # Noise shrinks a billion times in double precision, less where a part computes in float32; a fault does not shrink.
+    if double <= single * tolerances.SHRUNK and double <= tolerances.SHAPE_PASS:
+        return True
+    return False if double >= single * tolerances.STAYED else None

@@ -1,0 +1,242 @@
+"""A model under examination: what it is meant to be, and how to run it so that two runs can be compared.
+
+Shapes: B batch, T positions, S source positions, D d_model, V outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.doctor.measures import Gap, gap, verdict
+from pellucid.doctor.precision import doubled
+from pellucid.doctor.spec import Batch, Spec
+from pellucid.errors import UserError
+from pellucid.trace.finder import Found, find_attention
+
+ROWS, LENGTH, SOURCE_LENGTH, MAP_LENGTH = 3, 24, 17, 16
+
+
+class Subject:
+    """A model, its complete spec, and everything that several checks ask of it, computed once.
+
+    Args:
+        model: a module, or any callable that the spec says how to call.
+        spec: with ``call`` and ``kind`` filled in.
+        build: lines of Python that make ``model``, for scripts that reproduce a finding.
+    """
+
+    def __init__(self, model: Any, spec: Spec, *, seed: int = 0, build: str = "") -> None:
+        assert spec.call is not None
+        self.model, self.spec, self.seed, self.build = model, spec, seed, build
+        self._draws = 0
+
+    # ---- what it is ----------------------------------------------------------------------------
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The model, if it is a module."""
+        return self.model if isinstance(self.model, nn.Module) else None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it predicts what comes next, so that the future must be hidden from it."""
+        return self.spec.kind in ("decoder", "encoder_decoder", "prefix")
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        parameters = self.module.parameters() if self.module is not None else iter(())
+        return next((p.device for p in parameters), torch.device("cpu"))
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training mode may differ from evaluation."""
+        return self.module is not None
+
+    # ---- what it reads -------------------------------------------------------------------------
+
+    @cached_property
+    def length(self) -> int:
+        """Positions of a probe: beyond twice the window where there is one."""
+        wanted = max(LENGTH, 2 * self.spec.widest + 3 if self.spec.widest <= 64 else 0)
+        return min(wanted, self.spec.max_length or wanted)
+
+    @cached_property
+    def words(self) -> Tensor:
+        """The ids that may be drawn: all but the special ones."""
+        spec = self.spec
+        special = {spec.pad_id, spec.bos_id, spec.eos_id, *spec.special_ids} - {None}
+        if spec.vocab_size is None:
+            raise UserError("vocab_size", "not known", "Spec(vocab_size=…)")
+        ids = [i for i in range(spec.vocab_size) if i not in special]
+        return torch.tensor(ids if len(ids) >= 2 else list(range(spec.vocab_size)))
+
+    def draw(self, rows: int, length: int, seed: int, like: Tensor | None = None) -> Tensor:
+        """(rows, length) ids, without repetition in a row where the vocabulary allows, no two rows beginning alike.
+
+        Vectors (rows, length, D) where the model reads those; ``like`` an input that is neither.
+        """
+        draw = torch.Generator().manual_seed(1_000_003 * self.seed + seed)
+        if like is not None and like.is_floating_point() and self.spec.features is None:
+            return torch.randn(rows, *like.shape[1:], generator=draw).to(like)
+        if self.spec.features is not None:
+            return torch.randn(rows, length, self.spec.features, generator=draw).to(self.device)
+        words = self.words
+        if len(words) >= length + rows:
+            ids = torch.stack([words[torch.randperm(len(words), generator=draw)[:length]] for _ in range(rows)])
+        else:
+            ids = words[torch.randint(len(words), (rows, length), generator=draw)]
+        if length and len(words) >= rows:
+            ids[:, 0] = words[torch.randperm(len(words), generator=draw)[:rows]]
+        return ids.to(self.device)
+
+    def batch(
+        self, rows: int = ROWS, length: int | None = None, *, seed: int = 1, source_length: int | None = None
+    ) -> Batch:
+        """Random reading, all of it real; the source has another length than what is written."""
+        length = self.length if length is None else length
+        if self.spec.kind != "encoder_decoder":
+            return Batch(ids=self.draw(rows, length, seed))
+        longest = self.spec.max_length or SOURCE_LENGTH
+        wanted = min(SOURCE_LENGTH, longest) if source_length is None else source_length
+        if wanted == length:
+            wanted = max(1, wanted - 2)
+        return Batch(ids=self.draw(rows, length, seed), source=self.draw(rows, wanted, seed + 500))
+
+    def other(self, x: Tensor, seed: int) -> Tensor:
+        """Something of the same shape that differs from it in every position."""
+        if x.is_floating_point():
+            draw = torch.Generator().manual_seed(1_000_003 * self.seed + seed)
+            return x + torch.randn(x.shape, generator=draw).to(x)
+        words = self.words.to(x.device)
+        draw = torch.Generator().manual_seed(1_000_003 * self.seed + seed)
+        steps = torch.randint(1, len(words), x.shape, generator=draw).to(x.device)
+        place = torch.searchsorted(words, x.clamp(max=int(words[-1])).contiguous())
+        return words[(place + steps) % len(words)]
+
+    # ---- how it runs ---------------------------------------------------------------------------
+
+    def __call__(self, batch: Batch, *, train: bool = False, grads: bool = False) -> Tensor:
+        """Its outputs, with the random numbers of every other call of it.
+
+        Returns:
+            (B, T, V), or (B, …) of a model that reads a whole text.
+        """
+        assert self.spec.call is not None
+        with self.mode(train), torch.set_grad_enabled(grads):
+            self.reseed()
+            return self.spec.call(self.model, batch)
+
+    def reseed(self) -> None:
+        """The same random numbers again: dropout of the same shapes then falls on the same places."""
+        torch.manual_seed(self.seed)
+
+    @contextmanager
+    def mode(self, train: bool) -> Iterator[None]:
+        """Training or evaluation mode for a while."""
+        if self.module is None:
+            yield
+            return
+        modes = {module: module.training for module in self.module.modules()}
+        self.module.train(train)
+        try:
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+    def agree(self, pair: Callable[[], tuple[Tensor, Tensor]], *, exact: bool) -> tuple[bool | None, Gap, float | None]:
+        """Whether two computations give the same; what is not the same is looked at in double precision.
+
+        Args:
+            pair: computes both, now and perhaps again with the model in float64.
+            exact: whether both have the same shapes, so that the same bits are expected.
+
+        Returns:
+            The verdict (``None``: cannot be told), the gap, and that in double precision if it was asked for.
+        """
+        first = gap(*pair())
+        agreed = verdict(first.share, None, exact=exact)
+        if agreed:
+            return True, first, None
+        double = self.in_double(lambda: gap(*pair()).share)
+        return verdict(first.share, double, exact=exact), first, double
+
+    def in_double(self, measured: Callable[[], float]) -> float | None:
+        """A measurement with the model in float64; ``None`` where the model cannot."""
+        if self.module is None:
+            return None
+        try:
+            with doubled(self.module):
+                return measured()
+        except Exception:  # a model that makes tensors of its own in float32 need not run in float64
+            return None
+
+    # ---- what several checks ask ---------------------------------------------------------------
+
+    @cached_property
+    def output(self) -> Tensor:
+        """Of the first probe."""
+        return self(self.batch())
+
+    @property
+    def per_position(self) -> bool:
+        """Whether there is an output for every position."""
+        ids = self.batch().ids
+        return self.output.dim() >= 3 and self.output.shape[:2] == ids.shape[:2]
+
+    @cached_property
+    def attention(self) -> Found | None:
+        """Every place in which it attends, over the first probe; ``None`` if it is no module."""
+        if self.module is None:
+            return None
+        return self.attention_of(self.batch())
+
+    def attention_of(self, batch: Batch) -> Found:
+        """Every place in which it attends, over some batch."""
+        assert self.module is not None and self.spec.call is not None
+        call = _Called(self.module, self.spec.call)
+        with self.mode(False), torch.no_grad():
+            self.reseed()
+            return find_attention(call, batch)
+
+    @cached_property
+    def influence(self) -> Tensor:
+        """(T, T): by how much the output at a position moves when the token at another is replaced.
+
+        Row: the position that moves; column: the position replaced. One pass for each column, so that all have the
+        same shape.
+        """
+        return influence(self, self.batch(1, min(MAP_LENGTH, self.length), seed=7))
+
+
+class _Called(nn.Module):
+    """A model and how it is called as one module, so that the finder can watch any of them."""
+
+    def __init__(self, model: nn.Module, call: Any) -> None:
+        super().__init__()
+        self._modules = model._modules  # the paths of the model's own parts
+        self.called = lambda batch: call(model, batch)
+
+    def forward(self, batch: Batch) -> Tensor:
+        found: Tensor = self.called(batch)
+        return found
+
+
+def influence(subject: Subject, batch: Batch) -> Tensor:
+    """(T, T) of :attr:`Subject.influence` over a batch of one row."""
+    from pellucid.doctor.measures import moved
+
+    base = subject(batch)
+    columns = []
+    for position in range(batch.ids.size(1)):
+        ids = batch.ids.clone()
+        ids[:, position] = subject.other(batch.ids, 11)[:, position]
+        columns.append(moved(subject(batch.with_(ids=ids)), base)[0])
+    return torch.stack(columns, dim=1)

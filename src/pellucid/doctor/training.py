@@ -1,0 +1,115 @@
+"""Short trainings on a copy of a model, and gradients of its loss, for the checks that need them.
+
+Shapes: B batch, T positions, V outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pellucid.doctor.spec import Batch, Spec
+from pellucid.doctor.subject import Subject
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def loss_of(spec: Spec) -> Loss | None:
+    """The loss as it is taken in training; ``None`` where nothing says how."""
+    if spec.loss is not None:
+        objective = spec.loss
+        return lambda model, batch: objective(model, batch)[0]
+    if spec.criterion is not None and spec.call is not None:
+        criterion, call = spec.criterion, spec.call
+        return lambda model, batch: criterion(call(model, batch), batch)
+    return None
+
+
+def next_token(spec: Spec) -> Loss:
+    """The plain loss of a decoder, for one that says of none: each position is asked for the next token."""
+    call = spec.call
+    assert call is not None
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        logits = call(model, batch)[:, :-1]
+        return F.cross_entropy(logits.flatten(0, 1).float(), batch.ids[:, 1:].flatten())
+
+    return loss
+
+
+@contextmanager
+def trainee(subject: Subject, *, dropout: bool = True) -> Iterator[nn.Module]:
+    """A copy of the model to train, all of it; the model itself is left alone.
+
+    Args:
+        dropout: whether it keeps its dropout.
+    """
+    assert subject.module is not None
+    model = copy.deepcopy(subject.module)
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and not parameter.requires_grad and "frozen" not in subject.spec.declare:
+            parameter.requires_grad_(False)
+    model.train()
+    with without_dropout(model) if not dropout else _as_it_is(), torch.enable_grad():
+        yield model
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Every rate of dropout at zero for a while: those of modules, and numbers in (0, 1) under such a name."""
+    changed: list[tuple[nn.Module, str, float]] = []
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            rate = isinstance(module, nn.modules.dropout._DropoutNd) and name == "p"
+            if (rate or "drop" in name.lower()) and isinstance(value, float) and 0 < value <= 1:
+                changed.append((module, name, value))
+                setattr(module, name, 0.0)
+    try:
+        yield
+    finally:
+        for module, name, value in changed:
+            setattr(module, name, value)
+
+
+def trained(
+    model: nn.Module, loss: Loss, batches: Callable[[int], Batch], *, steps: int, lr: float, seed: int = 0
+) -> list[float]:
+    """Adam on a model for some steps; the loss of each."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.98), fused=_fusable(parameters))
+    torch.manual_seed(seed)
+    losses = []
+    for step in range(steps):
+        value = loss(model, batches(step))
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(float(value.detach()))
+    return losses
+
+
+def _fusable(parameters: list[nn.Parameter]) -> bool:
+    return all(p.dtype in (torch.float32, torch.float64) and p.device.type in ("cpu", "cuda") for p in parameters)
+
+
+def gradients(model: nn.Module, value: Tensor) -> list[Tensor]:
+    """Of the trained parameters, in their order; zeros for those without one."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    found = torch.autograd.grad(value, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+
+
+def norm(parts: list[Tensor]) -> float:
+    """Of all parts together."""
+    return float(torch.stack([part.double().square().sum() for part in parts]).sum().sqrt())

@@ -1,0 +1,1 @@
+"""How models are called: ours, those of ``transformers``, any other. Each way fills in a spec."""
