@@ -59,26 +59,23 @@ def examine(
         raise UserError("level", f'found "{level}"', " or ".join(LEVELS), nearest(level, LEVELS))
     chosen = _chosen(only, level)
     module = model if isinstance(model, nn.Module) else None
-    findings: dict[str, Finding] = {}
     with kept(module), widened(module), torch.no_grad():
         with awake(module, seed):
             subject, inferred = subject_of(model, spec, seed=seed, build=build)
-            for check, finding in _asked([check for check in chosen if check.awake], subject, progress):
-                findings[check.name] = finding
-        asleep = Subject(model, subject.spec, seed=seed, build=build)
-        for check, finding in _asked([check for check in chosen if not check.awake], asleep, progress):
-            findings[check.name] = finding
-    ordered = tuple(findings[check.name] for check in chosen)
-    lines = build_lines(subject)
-    ordered = tuple(replace(finding, build=lines) if finding.script else finding for finding in ordered)
-    name = type(model).__name__ if module is not None else getattr(model, "__name__", type(model).__name__)
+            found = dict(_asked([check for check in chosen if check.awake], subject, progress))
+        asleep = Subject(
+            model, subject.spec, seed=seed, build=build
+        )  # what was computed awake is not what training sees
+        found |= dict(_asked([check for check in chosen if not check.awake], asleep, progress))
+        lines = build_lines(subject)
+    findings = tuple(replace(f, build=lines) if (f := found[check]).script else f for check in chosen)
     return Report(
-        model=name,
+        model=type(model).__name__ if module is not None else getattr(model, "__name__", type(model).__name__),
         level=level,
         seed=seed,
         inferred=inferred,
-        findings=ordered,
-        diagnoses=diagnosed(ordered, subject.spec),
+        findings=findings,
+        diagnoses=diagnosed(findings, subject.spec),
         seconds=time.perf_counter() - began,
     )
 
@@ -96,12 +93,13 @@ def _chosen(only: Sequence[str], level: Level) -> list[Check]:
 def _asked(
     checks: Sequence[Check], subject: Subject, progress: Callable[[str], None]
 ) -> Iterator[tuple[Check, Finding]]:
+    """Each check with its answer."""
     for check in checks:
         progress(check.question)
         try:
             yield check, check.answer(subject)
         except UserError as error:
-            yield check, check.skipped(str(error), error.hint)
+            yield check, check.skipped(f"{error.where}: {error.found}", error.hint.removeprefix("say it: "))
         except Exception as error:  # one question that fails must not cost the answers to the others
             seen = f"the model or the check raised {type(error).__name__}: {error}"
             yield check, Finding(check=check.name, status=Status.INCONCLUSIVE, done=check.question, seen=seen)
