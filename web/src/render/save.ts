@@ -5,6 +5,7 @@
 //   saveCsv(tensor, rows, columns, caption, name) the caption as lines that begin with #
 //   saveNpy(tensor, name)                         NumPy's format 1.0, float32
 //   npy(tensor), csv(…), wrapped(caption)         what these write, for tests
+//   asSeen(picture)                               the body of an SVG of the page, for saveSvg
 //   captionOf(lines)                              joins what is known, drops what is not
 
 import { FONT, palette, type Theme } from "./colour";
@@ -96,6 +97,22 @@ export function svg(body: string, width: number, height: number, caption: Captio
 
 export function saveSvg(body: string, width: number, height: number, caption: Caption, name: string, theme: Theme): void {
   download(new Blob([svg(body, width, height, caption, theme)], { type: "image/svg+xml" }), `${fileName(name)}.svg`);
+}
+
+const LOOKS = ["fill", "stroke", "stroke-width", "stroke-dasharray", "font-size", "font-weight", "text-anchor", "opacity"];
+const OF_THE_PAGE = ["class", "style", "tabindex", "role", "aria-label", "aria-pressed", "data-role", "data-part", "data-testid"];
+
+/** An SVG of the page with its colours written out, for a file takes no style sheet along; without what is not seen. */
+export function asSeen(picture: SVGSVGElement): string {
+  const copy = picture.cloneNode(true) as SVGSVGElement;
+  const [from, to] = [picture.querySelectorAll("*"), copy.querySelectorAll("*")];
+  from.forEach((element, i) => {
+    const style = getComputedStyle(element);
+    for (const name of LOOKS) to[i].setAttribute(name, style.getPropertyValue(name));
+  });
+  copy.querySelectorAll(".hit").forEach((element) => element.remove());
+  for (const element of copy.querySelectorAll("*")) for (const name of OF_THE_PAGE) element.removeAttribute(name);
+  return copy.innerHTML;
 }
 
 const quoted = (text: string): string => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);

@@ -9,6 +9,7 @@
 //   session.cancel()
 //   session.request(model?)         what a pass of this input is asked with, for another model or other edits
 //   session.towers, .tower          of the chosen model
+//   session.place                   kind, layer, head and site of attention that are pinned, within that tower
 //   session.sequence(prefix)        the tokens that a tower reads
 //   session.move("head" | "layer", ±1)
 //   sites(model), siteName(…), sequences(site)
@@ -61,6 +62,13 @@ class Session {
     const pinned = this.towers.find((tower) => tower.prefix === selection.tower);
     const fitting = selection.kind === "cross" ? this.towers.find((tower) => tower.cross) : null;
     return pinned ?? fitting ?? this.towers[0] ?? null;
+  }
+
+  get place(): { kind: "self" | "cross"; layer: number; head: number; site: string } {
+    const { prefix, layers, num_heads, cross } = this.tower!;
+    const kind = cross ? selection.kind : "self";
+    const layer = Math.min(selection.layer, layers - 1);
+    return { kind, layer, head: Math.min(selection.head, num_heads - 1), site: siteName(prefix, layer, kind) };
   }
 
   sequence(prefix: string, pass: Pass | null = this.pass): Tokens {

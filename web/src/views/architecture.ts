@@ -1,7 +1,7 @@
 // What the architecture view says of each kind of part, and where it leads.
 
 import type { ModelInfo, Tower } from "../api/types";
-import { functionName, vocabularyOf, whole, type Role } from "../render/architecture";
+import { functionName, vocabularyOf, whole, type Drawing, type Role } from "../render/architecture";
 
 type Told = (tower: Tower, model: ModelInfo, id: string) => string;
 
@@ -111,4 +111,73 @@ export function shapeWords(name: string): string {
   if (/^(gate|pre|hidden)$/.test(last)) return "text, position, unit";
   if (/^(logits|projected|capped)$/.test(last)) return "text, position, token of the vocabulary";
   return "text, position, feature";
+}
+
+// ---- a part that is drawn, by its id
+
+export const idsOf = ({ boxes, waves, streams }: Drawing): string[] => [...boxes, ...waves, ...streams].map(({ id }) => id);
+
+export const towerOf = ({ towers }: ModelInfo, id: string): Tower =>
+  towers.find((one) => one.prefix && id.startsWith(one.prefix)) ?? towers[towers.length - 1];
+
+export const roleOf = (drawn: Drawing, id: string): Role =>
+  drawn.boxes.find((box) => box.id === id)?.role ?? (id.endsWith("stream") ? "stream" : "positions");
+
+export function titleOf(model: ModelInfo, drawn: Drawing, id: string): string {
+  const tower = model.towers.length > 1 && !id.startsWith("head") ? `, ${towerOf(model, id).title.toLowerCase()}` : "";
+  const box = drawn.boxes.find((one) => one.id === id);
+  const title = box?.title ?? (id.endsWith("stream") ? "Residual stream" : "Positions");
+  return title + tower;
+}
+
+/** "sees 4 back", or null where all is seen. */
+export function windowsOf(tower: Tower): string | null {
+  const found = [...new Set(tower.windows)];
+  if (found.every((one) => one === null)) return null;
+  const told = found.map((one) => (one === null ? "all" : whole(one))).join(" / ");
+  return `sees ${told}${tower.causal ? " back" : " around"}`;
+}
+
+// ---- the whole model
+
+const KINDS = [
+  ["embedding", "Embeddings", /embedding\.(?!norm)|bias\.table/],
+  ["self", "Attention", /attention\./],
+  ["feed_forward", "Feed-forward", /feed_forward\./],
+  ["norm", "Norms", /norm|residual/],
+  ["head", "Head", /^head\./],
+] as const;
+
+export interface Share {
+  kind: Role;
+  title: string;
+  /** Parameters, and what part of all they are. */
+  n: number;
+  share: number;
+}
+
+/** How the parameters divide. */
+export function sharesOf(model: ModelInfo): Share[] {
+  const sums = new Map<string, number>();
+  for (const { name, parameters: n } of model.parts) {
+    const norm = /_norm$|\.norm$|_residual\./.test(name);
+    const kind = norm ? "norm" : KINDS.find(([, , pattern]) => pattern.test(name))?.[0];
+    if (kind && n) sums.set(kind, (sums.get(kind) ?? 0) + n);
+  }
+  const total = model.parameters || 1;
+  return KINDS.filter(([kind]) => sums.has(kind)).map(([kind, title]) => ({ kind, title, n: sums.get(kind)!, share: sums.get(kind)! / total }));
+}
+
+export function summaryOf(model: ModelInfo): [string, string][] {
+  const { towers } = model;
+  const last = towers[towers.length - 1];
+  const spread = (of: (tower: Tower) => number): string => [...new Set(towers.map(of))].map(whole).join(" + ");
+  return [
+    ["Parameters", whole(model.parameters)],
+    ["Layers", towers.map((tower) => tower.layers).join(" + ")],
+    ["Width", spread((tower) => tower.d_model)],
+    ["Heads", spread((tower) => tower.num_heads)],
+    ["Feed-forward", spread((tower) => tower.d_ff)],
+    model.labels ? ["Labels", whole(model.labels.length)] : vocabularyOf(model) ? ["Vocabulary", whole(vocabularyOf(model))] : ["Norms", last.norm],
+  ];
 }
