@@ -10,7 +10,8 @@
 import { focus, type Axis, type Focus } from "../state/focus";
 import { currentTheme, FONT, onTheme, palette } from "./colour";
 import { painter, prepared } from "./frame";
-import { columnLabel, cut, layout, paint, svgOf, type Layout, type MatrixSpec } from "./matrix";
+import type { MatrixSpec } from "./levels";
+import { columnLabel, cut, layout, paint, svgOf, type Layout } from "./matrix";
 
 /** −1: the whole row, or the whole column. */
 export interface Place {

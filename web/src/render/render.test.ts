@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { decode, fromNumbers } from "../api/tensor";
 import { strongest } from "./arcs";
 import { ink, table, type MapName, type Theme } from "./colour";
-import { HIDDEN, levels, NOT_A_NUMBER, pooled, type Shading } from "./matrix";
+import { HIDDEN, levels, NOT_A_NUMBER, pooled, type Shading } from "./levels";
 import { address, brief, parsed, piece, printed, toNumber } from "./numbers";
 import { csv, npy, shortest, wrapped } from "./save";
 
