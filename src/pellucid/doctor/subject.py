@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pellucid.doctor.measures import Gap, gap, verdict
+from pellucid.doctor import tolerances
+from pellucid.doctor.measures import Gap, gap, moved, verdict
 from pellucid.doctor.precision import doubled
 from pellucid.doctor.spec import Batch, Spec
 from pellucid.errors import UserError
 from pellucid.trace.finder import Found, find_attention
 
+T = TypeVar("T")
 ROWS, LENGTH, SOURCE_LENGTH, MAP_LENGTH = 3, 24, 17, 16
 
 
@@ -34,7 +36,6 @@ class Subject:
     def __init__(self, model: Any, spec: Spec, *, seed: int = 0, build: str = "") -> None:
         assert spec.call is not None
         self.model, self.spec, self.seed, self.build = model, spec, seed, build
-        self._draws = 0
 
     # ---- what it is ----------------------------------------------------------------------------
 
@@ -53,11 +54,6 @@ class Subject:
         """Where its parameters are."""
         parameters = self.module.parameters() if self.module is not None else iter(())
         return next((p.device for p in parameters), torch.device("cpu"))
-
-    @property
-    def has_dropout(self) -> bool:
-        """Whether training mode may differ from evaluation."""
-        return self.module is not None
 
     # ---- what it reads -------------------------------------------------------------------------
 
@@ -99,15 +95,22 @@ class Subject:
     def batch(
         self, rows: int = ROWS, length: int | None = None, *, seed: int = 1, source_length: int | None = None
     ) -> Batch:
-        """Random reading, all of it real; the source has another length than what is written."""
+        """Random reading, all of it real; the source has another length than what is written.
+
+        What is drawn like the example keeps its length.
+        """
         length = self.length if length is None else length
+        example = self.spec.example
+        ids = self.draw(rows, length, seed, None if example is None else example.ids)
         if self.spec.kind != "encoder_decoder":
-            return Batch(ids=self.draw(rows, length, seed))
+            return Batch(ids=ids)
+        if example is not None and example.source is not None:
+            return Batch(ids=ids, source=self.draw(rows, example.source.size(1), seed + 500, example.source))
         longest = self.spec.max_length or SOURCE_LENGTH
         wanted = min(SOURCE_LENGTH, longest) if source_length is None else source_length
         if wanted == length:
             wanted = max(1, wanted - 2)
-        return Batch(ids=self.draw(rows, length, seed), source=self.draw(rows, wanted, seed + 500))
+        return Batch(ids=ids, source=self.draw(rows, wanted, seed + 500))
 
     def other(self, x: Tensor, seed: int) -> Tensor:
         """Something of the same shape that differs from it in every position."""
@@ -131,7 +134,16 @@ class Subject:
         assert self.spec.call is not None
         with self.mode(train), torch.set_grad_enabled(grads):
             self.reseed()
-            return self.spec.call(self.model, batch)
+            return self.spec.call(self.model, self._fitting(batch))
+
+    def _fitting(self, batch: Batch) -> Batch:
+        """Vectors, images and sounds in the precision that the model has just now."""
+        parts = {"ids": batch.ids, "source": batch.source}
+        given = {name: x for name, x in parts.items() if x is not None and x.is_floating_point()}
+        if not given or self.module is None:
+            return batch
+        dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+        return batch.with_(**{name: x.to(dtype) for name, x in given.items()})
 
     def reseed(self) -> None:
         """The same random numbers again: dropout of the same shapes then falls on the same places."""
@@ -168,7 +180,7 @@ class Subject:
         double = self.in_double(lambda: gap(*pair()).share)
         return verdict(first.share, double, exact=exact), first, double
 
-    def in_double(self, measured: Callable[[], float]) -> float | None:
+    def in_double(self, measured: Callable[[], T]) -> T | None:
         """A measurement with the model in float64; ``None`` where the model cannot."""
         if self.module is None:
             return None
@@ -187,9 +199,10 @@ class Subject:
 
     @property
     def per_position(self) -> bool:
-        """Whether there is an output for every position."""
+        """Whether there is an output for every position of what it writes, or reads."""
         ids = self.batch().ids
-        return self.output.dim() >= 3 and self.output.shape[:2] == ids.shape[:2]
+        flat = ids.dim() == 2 or (ids.dim() == 3 and self.spec.features is not None)
+        return flat and self.output.dim() >= 3 and self.output.shape[:2] == ids.shape[:2]
 
     @cached_property
     def attention(self) -> Found | None:
@@ -211,9 +224,15 @@ class Subject:
         """(T, T): by how much the output at a position moves when the token at another is replaced.
 
         Row: the position that moves; column: the position replaced. One pass for each column, so that all have the
-        same shape.
+        same shape; what is so faint that it may be rounding, as where experts sort tokens, is asked again in double
+        precision.
         """
-        return influence(self, self.batch(1, min(MAP_LENGTH, self.length), seed=7))
+        batch = self.batch(1, min(MAP_LENGTH, self.length), seed=7)
+        found = influence(self, batch)
+        if not bool(((found > 0) & (found <= tolerances.EXACT_NOISE)).any()):
+            return found
+        double = self.in_double(lambda: influence(self, batch))
+        return found if double is None else found.masked_fill(double <= found * tolerances.SHRUNK, 0.0)
 
 
 class _Called(nn.Module):
@@ -231,8 +250,6 @@ class _Called(nn.Module):
 
 def influence(subject: Subject, batch: Batch) -> Tensor:
     """(T, T) of :attr:`Subject.influence` over a batch of one row."""
-    from pellucid.doctor.measures import moved
-
     base = subject(batch)
     columns = []
     for position in range(batch.ids.size(1)):
