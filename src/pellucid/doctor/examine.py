@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from pellucid.doctor.infer import subject_of
 from pellucid.doctor.keeping import kept
 from pellucid.doctor.levels import LEVELS, Level, within
 from pellucid.doctor.precision import widened
-from pellucid.doctor.reproduce import build_lines
+from pellucid.doctor.reproduce import Reproduction
 from pellucid.doctor.spec import Spec
 from pellucid.doctor.subject import Subject
 from pellucid.doctor.waking import awake
@@ -67,8 +66,8 @@ def examine(
             model, subject.spec, seed=seed, build=build
         )  # what was computed awake is not what training sees
         found |= dict(_asked([check for check in chosen if not check.awake], asleep, progress))
-        lines = build_lines(subject)
-    findings = tuple(replace(f, build=lines) if (f := found[check]).script else f for check in chosen)
+        scripts = Reproduction(subject)
+        findings = tuple(scripts.complete(found[check], awake=check.awake) for check in chosen)
     return Report(
         model=type(model).__name__ if module is not None else getattr(model, "__name__", type(model).__name__),
         level=level,

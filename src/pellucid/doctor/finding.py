@@ -13,7 +13,7 @@ from pellucid.errors import UserError, nearest
 class Status(StrEnum):
     """What a check came to.
 
-    ``INCONCLUSIVE``: it ran and cannot tell, such as where nothing mixes and so nothing could leak. ``SKIP``: it was not
+    ``INCONCLUSIVE``: it ran and cannot tell, as where nothing mixes and so nothing could leak. ``SKIP``: it was not
     asked, or lacks what it needs.
     """
 
@@ -42,7 +42,8 @@ class Finding:
         references: reports of the same fault in public projects, or papers.
         evidence: figures: differences, positions, the noise floor, the seed.
         enable: of a check that was skipped, the one line that would enable it.
-        script: the lines of ``repro`` that are this check's own.
+        script: the lines of ``repro`` that show it.
+        build: the lines before them that make ``model``, as well as could be known.
     """
 
     check: str
@@ -63,16 +64,21 @@ class Finding:
         """What it is about: ``causal``, ``kv``, ``loss``, ``pad`` and so on."""
         return self.check.split(".")[0]
 
-    def repro(self) -> str:
+    def repro(self, build: str = "") -> str:
         """A script, torch alone besides the model, that shows the fault without this package.
+
+        It ends in an assertion that fails while the fault is there.
+
+        Args:
+            build: lines that define ``model``, in place of those that were found out.
 
         Raises:
             UserError: for a finding that shows no fault.
         """
         if not self.script:
             raise UserError(self.check, f"{self.status} has nothing to reproduce", "a finding that is FAIL or WARN")
-        head = f'"""{self.check}: {self.seen}"""\n\nimport torch\n\n{self.build}\n'
-        return head + self.script.strip() + "\n"
+        title = f"{self.check}: {self.seen}".replace("\\", "/").replace('"', "'")
+        return f'"""{title}"""\n\nimport torch\n{build or self.build}\n\n{self.script.strip()}\n'
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

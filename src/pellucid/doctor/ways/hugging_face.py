@@ -29,6 +29,8 @@ UNSCALED = ("t5", "mt5", "umt5", "gpt_neo", "longt5", "switch_transformers")
 
 RELATIVE = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "mpnet")
 SHARED = ("albert",)
+CACHES = ("cache", "past_key_values")
+"""What a cache is called: the second name up to transformers 5.23."""
 POOLED = ("SequenceClassification", "ImageClassification", "MultipleChoice", "NextSentencePrediction")
 
 
@@ -52,7 +54,7 @@ def spec_of(model: Any) -> Spec | None:
         declare.add("no_left_pad")
     if kind in SHARED:
         declare.add("shared_layers")
-    caches = (both or writes) and "past_key_values" in _parameters(model)
+    caches = (both or writes) and any(name in _parameters(model) for name in CACHES)
     trained = "labels" in _parameters(model) and (writes or both or "MaskedLM" in name)
     return Spec(
         kind="encoder_decoder" if both else "decoder" if writes else None,
@@ -112,7 +114,8 @@ def _outputs(found: Any) -> Tensor:
 
 
 def _step(model: Any, batch: Batch, cache: Any) -> tuple[Tensor, Any]:
-    given: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+    name = next(name for name in CACHES if name in _parameters(model))
+    given: dict[str, Any] = {name: cache, "use_cache": True}
     if batch.source is not None:
         given |= {_main(model): batch.source, "decoder_input_ids": batch.ids}
         if batch.source_keep is not None:
@@ -126,7 +129,7 @@ def _step(model: Any, batch: Batch, cache: Any) -> tuple[Tensor, Any]:
         if batch.positions is not None and "position_ids" in _parameters(model):
             given["position_ids"] = batch.positions
     found = model(**given)
-    return _outputs(found), found.past_key_values
+    return _outputs(found), getattr(found, name)
 
 
 def _reorder(cache: Any, rows: Tensor) -> Any:

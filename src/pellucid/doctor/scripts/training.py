@@ -1,0 +1,82 @@
+"""How a script takes the loss and trains: ``loss_of``, ``padded_loss``, ``accumulate``, ``schedule``.
+
+Shapes: B batch, T positions, V outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pellucid.doctor.scripts.definition import Definition, copied, holds, own, to_fill, watched
+from pellucid.doctor.scripts.observing import part_of
+from pellucid.doctor.spec import Batch
+from pellucid.doctor.subject import Subject
+
+FUNCTIONAL = ("import torch.nn.functional as F",)
+
+
+def loss_of(subject: Subject) -> Definition:
+    """Loss, and the outputs that it is taken of."""
+    return _losing(subject, "loss_of", "ids", subject.batch())
+
+
+def padded_loss(subject: Subject) -> Definition:
+    """The same of rows that end in padding."""
+    given = subject.batch()
+    length = given.ids.size(1)
+    keep = torch.arange(length) < torch.tensor([length, length - 2, max(1, length - 4)])[:, None]
+    return _losing(subject, "padded_loss", "ids, keep", given.with_(keep=keep.to(given.ids.device)))
+
+
+def accumulate(subject: Subject) -> Definition:
+    """Gradients of several small batches together."""
+    head = "accumulate(batches)"
+    wrapper = f"def {head}:\n    return _accumulate(model, batches)"
+    return own(subject.spec.accumulate, "_accumulate", wrapper) or to_fill(head, "as you gather gradients in .grad")
+
+
+def schedule(subject: Subject) -> Definition:
+    """Step → learning rate."""
+    return copied(subject.spec.schedule, "schedule(step)", "your learning rate at a step")
+
+
+def _losing(subject: Subject, name: str, arguments: str, given: Batch) -> Definition:
+    spec, head = subject.spec, f"def {name}({arguments}):\n    "
+    names = {"ids": given.ids, "source": given.source, "keep": given.keep}
+    names = {key: value for key, value in names.items() if value is not None}
+    source = "" if given.source is None else "source = sample_source(9)[: len(ids)]\n    "
+    told = ", ".join(f"{key}={key}" for key in names)
+    hides = given.keep is not None and given.source is None and spec.masked
+    outputs = f"outputs = {'masked(ids, keep)' if hides else 'call(ids)'}\n    "
+    if spec.loss is not None:
+        return _whole(subject, name, given, f"{head}{source}", told) or _unknown(name, arguments)
+    if spec.criterion is not None:
+        taken = f"{head}{source}{outputs}return _criterion(outputs, as_batch({told})), outputs"
+        return own(spec.criterion, "_criterion", taken) or _unknown(name, arguments)
+    if spec.kind == "decoder" and spec.features is None:
+        loss = "F.cross_entropy(outputs[:, :-1].flatten(0, 1), ids[:, 1:].flatten())"
+        return Definition(f"{head}{outputs}return {loss}, outputs", FUNCTIONAL)
+    return _unknown(name, arguments)
+
+
+def _whole(subject: Subject, name: str, given: Batch, head: str, told: str) -> Definition | None:
+    """The loss that the spec's function takes: by the model's own call, or as its user wrote it."""
+    run = subject.spec.loss
+    assert run is not None
+    names = {"ids": given.ids, "source": given.source, "keep": given.keep}
+    known = {key: value for key, value in names.items() if value is not None}
+    seen = watched(subject, lambda model: run(model, given))
+    if seen is not None and (text := seen.call(known)):
+        loss, outputs = (part_of(seen.result, each) for each in seen.value)
+        if loss is not None and outputs is not None:
+            return Definition(f"{head}found = {text}\n    return found{loss}, found{outputs}")
+    definition = own(run, f"_{name}", f"{head}return _{name}(model, as_batch({told}))")
+    if definition is None or given.source is not None:
+        return definition
+    inputs = [given.ids] if given.keep is None else [given.ids, given.keep]
+    fits = holds(subject, definition, lambda space: space[name](*inputs), lambda model: run(model, given))
+    return definition if fits else None
+
+
+def _unknown(name: str, arguments: str) -> Definition:
+    return to_fill(f"{name}({arguments})", "your loss, and the outputs that it is taken of")
