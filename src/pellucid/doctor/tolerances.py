@@ -20,8 +20,8 @@ SHRUNK, STAYED = 0.1, 0.5
 CONTROL = 1e-6
 """A control moves the output by at least this share: below, nothing was mixed and nothing could have leaked."""
 
-LABEL_MATCH, LABEL_RUNNER_UP = 0.99, 0.35
-"""Share of asked positions that one offset must explain, and the most that any other may."""
+LABEL_MATCH, LABEL_MATCH_OWN = 0.99, 0.95
+"""Share of asked positions that one offset must explain: of random text, and of the user's own, which is cut and masked."""
 
 TOKEN_WEIGHTS = 1.001
 """Largest ratio of what two asked tokens weigh in a loss that is accumulated."""
@@ -58,3 +58,25 @@ GRADIENT_RATIO = 1e3
 
 OVERFIT = 0.1
 """Share of ln V that the loss on one batch must fall below."""
+
+# ---- of a training that is watched ---------------------------------------------------------------
+
+LASTING_RECORDS, LASTING_STEPS = 3, 20
+"""A figure must be bad in so many records in a row, over so many steps at the least, before it is said."""
+
+SATURATED, SHARP, LARGE_SCORE, MANY_HEADS = 0.05, 0.3, 50.0, 0.5
+"""A head looks at one key alone when its entropy is below the first share of the greatest there can be, or below the
+second with scores above the third; that is worth a word when it is so of the last share of all heads."""
+
+UNIFORM, LEARNED_BY = 0.999, 1000
+"""A head whose entropy is above the first share has learned nothing, if the training is so many steps old."""
+
+UNITS_TOKENS, STILL = 4096, 1e-8
+"""Tokens in which a unit must not have fired to be called dead; the variance below which one that has no zero is."""
+
+LARGE_UPDATE, EXPLODED, DIVERGED = 0.1, 100.0, 2.0
+"""Norm of one update over that of the weights; of a gradient over the median before; of a loss over the best before."""
+
+LARGEST_RATE, DEEP, WARMUP_STEPS, NORMED = 1e-2, 6, 20, 1e-2
+"""The largest rate that Adam survives; layers from which a post-norm model needs a warm-up, and steps after which it
+is known whether there is one; the spread of the rows' sizes below which they have been normed."""

@@ -1,7 +1,8 @@
 """Is each position asked for the token that it should be asked for?
 
-The gradient of the loss with respect to the outputs tells, whatever the loss is: at each asked position the one entry
-that is pushed up is the label. Where that label stands in what the model read gives the offset: 1 for a decoder.
+The gradient of the loss with respect to the outputs tells what is asked (:mod:`~pellucid.doctor.xray`). What a position
+has read is found by replacing one token: the first output that moves is the first that has read it. A position must be
+asked for the token after the last that it has read, wherever the shift is made, in the labels or in the input.
 """
 
 from __future__ import annotations
@@ -12,144 +13,257 @@ from torch import Tensor
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.reading import Reading, reading_of
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
+from pellucid.doctor.xray import NO_LOSS, UnseenError, Xray, xray
 
 CHECK = Check("loss.alignment", "standard", "Is every position asked for the right token?")
-OFFSETS = range(-2, 4)
-DONE = "took the gradient of the loss with respect to the outputs: the entry it pushes up is the label"
+OFFSETS = range(-3, 5)
+DONE = (
+    "took the gradient of the loss with respect to the outputs, whose entry that is pushed up is the label; "
+    "replaced single tokens to see what a position has read"
+)
 NAMES = {
-    0: "labels are not shifted: each position is asked for the token it reads, which it can copy",
-    2: "labels are shifted twice, by the caller and by the loss: each position is asked for the token after the next",
-    -1: "labels are shifted the wrong way: each position is asked for the token before it",
+    0: "labels are not shifted, or the decoder reads what it is asked: each position can copy the answer",
+    2: "labels are shifted twice, by the caller and by the loss, or the input starts twice: each position is asked for "
+    "the token after the next",
+    -1: "labels are shifted the wrong way: each position is asked for the token before the one it reads",
 }
-
-
-@CHECK
-def answer(subject: Subject) -> Finding:
-    """Finds the offset, and whether padding or other ignored places have a gradient."""
-    spec = subject.spec
-    if not subject.writes and spec.labels is None:
-        return CHECK.skipped("nothing says what is asked", 'Spec(labels="same", loss=…) for a masked language model')
-    batch = ragged(subject)
-    found = asked(subject, batch)
-    if isinstance(found, Finding):
-        return found
-    rows = found
-    wanted = {"next": 1, "same": 0, None: 1}[spec.labels]
-    matches = {k: _match(rows, batch, k) for k in OFFSETS}
-    best = max(matches, key=lambda k: matches[k])
-    evidence = {"offsets": {str(k): round(v, 3) for k, v in matches.items()}, "asked": int((rows >= 0).sum())}
-    if batch.keep is not None and (stray := _stray(rows, batch.keep, wanted)):
-        return _padding(stray, evidence)
-    if matches[best] < tolerances.LABEL_MATCH:
-        return CHECK.unsure(
-            DONE, f"no offset explains the labels; the nearest, {best:+d}, explains {matches[best]:.0%}", **evidence
-        )
-    if best == wanted:
-        return CHECK.passed(DONE, f"all labels stand {best:+d} from their position", **evidence)
-    return CHECK.failed(
-        DONE,
-        f"{matches[best]:.0%} of the labels stand {best:+d} from their position, and should stand {wanted:+d}",
-        cause=NAMES.get(best, f"labels are {best - wanted} off"),
-        fix="shift once: cross_entropy(logits[:, :-1], ids[:, 1:]); where the model shifts, give it the ids as labels",
-        references=(
-            "huggingface/transformers#47394",
-            "Project-MONAI/GenerativeModels#314",
-            "huggingface/transformers#32944",
-        ),
-        evidence={**evidence, "offset": best},
-        script="""
+SCRIPT = """
 ids = sample(1)
 loss, logits = loss_of(ids)  # your loss, and the outputs it is taken of
 (gradient,) = torch.autograd.grad(loss, logits)
 labels = gradient.argmin(-1)  # what each position is pushed towards
 for offset in (0, 1, 2):
-    share = (labels[:, : ids.size(1) - offset] == ids[:, offset:]).float().mean()
-    print(offset, share)  # a decoder should have 1.0 at offset 1
-""",
-    )
+    share = (labels[:, : ids.size(1) - offset] == ids[:, offset : offset + labels.size(1)]).float().mean()
+    print(offset, share)  # a decoder that reads ids should have 1.0 at offset 1
+"""
+
+
+@CHECK
+def answer(subject: Subject) -> Finding:
+    """Offset of the labels, padding and end among them, on random rows; the offset on the user's own as well."""
+    spec = subject.spec
+    if not subject.writes and spec.labels is None:
+        return CHECK.skipped("nothing says what is asked", 'Spec(labels="same", loss=…) for a masked language model')
+    if spec.loss is None and spec.criterion is None:
+        return CHECK.skipped("nothing says how the loss is taken", NO_LOSS)
+    try:
+        batch, ray = _seen(subject)
+        reading = reading_of(subject, batch, ray) if subject.writes else Reading(0)
+    except UnseenError as error:
+        return CHECK.unsure(DONE, str(error))
+    if not bool(ray.asked.any()):
+        return CHECK.unsure(DONE, "nothing is asked of random text")
+    wanted = (1 - reading.shift) if subject.writes and reading.shift is not None else 0 if spec.labels == "same" else 1
+    matches = {k: _match(ray.labels, batch.ids, k) for k in OFFSETS}
+    best = max(matches, key=lambda k: matches[k])
+    sure = matches[best] >= (tolerances.LABEL_MATCH if batch is not spec.batch else tolerances.LABEL_MATCH_OWN)
+    evidence: dict[str, object] = {
+        "offsets": {str(k): round(v, 3) for k, v in matches.items()}, "asked": int(ray.asked.sum()),
+        "read_shift": reading.shift,
+    }  # fmt: skip
+    return (
+        _softmax_twice(ray, evidence)
+        or (_padding(ray, batch, best if sure else wanted, subject, evidence) if batch.keep is not None else None)
+        or (_misplaced(matches[best], best, wanted, evidence) if sure and best != wanted else None)
+        or (None if sure else _unexplained(ray, batch, matches[best], best, subject, evidence))
+        or (_wraps(evidence) if reading.wraps else None)
+        or (_end(ray, subject, evidence) if batch is not spec.batch else None)
+        or _own(subject, reading, evidence)
+        or CHECK.passed(DONE, f"all labels stand {best:+d} from their position", **evidence)
+    )  # fmt: skip
+
+
+def _seen(subject: Subject) -> tuple[Batch, Xray]:
+    """Random rows and what is asked of them; the user's own where the loss takes no others."""
+    batch, own = ragged(subject), subject.spec.batch
+    try:
+        return batch, xray(subject, batch)
+    except UnseenError:
+        raise
+    except Exception:  # a loss that needs labels
+        if own is None or own.ids.dim() != 2:
+            raise
+    return own, xray(subject, own)
 
 
 def ragged(subject: Subject) -> Batch:
-    """Rows padded on the right where the model honours padding: what is padding must not be asked."""
-    batch = subject.batch()
-    if not subject.spec.masked or subject.spec.example is not None:
+    """Rows that end in the end token and are padded on the right, where there are such: padding must not be asked."""
+    batch, spec = subject.batch(), subject.spec
+    if spec.features is not None or spec.example is not None or not (subject.writes or spec.masked):
         return batch
-    rows, length = batch.ids.shape[:2]
-    keep = torch.arange(length) < torch.tensor([length - 2 * row for row in range(rows)])[:, None]
-    pad = subject.spec.pad_id
-    ids = batch.ids if pad is None else batch.ids.where(keep.to(batch.ids.device), torch.full_like(batch.ids, pad))
-    return batch.with_(ids=ids, keep=keep.to(batch.ids.device))
+    rows, length = batch.ids.shape
+    pad, end = (known(each, subject) for each in (spec.pad_id, spec.eos_id))
+    short = 2 if pad is not None else 0
+    lengths = torch.tensor([length - short * row for row in range(rows)])[:, None]
+    places = torch.arange(length)
+    ids = batch.ids.cpu()
+    if subject.writes and end is not None:
+        ids = torch.where(places == lengths - 1, end, ids)
+    if pad is None:
+        return batch.with_(ids=ids.to(batch.ids.device))
+    keep = places < lengths
+    return batch.with_(ids=torch.where(keep, ids, pad).to(batch.ids.device), keep=keep.to(batch.ids.device))
 
 
-def asked(subject: Subject, batch: Batch) -> Tensor | Finding:
-    """(B, T): the token each position is pushed towards, -1 where nothing is asked; or why that cannot be seen."""
-    found = gradient(subject, batch)
-    if isinstance(found, Finding):
-        return found
-    quiet = found.abs().amax(-1) == 0
-    return found.argmin(-1).masked_fill(quiet, -1)
+def known(token: int | None, subject: Subject) -> int | None:
+    """A special token, if the vocabulary has it: some configs keep the ids of a larger one."""
+    size = subject.spec.vocab_size
+    return token if token is not None and (size is None or 0 <= token < size) else None
 
 
-def gradient(subject: Subject, batch: Batch) -> Tensor | Finding:
-    """(B, T, V): of the loss with respect to the outputs."""
-    spec = subject.spec
-    if spec.loss is None and spec.criterion is None:
-        return CHECK.skipped("nothing says how the loss is taken", "Spec(criterion=lambda outputs, batch: loss)")
-    with subject.mode(False), torch.enable_grad():
-        subject.reseed()
-        if spec.loss is not None:
-            loss, outputs = spec.loss(subject.model, batch)
-        else:
-            assert spec.criterion is not None and spec.call is not None
-            outputs = spec.call(subject.model, batch).detach().requires_grad_()
-            loss = spec.criterion(outputs, batch)
-        if not loss.requires_grad or not outputs.requires_grad:
-            return CHECK.unsure(DONE, "the loss has no gradient")
-        (found,) = torch.autograd.grad(loss, outputs, allow_unused=True)
-    if found is None:
-        return CHECK.unsure(DONE, "the outputs returned are not those the loss was taken of")
-    return found.detach()
-
-
-def _match(rows: Tensor, batch: Batch, offset: int) -> float:
-    """The share of the asked positions whose label stands at an offset from them."""
-    ids, length = batch.ids, batch.ids.size(1)
-    width = min(rows.size(1), length)
-    at = torch.arange(width, device=ids.device)
+def _match(labels: Tensor, text: Tensor, offset: int) -> float:
+    """The share of the asked positions whose label stands at an offset from them in some text."""
+    width, length = labels.size(1), text.size(1)
+    at = torch.arange(width, device=text.device)
     inside = (at + offset >= 0) & (at + offset < length)
-    labels = rows[:, :width][:, inside]
-    there = ids[:, (at + offset)[inside]]
-    counted = labels >= 0
-    total = (rows >= 0).sum()
+    found, there = labels[:, inside], text[:, (at + offset)[inside]]
+    counted = found >= 0
     # A few labels at the edges cannot stand in what was read: they are no evidence against an offset.
-    return float((labels[counted] == there[counted]).sum() / counted.sum()) if total and counted.any() else 0.0
+    return float((found[counted] == there[counted]).float().mean()) if bool(counted.any()) else 0.0
 
 
-def _stray(rows: Tensor, keep: Tensor, wanted: int) -> int:
-    """How many asked positions have a label that is padding."""
-    width = min(rows.size(1), keep.size(1))
-    real = torch.zeros_like(keep)
-    if wanted:
-        real[:, :-wanted] = keep[:, wanted:]
-    else:
-        real = keep
-    return int(((rows[:, :width] >= 0) & ~real[:, :width]).sum())
-
-
-def _padding(stray: int, evidence: dict[str, object]) -> Finding:
+def _softmax_twice(ray: Xray, evidence: dict[str, object]) -> Finding | None:
+    """The loss is V times what its gradient says, or the mean of negative probabilities."""
+    p = ray.outputs.double().softmax(-1).gather(-1, ray.labels.clamp(min=0)[..., None])[..., 0]
+    g = ray.gradient.double().gather(-1, ray.labels.clamp(min=0)[..., None])[..., 0]
+    weights = (-g / (1 - p).clamp_min(1e-6)).masked_fill(~ray.asked, 0)
+    told = float((weights * ray.losses).sum())
+    size, chance = ray.outputs.size(-1), float(p[ray.asked].mean())
+    bare = abs(ray.loss + chance) <= 1e-3 * chance
+    if not bare and (size < 8 or ray.loss < size / 3 * abs(told)):
+        return None
     return CHECK.failed(
         DONE,
-        f"{stray} positions whose label is padding are asked as well",
-        cause="padding is not ignored: no ignore_index, one that is not the padding's id, or a smoothing term that is not "
-        "masked",
+        f"the loss is {ray.loss:.3g}, and its gradient is that of a cross-entropy of {told:.2g}",
+        cause="nll_loss is given probabilities, and not their logarithms"
+        if bare
+        else "the loss takes the softmax of what is a softmax already: it cannot fall, and its gradient vanishes",
+        fix="F.cross_entropy(scores, labels), of the scores themselves; nll_loss of log_softmax",
+        evidence={**evidence, "loss": ray.loss, "by_gradient": told},
+        script=SCRIPT,
+    )
+
+
+def _padding(
+    ray: Xray, batch: Batch, offset: int, subject: Subject, evidence: dict[str, object]
+) -> Finding | None:  # fmt: skip
+    """Whether positions whose label is padding are asked, the first after a text apart where padding is the end too."""
+    assert batch.keep is not None
+    width, length = ray.labels.size(1), batch.keep.size(1)
+    keep = batch.keep
+    if subject.spec.pad_id == subject.spec.eos_id and subject.writes:
+        keep = keep | torch.cat([keep[:, :1], keep[:, :-1]], dim=1)
+    at = torch.arange(width, device=keep.device) + offset
+    inside = (at >= 0) & (at < length)
+    stray = ray.asked & ~keep[:, at.clamp(0, length - 1)] & inside & ray.balanced
+    real = ray.asked & keep[:, at.clamp(0, length - 1)] & inside
+    if not bool(stray.any()):
+        return None
+    upside_down = not bool(real.any())
+    return CHECK.failed(
+        DONE,
+        f"{int(stray.sum())} positions whose label is padding are asked"
+        + (", and no others" if upside_down else " as well"),
+        cause="the mask of what is ignored is upside down"
+        if upside_down
+        else "padding is not ignored: no ignore_index, one that is not the padding's id, a mask of the inputs where "
+        "that of the labels is meant, or a smoothing term that is not masked",
         fix="labels.masked_fill(~keep, -100) and cross_entropy(…, ignore_index=-100); mask the smoothing term alike",
         references=("pytorch/pytorch#73205", "awslabs/sockeye#200"),
-        evidence={**evidence, "padding_asked": stray},
+        evidence={**evidence, "padding_asked": int(stray.sum())},
         script="""
 loss, logits = loss_of(padded_ids)  # your loss on rows that end in padding
 (gradient,) = torch.autograd.grad(loss, logits)
 print(gradient.abs().amax(-1) > 0)  # must be False where the label is padding
 """,
     )
+
+
+def _misplaced(share: float, best: int, wanted: int, evidence: dict[str, object], whose: str = "") -> Finding:
+    apart = best - wanted + 1
+    return CHECK.failed(
+        DONE,
+        f"{whose}{share:.0%} of the labels stand {best:+d} from their position, and should stand {wanted:+d}",
+        cause=NAMES.get(apart, f"labels stand {best - wanted:+d} from where they should"),
+        fix="shift once: cross_entropy(logits[:, :-1], ids[:, 1:]), or a decoder that reads [start, ids[:-1]] and is "
+        "asked for ids; where the model shifts, give it the ids as labels",
+        references=(
+            "huggingface/transformers#47394", "Project-MONAI/GenerativeModels#314", "huggingface/transformers#32944",
+        ),
+        evidence={**evidence, "offset": best, "apart": apart},
+        script=SCRIPT,
+    )  # fmt: skip
+
+
+def _unexplained(
+    ray: Xray, batch: Batch, share: float, best: int, subject: Subject, evidence: dict[str, object]
+) -> Finding:
+    values = set(ray.labels[ray.asked].tolist())
+    if len(values) == 1 and not values & set(subject.words.tolist()):
+        seen = f"every position is asked for token {values.pop()}"
+        cause = "labels are the masked text, or the padding, and not the text itself"
+    elif batch.source is not None and batch.source.dim() == 2 and _match(ray.labels, batch.source, 0) == 1:
+        seen, cause = "every position is asked for the token of the source", "labels are the source"
+    else:
+        return CHECK.unsure(
+            DONE, f"no offset explains the labels; the nearest, {best:+d}, explains {share:.0%}", **evidence
+        )
+    return CHECK.failed(
+        DONE, seen, cause=cause, fix="labels are the text before masking", evidence=evidence, script=SCRIPT
+    )
+
+
+def _wraps(evidence: dict[str, object]) -> Finding:
+    return CHECK.failed(
+        DONE,
+        "replacing the last token of a text moved the first output that the loss is taken of",
+        cause="the decoder's input is rolled and not shifted: torch.roll brings the end round to the beginning, where "
+        "the start token should stand",
+        fix="torch.cat([start, ids[:, :-1]], dim=1)",
+        references=("huggingface/transformers#32344", "huggingface/transformers#7077"),
+        evidence=evidence,
+        script=SCRIPT,
+    )
+
+
+def _end(ray: Xray, subject: Subject, evidence: dict[str, object]) -> Finding | None:
+    """Whether the end is asked, of texts that all have one."""
+    spec, eos = subject.spec, known(subject.spec.eos_id, subject)
+    if eos is None or not subject.writes or spec.features is not None or spec.example is not None:
+        return None
+    if bool((ray.labels == eos).any()):
+        return None
+    same = ", being the padding as well" if eos == spec.pad_id else ""
+    return CHECK.failed(
+        DONE,
+        f"the end token {eos}{same} ends every text and is never asked",
+        cause="what is ignored is told by the padding's id, and the end has the same; or the end is cut off or masked: "
+        "the model never learns to stop",
+        fix="take another token for padding, or ignore by the lengths of texts and not by the id",
+        references=("huggingface/trl#1623", "pytorch/torchtune#949", "huggingface/course#33"),
+        evidence=evidence,
+        script=SCRIPT,
+    )
+
+
+def _own(subject: Subject, reading: Reading, evidence: dict[str, object]) -> Finding | None:
+    """The offset on the user's own batch, whose labels may be shifted before they come to the loss."""
+    batch = subject.spec.batch
+    if batch is None or not subject.writes or reading.shift is None or batch.ids.dim() != 2:
+        return None
+    if subject.spec.kind == "encoder_decoder" and reading.shift != 0:
+        return None  # the input is made of the labels: ids say nothing of them
+    try:
+        ray = xray(subject, batch.rows(slice(0, 4)))
+    except Exception:  # a batch the model does not take is said by data.labels
+        return None
+    wanted = 1 - reading.shift
+    matches = {k: _match(ray.labels, batch.ids[:4].to(ray.labels.device), k) for k in OFFSETS}
+    best = max(matches, key=lambda k: matches[k])
+    evidence["own_offsets"] = {str(k): round(v, 3) for k, v in matches.items()}
+    if matches[best] < tolerances.LABEL_MATCH_OWN or matches[wanted] > 0.5 * matches[best]:
+        return None
+    return _misplaced(matches[best], best, wanted, evidence, "in your own batch ")
