@@ -1,6 +1,8 @@
 // What the view of sizes asks the server, and what the answer looks like. No framework.
 
-import type { TowerShape } from "./size.types";
+import { query } from "../api/client";
+import { whole } from "../render/units";
+import type { Published, Size, TowerShape } from "./size.types";
 
 export * from "./size.types";
 
@@ -58,3 +60,62 @@ export type Group = "embeddings" | "self-attention" | "cross-attention" | "feed-
 export const GROUPS: readonly Group[] = [
   "embeddings", "self-attention", "cross-attention", "feed-forward", "norms", "head",
 ]; // prettier-ignore
+
+/** What each group of parts has, in the order of a pass; groups that have nothing are left out. */
+export function groupsOf({ parts }: Size): [Group, number][] {
+  const sums = new Map(GROUPS.map((group) => [group, 0]));
+  for (const part of parts) sums.set(groupOf(part.name), sums.get(groupOf(part.name))! + part.parameters);
+  return [...sums].filter(([, count]) => count > 0);
+}
+
+export function publishedWords({ parameters, counted }: Published): string {
+  if (parameters === null) return "no exact count is published";
+  if (parameters === counted) return `${whole(parameters)} parameters published, and counted here`;
+  return `${whole(parameters)} parameters published, ${whole(counted)} counted here`;
+}
+
+/** What is asked: in the URL, with the defaults of `pellucid size`. */
+export interface Asked {
+  target: string;
+  settings: ReadonlyMap<string, string>;
+  batch?: string;
+  length?: string;
+  source_length?: string;
+  dtype: "bfloat16" | "float32";
+  machine: string;
+  checkpointing: boolean;
+}
+
+export function askedOf(more: Record<string, string>): Asked {
+  const pairOf = (setting: string): [string, string] => {
+    const at = setting.indexOf("=");
+    return [setting.slice(0, at), setting.slice(at + 1)];
+  };
+  return {
+    target: more["size.of"] ?? "main",
+    settings: new Map((more["size.set"] ?? "").split(" ").filter(Boolean).map(pairOf)),
+    batch: more["size.batch"],
+    length: more["size.length"],
+    source_length: more["size.source"],
+    dtype: more["size.dtype"] === "float32" ? "float32" : "bfloat16",
+    machine: more["size.machine"] ?? "h100",
+    checkpointing: more["size.checkpointing"] === "1",
+  };
+}
+
+export function pathOf({ settings, ...asked }: Asked): string {
+  const changed = [...settings].map(([key, value]) => `&settings=${encodeURIComponent(`${key}=${value}`)}`);
+  return `/api/size${query({ ...asked, checkpointing: asked.checkpointing || undefined })}${changed.join("")}`;
+}
+
+/** The same on the command line. */
+export function commandOf({ target, settings, batch, length, source_length, dtype, machine, checkpointing }: Asked): string {
+  const words = ["pellucid size", target === "main" ? "RUN" : target, ...[...settings].map(([key, value]) => `${key}=${value}`)];
+  if (batch) words.push(`--batch ${batch}`);
+  if (length) words.push(`--length ${length}`);
+  if (source_length) words.push(`--source-length ${source_length}`);
+  if (dtype !== "bfloat16") words.push("--dtype float32");
+  if (machine !== "h100") words.push(`--machine ${machine}`);
+  if (checkpointing) words.push("--checkpointing");
+  return words.join(" ");
+}
