@@ -22,6 +22,7 @@ The names, (B, T) ids, (B, S) source, (B, T, V) outputs:
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import replace
 
 from torch import nn
@@ -31,6 +32,10 @@ from pellucid.doctor.scripts.definition import Definition
 from pellucid.doctor.scripts.definitions import DEFINITIONS
 from pellucid.doctor.scripts.models import model_lines
 from pellucid.doctor.subject import Subject
+
+GRADIENTS = re.compile(r"grad|backward|attention\(|optimizer")
+"""What a script does that takes gradients, or must not take the fast paths that PyTorch has where there are none."""
+FORWARD = ("call", "translated", "masked", "step", "stepped")
 
 WAKE = """
 for parameter in model.parameters():  # what starts at zero hides all that is behind it
@@ -58,7 +63,8 @@ class Reproduction:
         imports = dict.fromkeys(line for name in wanted for line in self._of(name).imports)
         parts = ["\n".join(imports)] if imports else []
         parts += [WAKE.strip()] if awake and _asleep(self.subject.module) else []
-        parts += [self._of(name).text for name in wanted]
+        free = not GRADIENTS.search(finding.script)
+        parts += [_free(name, self._of(name).text) if free else self._of(name).text for name in wanted]
         build = self.subject.build or model_lines(self.subject.model)
         return replace(finding, build=build, script="\n\n".join([*parts, finding.script.strip()]))
 
@@ -94,3 +100,8 @@ def _names(text: str) -> set[str]:
 def _asleep(module: nn.Module | None) -> bool:
     parameters = [] if module is None else list(module.parameters())
     return any(p.dim() > 1 and p.numel() and p.device.type != "meta" and not bool(p.any()) for p in parameters)
+
+
+def _free(name: str, text: str) -> str:
+    """A definition of a pass as it is in use: without gradients."""
+    return text.replace(f"def {name}(", f"@torch.no_grad()\ndef {name}(", 1) if name in FORWARD else text

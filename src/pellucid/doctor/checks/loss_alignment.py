@@ -14,7 +14,7 @@ from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.reading import Reading, reading_of
-from pellucid.doctor.spec import Batch
+from pellucid.doctor.spec import Batch, Spec
 from pellucid.doctor.subject import Subject
 from pellucid.doctor.xray import NO_LOSS, UnseenError, Xray, xray
 
@@ -31,13 +31,48 @@ NAMES = {
     -1: "labels are shifted the wrong way: each position is asked for the token before the one it reads",
 }
 SCRIPT = """
-ids = sample(1)
-loss, logits = loss_of(ids)  # your loss, and the outputs it is taken of
-(gradient,) = torch.autograd.grad(loss, logits)
+model.eval()
+ids, other = sample(1), sample(1)
+other[:, 5] = sample(2)[:, 5]
+loss, outputs = loss_of(ids)
+(gradient,) = torch.autograd.grad(loss, outputs, retain_graph=True)
 labels = gradient.argmin(-1)  # what each position is pushed towards
-for offset in (0, 1, 2):
-    share = (labels[:, : ids.size(1) - offset] == ids[:, offset : offset + labels.size(1)]).float().mean()
-    print(offset, share)  # a decoder that reads ids should have 1.0 at offset 1
+moved = (loss_of(other)[1] - outputs).abs().amax((0, 2))
+first = int(moved.nonzero()[0])  # the first position that has read token 5
+assert (labels[:, first] == ids[:, 6]).all(), f"position {first} has read token 5 and is not asked for token 6"
+"""
+SAME = """
+model.eval()
+ids = sample(1)
+loss, outputs = loss_of(ids)
+(gradient,) = torch.autograd.grad(loss, outputs)
+asked = gradient.abs().amax(-1) > 0
+assert (gradient.argmin(-1) == ids[:, : outputs.size(1)])[asked].all(), "what is asked is not the text"
+"""
+TWICE = """
+model.eval()
+loss, outputs = loss_of(sample(1))
+(gradient,) = torch.autograd.grad(loss, outputs)
+asked, (pull, label) = gradient.abs().amax(-1) > 0, gradient.min(-1)
+chance = outputs.softmax(-1).gather(-1, label[..., None])[..., 0]
+weight = (-pull / (1 - chance))[asked].sum()  # of all positions together: 1 in a mean over them
+assert loss > 0, f"a negative loss: {loss:.3g}"
+assert weight > 0.5, f"gradients are {weight:.2g} of what those of a cross-entropy of these outputs are"
+"""
+OWN = """
+ids, labels = ..., ...  # fill in: a batch as you train on it, labels as the loss is given them
+outputs = call(ids).requires_grad_()
+loss = ...  # fill in: your loss of these outputs and labels
+(gradient,) = torch.autograd.grad(loss, outputs)
+asked = gradient.abs().amax(-1)[:, :-1] > 0
+assert (gradient.argmin(-1)[:, :-1] == ids[:, 1:])[asked].float().mean() > 0.9, "labels are not the next tokens"
+"""
+WRAPS = """
+model.eval()
+ids, other = sample(1), sample(1)
+other[:, -1] = sample(2)[:, -1]
+moved = (loss_of(other)[1] - loss_of(ids)[1])[:, 0].abs().max()
+assert moved == 0, f"the last token moves the first output by {moved:.3g}"
 """
 
 
@@ -67,7 +102,7 @@ def answer(subject: Subject) -> Finding:
     return (
         _softmax_twice(ray, evidence)
         or (_padding(ray, batch, best if sure else wanted, subject, evidence) if batch.keep is not None else None)
-        or (_misplaced(matches[best], best, wanted, evidence) if sure and best != wanted else None)
+        or (_misplaced(matches[best], best, wanted, evidence, read=subject.writes) if sure and best != wanted else None)
         or (None if sure else _unexplained(ray, batch, matches[best], best, subject, evidence))
         or (_wraps(evidence) if reading.wraps else None)
         or (_end(ray, subject, evidence) if batch is not spec.batch else None)
@@ -143,7 +178,7 @@ def _softmax_twice(ray: Xray, evidence: dict[str, object]) -> Finding | None:
         else "the loss takes the softmax of what is a softmax already: it cannot fall, and its gradient vanishes",
         fix="F.cross_entropy(scores, labels), of the scores themselves; nll_loss of log_softmax",
         evidence={**evidence, "loss": ray.loss, "by_gradient": told},
-        script=SCRIPT,
+        script=TWICE,
     )
 
 
@@ -174,15 +209,28 @@ def _padding(
         fix="labels.masked_fill(~keep, -100) and cross_entropy(…, ignore_index=-100); mask the smoothing term alike",
         references=("pytorch/pytorch#73205", "awslabs/sockeye#200"),
         evidence={**evidence, "padding_asked": int(stray.sum())},
-        script="""
-loss, logits = loss_of(padded_ids)  # your loss on rows that end in padding
-(gradient,) = torch.autograd.grad(loss, logits)
-print(gradient.abs().amax(-1) > 0)  # must be False where the label is padding
-""",
+        script=_padding_script(subject.spec, offset),
     )
 
 
-def _misplaced(share: float, best: int, wanted: int, evidence: dict[str, object], whose: str = "") -> Finding:
+def _padding_script(spec: Spec, offset: int) -> str:
+    first = 4 + offset - (spec.pad_id == spec.eos_id)
+    return f"""
+model.eval()
+ids = sample(1)
+keep = torch.ones_like(ids, dtype=torch.bool)
+keep[1, -4:] = False  # the last four tokens of row 1 are padding
+loss, outputs = padded_loss(ids.masked_fill(~keep, {spec.pad_id}), keep)
+(gradient,) = torch.autograd.grad(loss, outputs)
+asked = gradient.abs().amax(-1) > 0
+assert not asked[1, ids.size(1) - {first} :].any(), "positions whose label is padding are asked"
+assert asked[1, : ids.size(1) - {first + 1}].any(), "nothing else is asked"
+"""
+
+
+def _misplaced(
+    share: float, best: int, wanted: int, evidence: dict[str, object], *, read: bool = True, whose: str = ""
+) -> Finding:
     apart = best - wanted + 1
     return CHECK.failed(
         DONE,
@@ -194,7 +242,7 @@ def _misplaced(share: float, best: int, wanted: int, evidence: dict[str, object]
             "huggingface/transformers#47394", "Project-MONAI/GenerativeModels#314", "huggingface/transformers#32944",
         ),
         evidence={**evidence, "offset": best, "apart": apart},
-        script=SCRIPT,
+        script=OWN if whose else SCRIPT if read else SAME,
     )  # fmt: skip
 
 
@@ -212,7 +260,12 @@ def _unexplained(
             DONE, f"no offset explains the labels; the nearest, {best:+d}, explains {share:.0%}", **evidence
         )
     return CHECK.failed(
-        DONE, seen, cause=cause, fix="labels are the text before masking", evidence=evidence, script=SCRIPT
+        DONE,
+        seen,
+        cause=cause,
+        fix="labels are the text before masking",
+        evidence=evidence,
+        script=SCRIPT if subject.writes else SAME,
     )
 
 
@@ -225,7 +278,7 @@ def _wraps(evidence: dict[str, object]) -> Finding:
         fix="torch.cat([start, ids[:, :-1]], dim=1)",
         references=("huggingface/transformers#32344", "huggingface/transformers#7077"),
         evidence=evidence,
-        script=SCRIPT,
+        script=WRAPS,
     )
 
 
@@ -245,7 +298,15 @@ def _end(ray: Xray, subject: Subject, evidence: dict[str, object]) -> Finding | 
         fix="take another token for padding, or ignore by the lengths of texts and not by the id",
         references=("huggingface/trl#1623", "pytorch/torchtune#949", "huggingface/course#33"),
         evidence=evidence,
-        script=SCRIPT,
+        script=f"""
+model.eval()
+ids = sample(1)
+ids[:, -1] = {eos}  # every text ends
+loss, outputs = loss_of(ids)
+(gradient,) = torch.autograd.grad(loss, outputs)
+asked = gradient.abs().amax(-1) > 0
+assert (gradient.argmin(-1) == {eos})[asked].any(), "the end is never asked"
+""",
     )
 
 
@@ -266,4 +327,4 @@ def _own(subject: Subject, reading: Reading, evidence: dict[str, object]) -> Fin
     evidence["own_offsets"] = {str(k): round(v, 3) for k, v in matches.items()}
     if matches[best] < tolerances.LABEL_MATCH_OWN or matches[wanted] > 0.5 * matches[best]:
         return None
-    return _misplaced(matches[best], best, wanted, evidence, "in your own batch ")
+    return _misplaced(matches[best], best, wanted, evidence, whose="in your own batch ")
