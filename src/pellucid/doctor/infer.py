@@ -13,7 +13,10 @@ from pellucid.doctor.subject import Subject
 from pellucid.doctor.ways import hugging_face, ours, plain
 from pellucid.errors import UserError
 
-TOLD = ("kind", "vocab_size", "features", "pad_id", "eos_id", "window", "max_length", "positions", "scale", "tied")
+TOLD = ("vocab_size", "features", "pad_id", "eos_id", "window", "max_length", "positions", "scale", "tied")
+HIDDEN_SHARE = 0.75
+"""Share of the future that must be hidden from a model for it to be meant as a decoder: one layer that leaks from a
+little ahead makes no encoder of it."""
 
 
 def subject_of(model: Any, spec: Spec | None, *, seed: int = 0, build: str = "") -> tuple[Subject, tuple[str, ...]]:
@@ -25,47 +28,72 @@ def subject_of(model: Any, spec: Spec | None, *, seed: int = 0, build: str = "")
     said = spec or Spec()
     if not callable(model):
         raise UserError("model", f"found {type(model).__name__}", "a module, or a callable from ids to logits")
-    inferred = ours.spec_of(model) or hugging_face.spec_of(model) or plain.spec_of(model, said)
-    full = said.over(inferred)
-    if full.vocab_size is None and full.features is None and full.example is None:
+    full = said.over(ours.spec_of(model) or hugging_face.spec_of(model) or plain.spec_of(model, said))
+    if full.vocab_size is None and full.features is None and (full.example is None or _reads_ids(full)):
         raise UserError("vocab_size", "nothing says how many tokens there are", hint="say it: Spec(vocab_size=…)")
-    subject = Subject(
-        model, full if full.call else replace(full, call=plain.spec_of(model, Spec()).call), seed=seed, build=build
-    )
-    notes = []
-    if full.masked is None:
-        full, note = _with_masks(subject, said)
-        notes.append(note)
-        subject = Subject(model, full, seed=seed, build=build)
+    notes: list[str] = []
+
+    def subject() -> Subject:
+        return Subject(model, full, seed=seed, build=build)
+
+    _try(subject())
     if full.kind is None:
-        kind, why = _kind(subject)
-        subject = Subject(model, replace(full, kind=kind), seed=seed, build=build)
+        kind, why = _kind(subject())
+        full = replace(full, kind=kind)
         notes.append(f"kind: {kind}, {why}; if it is meant otherwise, say it: Spec(kind=…)")
-    named = {name: getattr(subject.spec, name) for name in TOLD if getattr(said, name) is None and name != "kind"}
-    if said.kind is None and full.kind is not None:
-        notes.insert(0, f"kind: {full.kind}, by its class")
-    return subject, (*notes, *(f"{name}: {value}" for name, value in named.items() if value is not None))
+    elif said.kind is None:
+        notes.append(f"kind: {full.kind}, by its class or its signature")
+    if full.masked is None:
+        full, note = _with_masks(subject(), said)
+        notes.append(note)
+    declared = sorted(full.declare - said.declare)
+    named = {name: value for name in TOLD if getattr(said, name) is None and (value := getattr(full, name)) is not None}
+    notes += [f"{name}: {value}" for name, value in named.items()]
+    notes += [f"declared for it: {word}" for word in declared]
+    return subject(), tuple(notes)
+
+
+def _reads_ids(spec: Spec) -> bool:
+    return spec.example is not None and not spec.example.ids.is_floating_point()
+
+
+def _try(subject: Subject) -> None:
+    """One pass, so that a model that cannot be called is no matter for every check.
+
+    Raises:
+        UserError: with what the model said, and what to say about it.
+    """
+    name = type(subject.model).__name__
+    batch = subject.batch()
+    given = f"ids {tuple(batch.ids.shape)}"
+    if batch.source is not None:
+        given = f"a source {tuple(batch.source.shape)} and {given}"
+    try:
+        output: Any = subject(batch)
+    except UserError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise UserError(
+            "call", f"{name} does not run on {given}: {told}", "a call that gives outputs (B, T, V)",
+            "say how it is called: Spec(call=lambda model, batch: model(…)); or its vocab_size, max_length or features",
+        ) from error  # fmt: skip
+    if not isinstance(output, Tensor) or not output.dim():
+        raise UserError("call", f"{name} gives {type(output).__name__}", "outputs (B, T, V) or (B, labels)",
+                        "say which: Spec(call=lambda model, batch: model(batch.ids)…)")  # fmt: skip
 
 
 def _with_masks(subject: Subject, said: Spec) -> tuple[Spec, str]:
     """The spec with a call that honours padding, if one is found."""
     spec = subject.spec
-    if said.call is not None or isinstance(subject.model, nn.Module) is False:
+    if said.call is not None or not isinstance(subject.model, nn.Module):
         return replace(spec, masked=False), "padding: not asked; Spec(masked=True) if call honours batch.keep"
 
     def run(call: Any) -> Tensor:
         return Subject(subject.model, replace(spec, call=call), seed=subject.seed)(batch)
 
     batch = subject.batch(2)
-    try:
-        found = plain.masks(subject.model, spec.kind, batch, run)
-    except Exception as error:
-        raise UserError(
-            "call",
-            f"{type(subject.model).__name__} does not run on ids {tuple(batch.ids.shape)}: {type(error).__name__}: {error}",
-            "a model that reads ids (B, T), or to be told how it is called",
-            "say it: Spec(call=lambda model, batch: model(…))",
-        ) from error
+    found = plain.masks(subject.model, spec.kind, batch, run)
     if found is None:
         return replace(spec, masked=False), "padding: no mask argument is understood"
     return replace(spec, call=found, masked=True), "padding: given by the model's own mask argument"
@@ -76,9 +104,11 @@ def _kind(subject: Subject) -> tuple[Kind, str]:
     probe = Subject(subject.model, replace(subject.spec, kind="encoder"), seed=subject.seed)
     if not probe.per_position:
         return "encoder", "by what it does: one output for a whole text"
-    influence = probe.influence
-    ahead = influence.triu(1) > 0
-    share = float(ahead.sum()) / max(1, int(torch.ones_like(influence).triu(1).sum()))
-    if share <= 0.25:
-        return "decoder", f"by what it does: {1 - share:.0%} of the future is hidden"
-    return "encoder", f"by what it does: {share:.0%} of the future is seen"
+    seen = probe.influence > 0
+    ones = torch.ones_like(seen)
+    if not bool((seen & ones.triu(1)).any()) and not bool((seen & ones.tril(-1)).any()):
+        return "encoder", "which cannot be told by what it does: no position moves another"
+    hidden = 1 - float((seen & ones.triu(1)).sum()) / max(1, int(ones.triu(1).sum()))
+    if hidden >= HIDDEN_SHARE:
+        return "decoder", f"by what it does: {hidden:.0%} of the future is hidden"
+    return "encoder", f"by what it does: {1 - hidden:.0%} of the future is seen"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.doctor import tolerances
+from pellucid.doctor.grouped import grouped_in_double
 from pellucid.doctor.measures import Gap, gap, moved, verdict
 from pellucid.doctor.precision import doubled
 from pellucid.doctor.spec import Batch, Spec
@@ -185,7 +186,7 @@ class Subject:
         if self.module is None:
             return None
         try:
-            with doubled(self.module):
+            with doubled(self.module), grouped_in_double():
                 return measured()
         except Exception:  # a model that makes tensors of its own in float32 need not run in float64
             return None
@@ -213,7 +214,8 @@ class Subject:
 
     def attention_of(self, batch: Batch) -> Found:
         """Every place in which it attends, over some batch."""
-        assert self.module is not None and self.spec.call is not None
+        assert self.module is not None
+        assert self.spec.call is not None
         call = _Called(self.module, self.spec.call)
         with self.mode(False), torch.no_grad():
             self.reseed()
