@@ -79,8 +79,7 @@ def _leaks(subject: Subject, batch: Batch, cuts: list[int], *, train: bool) -> t
     found = _moved(subject, batch, cuts, train)
     if found and train:
         with undropped():
-            still = _moved(subject, batch, cuts, train)
-        found = {cut: share for cut, share in found.items() if cut in still}
+            found = _moved(subject, batch, cuts, train)
     if not found or max(found.values()) > tolerances.SHAPE_FAIL:
         return found, 0.0
     with undropped() if train else nullcontext():
