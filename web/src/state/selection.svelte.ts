@@ -4,6 +4,7 @@
 //   .compare                     read anywhere; reactive
 //   selection.set({layer: 2})    changes several at once; the URL follows
 //   selection.more.temperature   settings of one view, text; selection.setMore({temperature: "0.8"})
+//   selection.number("alpha", 0.6, -1, 3)   such a setting as a number between two bounds; 0.6 where there is none
 //   selection.link()             the whole address, with the hash of the weights
 //   selection.follow()           once, at the start: reads the URL and follows it
 //
@@ -94,6 +95,11 @@ class Selection {
       else more[name] = value;
     }
     this.set({ more });
+  }
+
+  number(name: string, usual: number, low = -Infinity, high = Infinity): number {
+    const given = Number(this.more[name] ?? usual);
+    return Number.isFinite(given) ? Math.min(high, Math.max(low, given)) : usual;
   }
 
   link(): string {
