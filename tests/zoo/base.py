@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pellucid.doctor.spec import Spec
 from zoo.entry import Bug, Healthy
 
-__all__ = ["BERT", "GPT", "Attention", "Block", "Bug", "Healthy", "Rotary", "gpt_spec", "bert_spec", "rotated"]
+__all__ = ["BERT", "GPT", "Attention", "Block", "Bug", "Healthy", "Rotary", "bert_spec", "gpt_spec", "rotated"]
 
 VOCAB, WIDTH, HEADS, LAYERS, LONGEST = 67, 32, 4, 2, 64
 Cache = list[tuple[Tensor, Tensor]]

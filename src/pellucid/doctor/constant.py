@@ -1,21 +1,47 @@
 """What a model makes of one token repeated: all that then differs between positions is their order.
 
-Shapes: B batch, T positions, H heads.
+Shapes: B batch, T positions, H heads, G key/value heads, K head_dim.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pellucid.doctor import tolerances
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
-from pellucid.trace.sites import HIDDEN, Site
+from pellucid.trace.sites import Site
 
 Scheme = Literal["absolute", "relative", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How one sequence of equal tokens is attended to.
+
+    Attributes:
+        name: which sequence.
+        scheme: how order is told: ``absolute`` where values of the first layer differ between positions, ``relative``
+            where scores of some layer differ between the keys of a query, ``none``.
+        site: the first place in which order shows in the scores; the first of all where it shows nowhere.
+        first: the first place.
+        settled: from which position on the values of the first place are all the same; 0 where they are throughout.
+    """
+
+    name: str
+    scheme: Scheme
+    site: Site
+    first: Site
+    settled: int
+
+    def scores(self) -> Tensor:
+        """(H, T', T') of ``site`` from ``settled`` on, with what may not be seen as NaN."""
+        return visible(self.site)[0, :, self.settled :, self.settled :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,41 +50,39 @@ class Constant:
 
     Attributes:
         output: (B, T, V), of equal rows that read the same token everywhere.
-        scheme: how order is told: ``absolute`` added to the tokens, ``relative`` in the scores of the first layer,
-            ``none``; ``None`` where that cannot be told.
-        scores: (H, T, T) of the first layer, with what may not be seen as NaN.
         varies: by how much outputs differ between positions, as a share of the largest.
         rows: by how much they differ between rows.
+        text: how what is written, or read by a model of one sequence, is attended to; ``None`` where no attention over
+            all of it is understood.
+        source: the same of the source.
     """
 
     output: Tensor
-    scheme: Scheme | None
-    scores: Tensor | None
     varies: float
     rows: float
+    text: Reading | None
+    source: Reading | None
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """Those that are understood."""
+        return tuple(reading for reading in (self.text, self.source) if reading is not None)
 
 
 def constant(subject: Subject, length: int | None = None, rows: int = 3) -> Constant:
-    """Runs a batch of one token, and looks at the first place that attends."""
+    """Runs a batch of one token, and looks at every place that attends."""
     batch = repeated(subject, subject.length if length is None else length, rows)
     output = subject(batch)
     largest = output.abs().max().clamp_min(1e-30)
     varies = float((output - output[:, :1]).abs().max() / largest)
     differ = float((output - output[:1]).abs().max() / largest)
-    site = first_site(subject, batch)
-    if site is None:
-        return Constant(output, None, None, varies, differ)
-    scores = _visible(site)
-    if not _equal(site.v.transpose(1, 2).flatten(2)):
-        return Constant(output, "absolute", scores, varies, differ)
-    spread = float((scores - scores.nanmean()).nan_to_num().abs().max())
-    scheme: Scheme = "relative" if spread > 1e-5 * max(1.0, float(scores.nan_to_num().abs().max())) else "none"
-    return Constant(output, scheme, scores, varies, differ)
+    text, source = readings(subject, batch)
+    return Constant(output, varies, differ, text, source)
 
 
 def repeated(subject: Subject, length: int, rows: int) -> Batch:
-    """(rows, length) of one token; the source of an encoder–decoder as well."""
-    batch = subject.batch(1, length)
+    """(rows, length) of one token; the source of an encoder–decoder as well, two shorter."""
+    batch = subject.batch(1, length, source_length=max(1, length - 2))
     ids = batch.ids[:, :1].expand(rows, length, *batch.ids.shape[2:]).contiguous()
     if batch.source is None:
         return Batch(ids=ids)
@@ -69,36 +93,70 @@ def repeated(subject: Subject, length: int, rows: int) -> Batch:
     return Batch(ids=ids, source=source)
 
 
-def first_site(subject: Subject, batch: Batch) -> Site | None:
-    """The first place in which what is written attends to itself."""
+def readings(subject: Subject, batch: Batch) -> tuple[Reading | None, Reading | None]:
+    """Of the text and of the source, where attention over all of them is understood."""
     if subject.module is None:
-        return None
-    length = batch.ids.shape[1]
-    sites = subject.attention_of(batch).sites
-    return next((site for site in sites if site.q.size(2) == site.k.size(2) == length), None)
+        return None, None
+    sites = [site for site in subject.attention_of(batch).sites if site.kind != "cross"]
+
+    def reading(name: str, sequence: Tensor | None) -> Reading | None:
+        if sequence is None:
+            return None
+        own = [site for site in sites if site.q.size(2) == site.k.size(2) == sequence.size(1)]
+        return _reading(name, own) if own else None
+
+    fixed = subject.spec.example is not None  # images and sounds are not repeated tokens
+    return reading("the text", batch.ids), reading("the source", None if fixed else batch.source)
 
 
-def _visible(site: Site) -> Tensor:
-    scores = site.scores()[0].double()
-    return scores.masked_fill(scores <= HIDDEN, torch.nan)
+def _reading(name: str, sites: Sequence[Site]) -> Reading:
+    first, length = sites[0], sites[0].k.size(2)
+    start = settled(first.v.transpose(1, 2).flatten(2))
+    if start > length // 2:
+        return Reading(name, "absolute", first, first, start)
+    # Where the beginning differs, as after a convolution, later layers carry that on, and tell nothing of their own.
+    alike = [site for site in sites if not settled(site.v.transpose(1, 2).flatten(2)[:, start:])]
+    site = next((site for site in alike if _tells(site, start)), None)
+    if site is not None:
+        return Reading(name, "relative", site, first, start)
+    return Reading(name, "absolute" if start else "none", first, first, start)
 
 
-def _equal(x: Tensor) -> bool:
-    """Whether (B, T, D) is the same at every position, but for rounding."""
-    return bool((x - x[:, :1]).abs().max() <= 1e-5 * x.abs().max().clamp_min(1e-30))
+def settled(x: Tensor) -> int:
+    """The first position of (B, T, D) from which on all are the same, but for rounding."""
+    differs = (x - x[:, -1:]).abs().amax((0, 2)) > tolerances.SAME * x.abs().max().clamp_min(1e-30)
+    return int(differs.nonzero().max()) + 1 if bool(differs.any()) else 0
+
+
+def visible(site: Site) -> Tensor:
+    """(B, H, T, S) in double precision, with keys that have no weight as NaN."""
+    return site.scores().double().masked_fill(site.weights() <= 0, torch.nan)
+
+
+def _tells(site: Site, start: int) -> bool:
+    """Whether the scores of a query differ between its keys, from a position on."""
+    scores = visible(site)[..., start:, start:]
+    low, high = scores.nan_to_num(torch.inf).amin(-1), scores.nan_to_num(-torch.inf).amax(-1)
+    spread = (high - low).masked_fill(~high.isfinite() | ~low.isfinite(), 0.0)
+    return float(spread.max()) > tolerances.SAME * max(float(scores.nan_to_num(0.0).abs().max()), _size(site))
+
+
+def _size(site: Site) -> float:
+    """How large a score can be: rounding is a share of that."""
+    scale = site.scale
+    factor = float(scale.abs().max()) if isinstance(scale, Tensor) else abs(scale)
+    return factor * float(site.q.norm(dim=-1).max()) * float(site.k.norm(dim=-1).max())
 
 
 def toeplitz_deviation(scores: Tensor) -> float:
     """How far (H, T, T) is from depending on distance alone: deviation along the diagonals over that of the whole."""
-    scores = scores - scores.diagonal(dim1=-2, dim2=-1)[..., None]  # what all keys of a query share is no difference
+    known = [head[~head.isnan()] for head in scores]
+    spread = max((float(head.std()) for head in known if head.numel() > 1), default=0.0)
     worst, length = 0.0, scores.size(-1)
-    spread = float(torch.stack([head[~head.isnan()].std() for head in scores]).max())
     for offset in range(1 - length, length):
         diagonal = scores.diagonal(offset, dim1=-2, dim2=-1)
-        known = ~diagonal.isnan()
-        if int(known[0].sum()) < 2:
-            continue
-        for head, mask in zip(diagonal, known, strict=True):
-            if int(mask.sum()) > 1:
-                worst = max(worst, float(head[mask].max() - head[mask].min()))
+        low, high = diagonal.nan_to_num(torch.inf).amin(-1), diagonal.nan_to_num(-torch.inf).amax(-1)
+        seen = ~diagonal.isnan().all(-1)
+        if bool(seen.any()):
+            worst = max(worst, float((high - low)[seen].max()))
     return worst / max(spread, 1e-30)

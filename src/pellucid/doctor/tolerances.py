@@ -44,6 +44,9 @@ ROW_SUM = 1e-5
 FILL_MARGIN = 20.0
 """Nats between the lowest score that may be seen and the fill of what may not: e^-20 is 2e-9."""
 
+SAME = 1e-5
+"""Of what a model makes of equal tokens, the share of the largest value by which two numbers may differ and be the same."""
+
 TOEPLITZ = 1e-2
 """Deviation along the diagonals of what depends on distance alone, over the spread of the whole."""
 

@@ -4,51 +4,134 @@ from __future__ import annotations
 
 import re
 
+import torch
+from torch import Tensor, nn
+
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
-from pellucid.doctor.constant import constant
+from pellucid.doctor.constant import Reading, constant
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.measures import gap
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("pos.present", "quick", "Is order told to the model?")
 DONE = "read one token repeated: all that can then differ between positions is their order"
+SHUFFLED = "read a text and the same tokens in another order"
 POSITIONS = re.compile(
-    r"(^|\.|_)(pos\w*|pe|wpe|rope|rotary\w*|alibi\w*|position\w*|relative\w*)($|\.|_)", re.IGNORECASE
+    r"(^|[._])(pos\w*|pe|wpe|rope|rotary\w*|alibi\w*|relative\w*|inv_freq|freqs?(_c\w+)?|slopes)($|[._])", re.IGNORECASE
 )
+REFERENCES = ("Lightning-AI/pytorch-lightning#20099", "theEricMa/DiffPoseTalk#20")
 
 
 @CHECK
 def answer(subject: Subject) -> Finding:
-    """Looks at the first layer's scores as well, in which relative positions show and outputs do not."""
-    spec = subject.spec
+    """Looks at the scores of every layer as well, in which relative positions show and outputs do not."""
+    if "no_positions" in subject.spec.declare or subject.spec.positions == "none":
+        return CHECK.skipped("no order is told, as declared")
     if not subject.per_position:
-        return CHECK.skipped("there is no output for every position")
+        return _pooled(subject)
     found = constant(subject)
-    told = found.varies > tolerances.CONTROL
-    scheme = found.scheme or ("absolute" if told else None)
+    told = found.varies > tolerances.SAME
+    scheme = found.text.scheme if found.text else None
     evidence = {"scheme": scheme, "varies": found.varies}
-    if scheme is None:
+    for reading in found.readings:
+        if reading.scheme == "absolute" and (again := _again(reading)) and _tables(subject):
+            return _failed(
+                DONE, f"in {reading.name}, {again} are told to be at one place",
+                "positions are clamped, or counted anew after some tokens: the table is too short, or a chunk's own "
+                "positions are taken for those of the text", evidence,
+            )  # fmt: skip
+    if found.source is not None and found.source.scheme == "none":
+        return _failed(DONE, "order is not told to the encoder: neither values nor scores differ", NEVER, evidence)
+    if scheme is None and not told:
+        return _unknown(subject, evidence)
+    if scheme != "none" or told:
+        where = f"by {scheme} positions" if scheme != "none" and scheme else "though not in the scores of any layer"
+        return CHECK.passed(DONE, f"order is told, {where}", **evidence)
+    return _none(subject, DONE, "neither outputs nor scores differ between positions", evidence)
+
+
+NEVER = "positions are made and not added, or one position is given to all: pe[:, T] in place of pe[:, :T]"
+
+
+def _none(subject: Subject, done: str, seen: str, evidence: dict[str, object]) -> Finding:
+    """A decoder can learn without; an encoder cannot, nor is a model meant to be that has positions."""
+    there = _there(subject)
+    reads = subject.spec.kind == "encoder" and subject.spec.features is None  # vectors may have met theirs outside
+    if there or subject.spec.positions is not None or reads:
+        return _failed(done, seen + (f", though there is {', '.join(there[:2])}" if there else ""), NEVER, evidence)
+    return CHECK.warned(
+        done, "no order is told: a causal decoder can learn without (NoPE), anything else cannot",
+        fix='declare it if it is meant so: declare={"no_positions"}', evidence=evidence,
+    )  # fmt: skip
+
+
+def _unknown(subject: Subject, evidence: dict[str, object]) -> Finding:
+    """Without attention to look at: an encoder whose outputs follow their tokens wherever they stand has no order."""
+    if subject.spec.kind != "encoder":
         return CHECK.unsure(
             DONE, "outputs do not differ, and no attention is understood in which order could show", **evidence
         )
-    if scheme != "none":
-        return CHECK.passed(DONE, f"order is told by {scheme} positions", **evidence)
-    if told:
-        return CHECK.passed(DONE, "outputs differ by position, though not in the first layer's scores", **evidence)
-    if "no_positions" in spec.declare or spec.positions == "none":
-        return CHECK.passed(DONE, "no order is told, as declared", **evidence)
-    there = _there(subject)
-    if there or spec.positions is not None or spec.kind == "encoder":
-        seen = "neither outputs nor scores differ between positions"
-        return CHECK.failed(
-            DONE,
-            seen + (f", though the model has {', '.join(there[:2])}" if there else ""),
-            cause="positions are made and not added, or one position is given to all: pe[:, T] in place of pe[:, :T]",
-            fix="x = tokens + positions(torch.arange(T)), or rotate q and k of each position by its own angle; if no order "
-            'is meant, declare it: declare={"no_positions"}',
-            references=("Lightning-AI/pytorch-lightning#20099", "theEricMa/DiffPoseTalk#20"),
-            evidence=evidence,
-            script="""
+    batch = subject.batch()
+    order = torch.randperm(batch.ids.size(1), generator=torch.Generator().manual_seed(1)).to(batch.ids.device)
+    share = gap(subject(batch.with_(ids=batch.ids[:, order])), subject(batch)[:, order]).share
+    if share > tolerances.SHAPE_FAIL:
+        return CHECK.passed(SHUFFLED, "outputs differ", moved=share, **evidence)
+    return _none(subject, SHUFFLED, "outputs follow their tokens wherever they stand", {**evidence, "moved": share})
+
+
+def _pooled(subject: Subject) -> Finding:
+    """One output for a text: all tokens but the first, which may be the one that is looked at, change places."""
+    batch = subject.batch()
+    if batch.source is not None or batch.ids.dim() != 2 or batch.ids.size(1) < 3 or subject.spec.example is not None:
+        return CHECK.skipped("there is no output for every position")
+    order = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(1, batch.ids.size(1)).flip(0)])
+    shuffled = batch.with_(ids=batch.ids[:, order.to(batch.ids.device)])
+    share = gap(subject(shuffled), subject(batch)).share
+    if share > tolerances.SHAPE_FAIL:
+        return CHECK.passed(SHUFFLED, "what they give differs", moved=share)
+    return _none(subject, SHUFFLED, "they give the same", {"moved": share})
+
+
+def _again(reading: Reading) -> str:
+    """Which positions are told to be the same, in words; empty where none are."""
+    values = reading.first.v.transpose(1, 2).flatten(2)
+    length = values.size(1)
+    if reading.settled <= length // 2:
+        return f"all positions from {reading.settled} on"
+    limit = tolerances.SAME * float(values.abs().max())
+    for lag in range(1, length // 2 + 1):
+        if float((values[:, lag:] - values[:, :-lag]).abs().max()) <= limit:
+            return f"positions that are {lag} apart"
+    return ""
+
+
+def _tables(subject: Subject) -> list[str]:
+    """Names of tables that speak of positions: parameters and buffers (L, D)."""
+    module = subject.module
+    tensors: list[tuple[str, Tensor]] = [] if module is None else [*module.named_parameters(), *module.named_buffers()]
+    return [name for name, x in tensors if POSITIONS.search(name) and x.squeeze().dim() == 2 and x.is_floating_point()]
+
+
+def _there(subject: Subject) -> list[str]:
+    """Parameters, buffers and modules of the model whose names speak of positions."""
+    module: nn.Module | None = subject.module
+    if module is None:
+        return []
+    names = [name for name, _ in (*module.named_parameters(), *module.named_buffers(), *module.named_modules())]
+    return [name for name in names if POSITIONS.search(name)]
+
+
+def _failed(done: str, seen: str, cause: str, evidence: dict[str, object]) -> Finding:
+    return CHECK.failed(
+        done,
+        seen,
+        cause=cause,
+        fix="x = tokens + positions(torch.arange(T)), or rotate q and k of each position by its own angle; if no order "
+        'is meant, declare it: declare={"no_positions"}',
+        references=REFERENCES,
+        evidence=evidence,
+        script="""
 model.eval()
 ids = sample(1)[:1]
 shuffled = ids[:, torch.randperm(ids.size(1))]
@@ -56,16 +139,4 @@ print((call(ids)[:, -1] - call(shuffled)[:, -1]).abs().max())  # zero: order is 
 same = ids[:, :1].expand_as(ids)
 assert (call(same) - call(same)[:, :1]).abs().max() > 0, "every position gives the same"
 """,
-        )
-    return CHECK.warned(
-        DONE, "no order is told: a causal decoder can learn without (NoPE), anything else cannot",
-        fix='declare it if it is meant so: declare={"no_positions"}', evidence=evidence,
-    )  # fmt: skip
-
-
-def _there(subject: Subject) -> list[str]:
-    """Parameters, buffers and modules of the model whose names speak of positions."""
-    if subject.module is None:
-        return []
-    names = [name for name, _ in (*subject.module.named_parameters(), *subject.module.named_buffers())]
-    return [name for name in (*names, *(name for name, _ in subject.module.named_modules())) if POSITIONS.search(name)]
+    )

@@ -1,19 +1,31 @@
 """Do relative positions depend on distance alone?
 
-With one token repeated, scores of the first layer under rotary, ALiBi or relative positions are the same along each
-diagonal. Halves mixed up with pairs break that at once; angles in half precision break it far out.
+With one token repeated, scores under rotary, ALiBi or relative positions are the same along each diagonal. Halves mixed
+up with pairs break that at once; angles in half precision break it far out. Rotating values, or queries alone, tells
+the wrong part; a penalty of the wrong sign prefers what is far.
 """
 
 from __future__ import annotations
 
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
-from pellucid.doctor.constant import constant, toeplitz_deviation
+from pellucid.doctor.constant import Reading, constant, toeplitz_deviation
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.rotation import away, turned, unit_scores
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("pos.rope", "quick", "Do relative positions depend on distance alone?")
-LONG = 256
+LONG, END = 256, 64
+HALVES = (
+    "frequencies of pairs (0, 1), (2, 3) are used with rotation of halves, or the other way round; or a sign is lost",
+    "angles (T, K/2) repeated as cat([a, a], -1) for rotate_half, as repeat_interleave(a, 2, -1) for pairs",
+    ("rasbt/LLMs-from-scratch#747", "huggingface/transformers#25199"),
+)
+PRECISION = (
+    "angles are computed in half precision: position times frequency needs float32",
+    "positions and inverse frequencies in float32; cast cos and sin at the end",
+    ("EleutherAI/gpt-neox#1003", "huggingface/transformers#29285"),
+)
 
 
 @CHECK
@@ -22,36 +34,92 @@ def answer(subject: Subject) -> Finding:
     if not subject.per_position:
         return CHECK.skipped("there is no output for every position")
     found = constant(subject, rows=1)
-    if found.scheme != "relative" or found.scores is None:
-        return CHECK.skipped(f"positions are not relative here: {found.scheme or 'not understood'}")
-    near = toeplitz_deviation(found.scores)
-    longest = min(LONG, subject.spec.max_length or LONG)
-    far = near
-    if longest > subject.length:
-        long = constant(subject, longest, rows=1)
-        far = near if long.scores is None else toeplitz_deviation(long.scores[:, -64:, -64:])
-    done = f"read one token {max(longest, subject.length)} times and compared the scores along each diagonal"
-    evidence = {"near": near, "far": far, "length": longest}
+    if not found.readings:
+        return CHECK.skipped("no attention over a whole sequence is understood")
+    for reading in found.readings:
+        if part := turned(reading):
+            return _part(reading, part)
+    relative = [reading for reading in found.readings if reading.scheme == "relative"]
+    if not relative:
+        return CHECK.skipped(f"positions are not relative here: {found.readings[0].scheme}")
+    for reading in relative:
+        if away(reading.scores()):
+            return _upside(reading)
+    near = max(_deviation(reading) for reading in relative)
+    length, far = _far(subject, near)
+    done = f"read one token {length} times and compared the scores along each diagonal"
+    evidence = {"near": near, "far": far, "length": length}
     worst = max(near, far)
     if worst <= tolerances.TOEPLITZ:
         return CHECK.passed(done, f"they deviate by {worst:.1e} of their spread", **evidence)
     begins = near > tolerances.TOEPLITZ
+    cause, fix, references = HALVES if begins else PRECISION
     return CHECK.failed(
         done,
-        f"they deviate by {worst:.2g} of their spread, "
-        + ("from the start" if begins else f"only at {longest} tokens"),
-        cause="frequencies of pairs (0, 1), (2, 3) are used with rotation of halves, or the other way round"
-        if begins
-        else "angles are computed in half precision: position times frequency needs float32",
-        fix="angles (T, K/2) repeated as cat([a, a], -1) for rotate_half, as repeat_interleave(a, 2, -1) for pairs"
-        if begins
-        else "positions and inverse frequencies in float32; cast cos and sin at the end",
-        references=("rasbt/LLMs-from-scratch#747", "huggingface/transformers#25199")
-        if begins
-        else ("EleutherAI/gpt-neox#1003", "huggingface/transformers#29285"),
+        f"they deviate by {worst:.2g} of their spread, " + ("from the start" if begins else f"only at {length} tokens"),
+        where=f"{relative[0].site.name} ({relative[0].site.module})",
+        cause=cause,
+        fix=fix,
+        references=references,
         evidence=evidence,
-        script="""
+        script=SCRIPT,
+    )
+
+
+SCRIPT = """
 # q and k of the first layer for one token repeated, after they are rotated, (T, K):
 # scores = q @ k.T must be the same along each diagonal
-""",
+"""
+
+
+def _deviation(reading: Reading, last: int | None = None) -> float:
+    """Of the scores, or of the cosines in them where a temperature differs from query to query."""
+    scores = reading.scores() if last is None else reading.scores()[:, -last:, -last:]
+    deviation = toeplitz_deviation(scores)
+    if deviation <= tolerances.TOEPLITZ or (unit := unit_scores(reading)) is None:
+        return deviation
+    return min(deviation, toeplitz_deviation(unit if last is None else unit[:, -last:, -last:]))
+
+
+def _far(subject: Subject, near: float) -> tuple[int, float]:
+    """How long a text was read, and the deviation at its end; that near the start where it takes no longer one."""
+    longest = min(LONG, subject.spec.max_length or LONG)
+    if longest <= subject.length:
+        return subject.length, near
+    try:
+        found = constant(subject, longest, rows=1)
+    except Exception:  # a table of positions that nobody told of may be shorter
+        return subject.length, near
+    relative = [reading for reading in found.readings if reading.scheme == "relative"]
+    return longest, max((_deviation(reading, END) for reading in relative), default=near)
+
+
+def _part(reading: Reading, part: str) -> Finding:
+    causes = {
+        "values": "values are rotated, with keys or in place of them: what is passed on then depends on where it stood",
+        "queries": "queries alone are rotated, and the scores of a query then do not differ between its keys",
+    }
+    return CHECK.failed(
+        "read one token repeated, and compared queries, keys and values of different positions",
+        f"in {reading.first.name}, {part} are told their positions"
+        + (" and keys are not" if part == "queries" else ""),
+        where=f"{reading.first.name} ({reading.first.module})",
+        cause=causes[part],
+        fix="q, k = rotate(q), rotate(k); values stay as they are",
+        references=("Su et al. 2021, eq. 16",),
+        evidence={"site": reading.first.name, "rotated": part},
+        script="# print q, k, v of the first layer for one token repeated: q and k differ between positions, v does not",
+    )
+
+
+def _upside(reading: Reading) -> Finding:
+    return CHECK.failed(
+        "read one token repeated, and followed the scores of a query over its keys",
+        f"in {reading.site.name} they grow in proportion to distance, in every head: what is farthest is seen most",
+        where=f"{reading.site.name} ({reading.site.module})",
+        cause="the penalty of ALiBi has the wrong sign",
+        fix="bias = -slopes[:, None, None] * (query_position - key_position)",
+        references=("Press et al. 2022, §3",),
+        evidence={"site": reading.site.name},
+        script="# print the bias of the last query: it must fall with distance",
     )

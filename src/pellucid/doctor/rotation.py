@@ -1,0 +1,66 @@
+"""Which of queries, keys and values are told positions, and how: read from what a model makes of one token repeated.
+
+Shapes: H heads, G key/value heads, T positions, K head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pellucid.doctor import tolerances
+from pellucid.doctor.constant import Reading, settled, visible
+from pellucid.trace.sites import for_each_head
+
+LOOSE = 1e-4
+"""Share by which lengths may differ that a rotation keeps: its sines are those of float32 angles."""
+
+
+def turned(reading: Reading) -> str:
+    """What is rotated and should not be: ``values``, or ``queries`` where keys are not; else nothing."""
+    site = reading.first
+    q, k, v = (x[0].double() for x in (site.q, site.k, site.v))
+    if reading.settled > v.size(1) // 2 and _is_rotated(v):
+        return "values"
+    if reading.scheme == "none" and _moves(q) and not _moves(k):
+        return "queries"
+    return ""
+
+
+def _is_rotated(x: Tensor) -> bool:
+    """Whether (G, T, K) differs between positions by rotations of pairs alone: each keeps its length."""
+    if x.size(-1) % 2:
+        return False
+    halves = torch.stack(x.chunk(2, -1), -1).norm(dim=-1)
+    pairs = x.reshape(*x.shape[:-1], -1, 2).norm(dim=-1)
+    return any(_same(lengths) for lengths in (halves, pairs))
+
+
+def _same(x: Tensor) -> bool:
+    return bool((x - x[:, -1:]).abs().max() <= LOOSE * x.abs().max().clamp_min(1e-30))
+
+
+def _moves(x: Tensor) -> bool:
+    """Whether the directions of (H, T, K) differ between positions; a temperature changes lengths alone."""
+    unit = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    return settled(unit.transpose(0, 1).flatten(1)[None]) > x.size(1) // 2
+
+
+def unit_scores(reading: Reading) -> Tensor | None:
+    """(H, T', T'): the cosines between queries and keys, visible places alone; ``None`` where a bias is added."""
+    site = reading.site
+    if site.replay is not None or site.formula.bias is not None:
+        return None
+    q, k = (x[:1].double() / x[:1].double().norm(dim=-1, keepdim=True).clamp_min(1e-30) for x in (site.q, site.k))
+    cosines = (q @ for_each_head(k, q).mT)[0].masked_fill(visible(site)[0].isnan(), torch.nan)
+    return cosines[:, reading.settled :, reading.settled :]
+
+
+def away(scores: Tensor) -> bool:
+    """Whether (H, T, T) grows in proportion to distance in every head, as ALiBi's penalty would with the wrong sign."""
+    last = scores[:, -1].flip(-1)  # from the query itself into the past
+    last = last[:, : int((~last.isnan().any(0)).long().cumprod(0).sum())]
+    if last.size(-1) < 4:
+        return False
+    steps = last.diff(dim=-1)
+    return bool((steps > 0).all()) and bool((steps.diff(dim=-1).abs() <= tolerances.TOEPLITZ * steps[:, 1:]).all())
