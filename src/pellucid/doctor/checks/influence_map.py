@@ -30,21 +30,24 @@ def answer(subject: Subject) -> Finding:
         return _failed(
             done, "every output depends on its own token alone: positions are never mixed", evidence,
             "attention does not reach the residual stream, or weights are those of one key only",
+            'assert (moved & ~torch.eye(len(moved), dtype=torch.bool)).any(), "positions are never mixed"',
         )  # fmt: skip
     if spec.kind == "encoder" and shape in ("lower triangle", "upper triangle", "band, lower"):
         return _failed(
             done, f"the picture is a {shape}: an encoder that reads one way only", evidence,
             "a causal mask is left in an encoder: is_causal=True, or a mask of triu taken over from a decoder",
+            'assert moved.triu(1).any() and moved.tril(-1).any(), "every position sees one side alone"',
         )  # fmt: skip
     if spec.kind == "decoder" and shape == "upper triangle":
         return _failed(
             done, "the picture is an upper triangle: positions see the future alone", evidence,
             "the mask is of the wrong polarity: True means keep in scaled_dot_product_attention, and drop in "
-            "nn.MultiheadAttention",
+            "nn.MultiheadAttention", 'assert not moved.triu(1).any(), "positions see the future"',
         )  # fmt: skip
     lower = seen.tril(-1)
     if spec.kind in ("decoder", "encoder_decoder") and length > 2 and not bool(lower.any()):
-        return _failed(done, "no output depends on an earlier token", evidence, "the past is hidden as well")
+        law = 'assert moved.tril(-1).any(), "no output depends on an earlier token"'
+        return _failed(done, "no output depends on an earlier token", evidence, "the past is hidden as well", law)
     layers = _layers(subject)
     if all(spec.windows) and layers:
         reach = sum(spec.windows[layer % len(spec.windows)] - 1 for layer in range(layers))
@@ -54,6 +57,7 @@ def answer(subject: Subject) -> Finding:
             return _failed(
                 done, f"a token moves outputs {distance} positions later; {layers} layers with a window of {spec.widest} "
                 f"reach {reach}", evidence, "the window is not applied on this path, or is wider than declared",
+                f'assert not moved.tril({-reach - 1}).any(), "a token is seen from beyond the reach of the windows"',
             )  # fmt: skip
     return CHECK.passed(done, f"the picture is a {shape}", **evidence)
 
@@ -81,20 +85,22 @@ def _layers(subject: Subject) -> int:
     return 0 if found is None else sum(site.q.size(2) == site.k.size(2) == subject.length for site in found.sites)
 
 
-def _failed(done: str, seen: str, evidence: dict[str, object], cause: str) -> Finding:
+def _failed(done: str, seen: str, evidence: dict[str, object], cause: str, law: str) -> Finding:
     return CHECK.failed(
         done,
         seen,
         cause=cause,
         fix="draw the mask of every layer for one short text, and compare it with what the kind of model asks for",
         evidence=evidence,
-        script="""
+        script=f"""
 model.eval()
-ids = sample(1)[:1]
-base = call(ids)
+ids, base, columns = sample(1)[:1], call(sample(1)[:1]), []
 for position in range(ids.size(1)):
     other = ids.clone()
     other[:, position] = sample(2)[0, position]
-    print(position, "".join(".#"[int(moved > 0)] for moved in (call(other) - base)[0].abs().amax(-1)))
+    columns.append((call(other) - base)[0].abs().amax(-1) > 0)
+moved = torch.stack(columns, 1)  # row: the position that moves; column: the token replaced
+print("\\n".join("".join(".#"[int(each)] for each in row) for row in moved))
+{law}
 """,
     )
