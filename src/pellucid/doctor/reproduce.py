@@ -14,9 +14,9 @@ The names, (B, T) ids, (B, S) source, (B, T, V) outputs:
   which ``keep`` covers what is in the cache as well.
 - ``reorder(cache, rows)``, ``poison(cache)``: as in the spec.
 - ``loss_of(ids)``: loss and outputs; ``padded_loss(ids, keep)``: with padding.
-- ``accumulate(batches)``: gathers gradients; each is ``as_batch(ids, keep=…, labels=…)``.
+- ``batch_loss(batch)``: of what ``as_batch(ids, keep=…, labels=…)`` gives; ``accumulate(batches)``: gathers gradients.
 - ``schedule(step)``: the learning rate.
-- ``attention(ids)``: scores and weights of every softmax and fused attention of a pass.
+- ``attention(ids)``: products of queries and keys, scores and weights of every place that attends.
 """
 
 from __future__ import annotations

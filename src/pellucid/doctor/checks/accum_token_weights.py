@@ -58,9 +58,21 @@ def answer(subject: Subject) -> Finding:
         fix="sum the losses of tokens and divide by the number of asked tokens of all small batches together",
         references=REFERENCES,
         evidence=evidence,
-        script="""
-# gradients of one batch of four rows, two of them short, against those gathered from two halves:
-# torch.testing.assert_close(gathered, whole, rtol=1e-4, atol=0)
+        script=f"""
+model.eval()
+ids = torch.cat([sample(1), sample(2)])[:4]
+keep = torch.arange(ids.size(1)) < torch.tensor([ids.size(1), ids.size(1), 4, 3])[:, None]  # two of four rows are short
+labels = ids.masked_fill(~keep, -100)
+whole, *halves = (
+    as_batch(ids[rows], keep={"keep[rows]" if spec.masked else "None"}, labels=labels[rows])
+    for rows in (slice(0, 4), slice(0, 2), slice(2, 4))
+)
+parameters = [p for p in model.parameters() if p.requires_grad]
+full = torch.cat([g.flatten() for g in torch.autograd.grad(batch_loss(whole), parameters)])
+accumulate(halves)
+found = torch.cat([p.grad.flatten() for p in parameters])
+apart = (found - full).norm() / full.norm()
+assert apart < 1e-3, f"gathered gradients differ from those of the whole by {{apart:.3g}} of their length"
 """,
     )
 

@@ -7,6 +7,7 @@ cuts off.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -48,24 +49,43 @@ def answer(subject: Subject) -> Finding:
                     CAUSE_SEES,
                     scores,
                     rule,
+                    f"{_rule_lines(subject, site)}"
+                    "leaked = (weights * ~allowed).max()\n"
+                    'assert leaked == 0, f"up to {leaked:.2g} of the weight on keys that may not be seen"',
                 )
             margin = min(margin, _margin(scores, rule))
         hidden = (scores <= HIDDEN) & rule
         if not bool(hidden.any()):
             continue
         if bool(hidden.all(-1).any()):
-            return _failed(site, done, f"in {site.name} some query sees no key at all", CAUSE_BLIND, scores, rule)
+            law = 'assert (scores > -1e4).any(-1).all(), "some query sees no key at all"'
+            return _failed(site, done, f"in {site.name} some query sees no key at all", CAUSE_BLIND, scores, rule, law)
         if site.kind == "cross" or scores.size(-1) != scores.size(-2):
             if "one_way" not in subject.spec.declare:
+                law = 'assert (scores > -1e4).all(), "some of the source is hidden"'
                 return _failed(
-                    site, done, f"{site.name} hides {int(hidden.sum())} places of the source", CAUSE_BLIND, scores, rule
+                    site,
+                    done,
+                    f"{site.name} hides {int(hidden.sum())} places of the source",
+                    CAUSE_BLIND,
+                    scores,
+                    rule,
+                    law,
                 )
         elif _is_triangle(hidden):
+            law = 'assert (scores > -1e4).triu(1).any(), "a causal mask where all may be seen"'
             return _failed(
-                site, done, f"{site.name} is causal, and the model is an {subject.spec.kind}", CAUSE_BLIND, scores, rule
+                site,
+                done,
+                f"{site.name} is causal, and the model is an {subject.spec.kind}",
+                CAUSE_BLIND,
+                scores,
+                rule,
+                law,
             )
         elif bool(hidden.diagonal(dim1=-2, dim2=-1).any()) and "sinks" not in subject.spec.declare:
-            return _failed(site, done, f"in {site.name} a position cannot see itself", CAUSE_BLIND, scores, rule)
+            law = 'assert (scores > -1e4).diagonal(dim1=-2, dim2=-1).all(), "a position cannot see itself"'
+            return _failed(site, done, f"in {site.name} a position cannot see itself", CAUSE_BLIND, scores, rule, law)
         else:
             narrow = site.name
     if margin < tolerances.FILL_MARGIN:
@@ -76,7 +96,16 @@ def answer(subject: Subject) -> Finding:
             fix="masked_fill(hidden, -torch.inf), or torch.finfo(scores.dtype).min",
             references=("karpathy/minGPT#75",),
             evidence={"margin": margin},
-            script="# print the scores before the softmax: what is hidden must be lower by far than anything seen",
+            script=_script(
+                length := subject.batch().ids.shape[1],
+                length,
+                "seen = torch.ones_like(scores, dtype=torch.bool).tril()\n"
+                "lowest = scores.masked_fill(~seen, torch.inf).amin(-1)[..., :-1]\n"
+                "filled = scores.masked_fill(seen, -torch.inf).amax(-1)[..., :-1]\n"
+                "margin = (lowest - filled).min()\n"
+                f"assert margin > {tolerances.FILL_MARGIN}, "
+                'f"hidden scores lie only {margin:.1f} below the lowest that may be seen"',
+            ),
         )
     if narrow and not subject.spec.widest:
         return CHECK.warned(
@@ -136,7 +165,30 @@ def _is_triangle(hidden: Tensor) -> bool:
     return bool((hidden == torch.ones(size, size, dtype=torch.bool, device=hidden.device).triu(1)).all())
 
 
-def _failed(site: Site, done: str, seen: str, cause: str, scores: Tensor, rule: Tensor) -> Finding:
+def _rule_lines(subject: Subject, site: Site) -> str:
+    """Lines that say what may be seen, where every layer has the same window."""
+    spec, queries, keys = subject.spec, site.q.size(2), site.k.size(2)
+    lines = f"allowed = torch.ones({queries}, {keys}, dtype=torch.bool)"
+    if spec.kind == "encoder" or queries != keys:
+        near = f".tril({spec.widest - 1}).triu({1 - spec.widest})" if spec.widest and all(spec.windows) else ""
+        return f"{lines}{near}\n"
+    near = f".triu({1 - spec.widest})" if spec.widest and all(spec.windows) else ""
+    prefix = f"allowed[:, :{spec.prefix}] = True\n" if spec.kind == "prefix" else ""
+    return f"{lines}.tril(){near}\n{prefix}"
+
+
+def _script(queries: int, keys: int, law: str) -> str:
+    inside = textwrap.indent(law, "    ")
+    return f"""
+model.eval()
+for _, scores, weights in attention(sample(1)):
+    if scores.shape[-2:] != ({queries}, {keys}):
+        continue
+{inside}
+"""
+
+
+def _failed(site: Site, done: str, seen: str, cause: str, scores: Tensor, rule: Tensor, law: str) -> Finding:
     return CHECK.failed(
         done,
         seen,
@@ -150,5 +202,5 @@ def _failed(site: Site, done: str, seen: str, cause: str, scores: Tensor, rule: 
             "visible": int((scores > HIDDEN).sum()),
             "allowed": int(rule.sum()),
         },
-        script="# print the weights of this layer for one text: row t must be zero beyond the keys that t may see",
+        script=_script(site.q.size(2), site.k.size(2), law),
     )

@@ -40,7 +40,13 @@ def answer(subject: Subject) -> Finding:
                 "declare it: Spec(scale=…)",
                 references=(PAPER, "mlc-ai/mlc-llm#3426", "omihub777/ViT-CIFAR#12", "huggingface/transformers#45676"),
                 evidence={"site": site.name, "scale": _number(site.scale), "expected": width**-0.5, "what": name},
-                script=f"# print the scores of this layer over q @ k.transpose(-2, -1): {width**-0.5:.4g} is expected",
+                script=f"""
+model.eval()
+for products, scores, _ in attention(sample(1)):
+    if products is not None:
+        scale = (scores / products)[scores > -1e4].median()
+        assert abs(scale / {_expected(subject, width):.6g} - 1) < 0.01, f"q @ k.T is multiplied by {{scale:.4g}}"
+""",
             )
         if name:
             odd.append(f"{site.name}: {name}")
@@ -75,6 +81,11 @@ def _named(subject: Subject, site: Site) -> tuple[str, bool]:
     if scale > 1 or scale < 0.1 / width:
         return f"{scale * width**0.5:.3g} times what it should be", True
     return f"{scale * width**0.5:.3g} times 1/√{width}", False
+
+
+def _expected(subject: Subject, width: int) -> float:
+    declared = subject.spec.scale
+    return float(declared) if isinstance(declared, int | float) else width**-0.5
 
 
 def _of_unit_length(site: Site) -> bool:

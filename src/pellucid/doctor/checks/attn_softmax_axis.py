@@ -48,7 +48,12 @@ def answer(subject: Subject) -> Finding:
                 "lucidrains/memory-compressed-attention#2",
             ),
             evidence={"site": site.name, "away": away, "over": over},
-            script="# print weights.sum(-1) of this layer: ones are expected",
+            script="""
+model.eval()
+for _, _, weights in attention(sample(1)):
+    away = (weights.sum(-1) - 1).abs().max()
+    assert away < 1e-4, f"the weights of a query sum to something else than one, by up to {away:.3g}"
+""",
         )
     return CHECK.passed(done, f"they sum to one within {worst:.1e}", sites=len(sites))
 

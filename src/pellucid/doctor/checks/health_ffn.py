@@ -46,7 +46,15 @@ def answer(subject: Subject) -> Finding:
             cause="a rate that was too high pushed their biases below everything they read, or they are masked",
             fix="lower the rate, warm it up, or take GELU; units that never fire do not learn again",
             references=("OpenNMT/OpenNMT-py#502",), evidence={"dead": shares},
-            script="# hook this layer: (output == 0).all(dim=(0, 1)).float().mean() over some thousand tokens",
+            script=f"""
+model.eval()
+hidden = []
+model.get_submodule({worst!r}).register_forward_hook(lambda part, given, found: hidden.append(found.flatten(0, -2)))
+for seed in range(1, 60):
+    call(sample(seed))
+dead = (torch.cat(hidden).var(0) < 1e-8).float().mean()
+assert dead < {tolerances.DEAD_FAIL}, f"{{dead:.0%}} of the units never fire"
+""",
         )  # fmt: skip
     if shares[worst] > tolerances.DEAD_WARN:
         return CHECK.warned(done, seen_, where=worst, evidence={"dead": shares})

@@ -36,7 +36,12 @@ def answer(subject: Subject) -> Finding:
         return CHECK.failed(
             done, "some gradients are NaN or infinite", cause="a softmax of -inf alone, a root or logarithm of zero, an "
             "overflow", fix="find the first NaN with torch.autograd.set_detect_anomaly(True)",
-            script="with torch.autograd.set_detect_anomaly(True):\n    call(sample(1)).float().square().mean().backward()",
+            script="""
+model.eval()
+loss_of(sample(1))[0].backward()
+bad = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+assert not bad, f"gradients of {bad} are not finite; torch.autograd.set_detect_anomaly(True) finds the first"
+""",
         )  # fmt: skip
     norms = {}
     for name in layers:

@@ -37,6 +37,7 @@ def answer(subject: Subject) -> Finding:
             fix="return the scores; F.cross_entropy takes the softmax",
             evidence=evidence,
             script="""
+model.eval()
 logits = call(sample(1))
 assert not ((logits >= 0).all() and torch.allclose(logits.sum(-1), torch.ones(())))  # scores, no probabilities
 """,
@@ -57,6 +58,7 @@ assert not ((logits >= 0).all() and torch.allclose(logits.sum(-1), torch.ones(()
             references=("huggingface/transformers#26441",),
             evidence=evidence,
             script=f"""
+model.eval()
 logits, targets = call(sample(1)), sample(2)
 loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 assert loss < {beyond} * torch.tensor({size}.0).log(), f"{{loss:.1f}} nats at the start"

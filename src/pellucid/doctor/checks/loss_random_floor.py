@@ -60,12 +60,20 @@ def answer(subject: Subject) -> Finding:
         references=("huggingface/transformers#48745", "lucidrains/linformer#25"),
         evidence=evidence,
         script=f"""
+for module in model.modules():
+    if isinstance(module, torch.nn.Dropout):
+        module.p = 0.0
 model.train()
-optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-for step in range({STEPS}):
-    ids = torch.randint({len(words)}, ({ROWS}, {length}))
-    loss = loss_of(ids)  # as you train
-    optimizer.zero_grad(); loss.backward(); optimizer.step()
-print(loss.item(), "cannot stay below", {floor:.3f})
+optimizer, losses = torch.optim.Adam(model.parameters(), {RATE}), []
+words = torch.tensor({words.tolist()})
+torch.manual_seed(0)
+for _ in range({STEPS}):
+    loss, _ = loss_of(words[torch.randint(len(words), ({3 if spec.kind == "encoder_decoder" else ROWS}, {length}))])
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+mean = sum(losses[-{LAST}:]) / {LAST}
+assert mean > {floor:.3f} - 0.1, f"the loss is {{mean:.3f}}, and tokens without any order have {floor:.3f} nats"
 """,
     )

@@ -31,6 +31,7 @@ def answer(subject: Subject) -> Finding:
         return _failed(
             f"{hidden[0]} is no registered part of the model: nothing in it is trained, moved or saved",
             "modules are kept in a plain list or dictionary", "nn.ModuleList or nn.ModuleDict", {"hidden": hidden},
+            _hidden_script(hidden[0]),
         )  # fmt: skip
     used, gradients = _run(subject)
     if isinstance(used, Finding):
@@ -40,7 +41,7 @@ def answer(subject: Subject) -> Finding:
     still = [name for name, g in gradients.items() if g is not None and not bool(g.any())]
     if spec.optimizer is not None and (odd := _optimizer(module, spec.optimizer)):
         return _failed(odd, "the optimizer was made of other parameters than the model has now, or of some twice",
-                       "make the optimizer after the model is complete, of model.parameters()", {})  # fmt: skip
+                       "make the optimizer after the model is complete, of model.parameters()", {}, OPTIMIZER)  # fmt: skip
     if "unused" in spec.declare:
         return CHECK.passed(DONE, f"{len(silent)} parameters take no part, as declared", silent=silent)
     never = [name for name in silent if not RARE.search(name)]
@@ -50,14 +51,14 @@ def answer(subject: Subject) -> Finding:
             + ("their module never runs" if any(never[0].startswith(f"{name}.") for name in idle) else "the graph is cut"),
             "a part is made and never called, or called under no_grad or through detach or .data",
             "call it in forward, or remove it; declare what is meant so: declare={\"unused\"}",
-            {"silent": silent, "idle": idle},
+            {"silent": silent, "idle": idle}, _still_script(never),
         )  # fmt: skip
     zero = [name for name in still if not RARE.search(name)]
     if zero:
         return _failed(
             f"{zero[0]}" + (f" and {len(zero) - 1} more" if len(zero) > 1 else "") + " have a gradient of zero throughout",
             "its result is multiplied by zero, masked away or overwritten", "follow its result through forward",
-            {"zero": zero},
+            {"zero": zero}, _still_script(zero),
         )  # fmt: skip
     trained = sum(p.requires_grad for p in module.parameters())
     if silent or still:
@@ -140,7 +141,41 @@ def _optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     return "the optimizer has some parameters twice" if len(held) != len(set(held)) else ""
 
 
-def _failed(seen: str, cause: str, fix: str, evidence: dict[str, Any]) -> Finding:
+OPTIMIZER = """
+optimizer = ...  # fill in: as you make it
+held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+assert not missing, f"not in the optimizer: {missing}"
+assert len(held) == len(set(held)), "some are in the optimizer twice"
+"""
+
+
+def _hidden_script(place: str) -> str:
+    """``place``: a path, and a number or key in a plain list or dictionary."""
+    path, _, key = place.removesuffix("]").rpartition("[")
+    owner, _, name = path.rpartition(".")
+    item = key if key.isdigit() else repr(key)
+    return f"""
+part = model.get_submodule({owner!r}).{name}[{item}]
+parameters = list(part.parameters()) if isinstance(part, torch.nn.Module) else [part]
+known = {{id(p) for p in model.parameters()}}
+assert all(id(p) in known for p in parameters), "{place} is no registered part of the model"
+"""
+
+
+def _still_script(names: list[str]) -> str:
+    return f"""
+model.eval()
+for seed in (1, 2):
+    outputs = call(sample(seed))
+    (outputs * torch.randn(outputs.shape)).sum().backward()
+gradients = {{name: p.grad for name, p in model.named_parameters()}}
+still = [name for name in {names[:8]} if gradients[name] is None or not gradients[name].any()]
+assert not still, f"no gradient reaches {{still}}"
+"""
+
+
+def _failed(seen: str, cause: str, fix: str, evidence: dict[str, Any], script: str) -> Finding:
     return CHECK.failed(
         DONE,
         seen,
@@ -148,9 +183,5 @@ def _failed(seen: str, cause: str, fix: str, evidence: dict[str, Any]) -> Findin
         fix=fix,
         references=REFERENCES,
         evidence=evidence,
-        script="""
-model.train()
-call(sample(1)).float().square().sum().backward()
-print([name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())])
-""",
+        script=script,
     )

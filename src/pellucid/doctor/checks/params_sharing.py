@@ -34,10 +34,13 @@ def answer(subject: Subject) -> Finding:
             "[layer] * N holds one layer N times, or one norm or projection is passed to several blocks",
             'nn.ModuleList(make() for _ in range(N)); if layers share on purpose, declare={"shared_layers"}',
             {"groups": groups[:10]},
+            f"one, other = names[{groups[0][0]!r}], names[{groups[0][1]!r}]\n"
+            'assert one is not other, "one parameter under two names"',
         )  # fmt: skip
     if spec.tied is not None and (odd := _tie(subject)):
         return _failed(odd, "the tie was lost when a table was replaced, resized or loaded, or is made in one place alone",
-                       "head.weight = embedding.weight, after loading as well", {"tied": spec.tied})  # fmt: skip
+                       "head.weight = embedding.weight, after loading as well", {"tied": spec.tied},
+                       _tie_script(spec.vocab_size, spec.tied))  # fmt: skip
     twins, ours = _twins(module)
     if twins and "shared_layers" not in spec.declare:
         seen = f"{twins[0][0]} and {twins[0][1]} hold the same random numbers: layers were copied after they were drawn"
@@ -46,7 +49,9 @@ def answer(subject: Subject) -> Finding:
                 DONE, seen, cause="nn.TransformerEncoder copies its layer", evidence={"twins": twins[:10]}
             )
         return _failed(seen, "copy.deepcopy(layer) for each layer keeps one draw for all",
-                       "make each layer anew, or draw all weights after copying", {"twins": twins[:10]})  # fmt: skip
+                       "make each layer anew, or draw all weights after copying", {"twins": twins[:10]},
+                       f"one, other = names[{twins[0][0]!r}], names[{twins[0][1]!r}]\n"
+                       'assert not torch.equal(one, other), "two layers hold the same random numbers"')  # fmt: skip
     shared = [group for group in names.values() if len(group) > 1]
     return CHECK.passed(DONE, f"{len(shared)} parameters are shared, all of them as they may be", shared=shared[:10])
 
@@ -108,7 +113,17 @@ def _twins(module: nn.Module) -> tuple[list[tuple[str, str]], bool]:
     return found, ours
 
 
-def _failed(seen: str, cause: str, fix: str, evidence: dict[str, object]) -> Finding:
+def _tie_script(size: int | None, tied: bool) -> str:
+    return f"""
+parts, size = list(model.modules()), {size}
+tables = [m.weight for m in parts if isinstance(m, torch.nn.Embedding) and abs(m.num_embeddings - size) <= 512]
+heads = [m.weight for m in parts if isinstance(m, torch.nn.Linear) and abs(m.out_features - size) <= 512]
+tied = any(table.data_ptr() == head.data_ptr() for table in tables for head in heads)
+assert tied is {tied}, f"embedding and output projection {{'share' if tied else 'do not share'}} their parameter"
+"""
+
+
+def _failed(seen: str, cause: str, fix: str, evidence: dict[str, object], law: str) -> Finding:
     return CHECK.failed(
         DONE,
         seen,
@@ -116,9 +131,5 @@ def _failed(seen: str, cause: str, fix: str, evidence: dict[str, object]) -> Fin
         fix=fix,
         references=("IDEA-Research/DAB-DETR#17", "pytorch/pytorch#86274", "vllm-project/vllm#5621"),
         evidence=evidence,
-        script="""
-seen = {}
-for name, parameter in model.named_parameters(remove_duplicate=False):
-    print(name, "is", seen[id(parameter)]) if id(parameter) in seen else seen.update({id(parameter): name})
-""",
+        script=f"names = dict(model.named_parameters(remove_duplicate=False))\n{law}",
     )

@@ -30,7 +30,7 @@ def answer(subject: Subject) -> Finding:
             done, f"the rate reaches {peak:.2g}, with Adam",
             cause="a factor that belongs to another schedule (2 in the paper's formula is times d_model^-0.5), or a rate "
             "meant for SGD", fix="3e-4 to 1e-3 for small models, less for large", evidence=evidence,
-            references=("OpenNMT/OpenNMT-py#869",), script="# print the learning rate of every step",
+            references=("OpenNMT/OpenNMT-py#869",), script=_script(spec.schedule is not None),
         )  # fmt: skip
     post = post_norm(subject)
     depth = len(blocks(subject.module)) if subject.module is not None else 0
@@ -46,6 +46,17 @@ def answer(subject: Subject) -> Finding:
         f"it begins at {rates[0]:.2g} and reaches {peak:.2g}; norms stand {'after' if post else 'before'} the sum",
         **evidence,
     )
+
+
+def _script(scheduled: bool) -> str:
+    rates = f"[schedule(at) for at in range({STEPS})]"
+    if not scheduled:
+        rates = "[group['lr'] for group in optimizer.param_groups]"
+    return f"""
+{"" if scheduled else "optimizer = ...  # fill in: as you make it"}
+peak = max({rates})
+assert peak <= {LARGEST}, f"the rate reaches {{peak:.3g}}, with Adam"
+"""
 
 
 def post_norm(subject: Subject) -> bool:

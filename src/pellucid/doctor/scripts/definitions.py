@@ -22,6 +22,7 @@ DEFINITIONS: dict[str, Callable[[Subject], Definition]] = {
     "poison": stepping.poison,
     "loss_of": training.loss_of,
     "padded_loss": training.padded_loss,
+    "batch_loss": training.batch_loss,
     "accumulate": training.accumulate,
     "schedule": training.schedule,
     "attention": lambda subject: ATTENTION,

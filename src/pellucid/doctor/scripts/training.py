@@ -28,6 +28,16 @@ def padded_loss(subject: Subject) -> Definition:
     return _losing(subject, "padded_loss", "ids, keep", given.with_(keep=keep.to(given.ids.device)))
 
 
+def batch_loss(subject: Subject) -> Definition:
+    """The loss of a batch with labels."""
+    spec, head = subject.spec, "def batch_loss(batch):\n    "
+    found = own(spec.loss, "_loss", f"{head}return _loss(model, batch)[0]")
+    if spec.loss is None and (called := own(spec.call, "_call", "")) is not None:
+        taken = own(spec.criterion, "_criterion", f"{head}return _criterion(_call(model, batch), batch)")
+        found = None if taken is None else Definition(f"{called.text}{taken.text}", (*called.imports, *taken.imports))
+    return found or to_fill("batch_loss(batch)", "your loss of batch.ids and batch.labels")
+
+
 def accumulate(subject: Subject) -> Definition:
     """Gradients of several small batches together."""
     head = "accumulate(batches)"
