@@ -12,24 +12,25 @@ from pellucid.doctor.localise import first_where
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("cross.encoder_alone", "quick", "Does the encoder read the source alone?")
-DONE = "replaced the target and looked at everything inside the encoder"
+DONE = "replaced the target and looked at everything as long as the source, but for the decoder"
+ENCODES = r"^(?!.*(decoder|dec_|cross|tgt|target))"
 
 
 @CHECK
 def answer(subject: Subject) -> Finding:
-    """Looks at modules under a name with ``encoder`` in it, or ``src``."""
+    """Looks at modules whose outputs are (B, S, …) and whose path speaks of no decoder."""
     if subject.spec.kind != "encoder_decoder":
         return CHECK.skipped("there is no encoder beside a decoder")
     if subject.module is None:
         return CHECK.skipped("a callable shows nothing of its encoder", "a module in place of a callable")
-    names = [name for name, _ in subject.module.named_modules() if re.search(r"(^|\.)(encoder|enc|src)", name)]
-    if not names or subject.spec.example is not None:
-        return CHECK.skipped("no module is called an encoder")
+    names = [name for name, _ in subject.module.named_modules() if re.search(ENCODES, name)]
+    if subject.spec.example is not None:
+        return CHECK.skipped("what it reads is no text")
     batch = subject.batch()
     assert batch.source is not None
     other = batch.with_(ids=subject.other(batch.ids, 9))
     differs = lambda a, b: not torch.equal(a, b)  # noqa: E731
-    where = first_where(subject, batch, other, differs, axis=batch.source.size(1), within=r"(^|\.)(encoder|enc|src)")
+    where = first_where(subject, batch, other, differs, axis=batch.source.size(1), within=ENCODES)
     if where:
         return CHECK.failed(
             DONE,
@@ -37,9 +38,16 @@ def answer(subject: Subject) -> Finding:
             where=where,
             cause="the encoder is given the target, or a state of the decoder",
             fix="encode(source) once, before and without the target",
-            script="""
+            script=f"""
 model.eval()
-# hook the encoder's output and compare it for two targets: it must be the same
+outputs, source = [], sample_source(9)
+part = model.get_submodule({where.partition(" ")[0].partition("#")[0]!r})
+part.register_forward_hook(lambda part, given, found: outputs.append(found if torch.is_tensor(found) else found[0]))
+translated(source, sample(1))
+half = len(outputs)
+translated(source, sample(2))
+same = all(torch.equal(one, two) for one, two in zip(outputs[:half], outputs[half:]))
+assert same, "what the encoder gives depends on the target"
 """,
         )
-    return CHECK.passed(DONE, f"all {len(names)} modules of the encoder kept their bits")
+    return CHECK.passed(DONE, f"all {len(names)} modules before the decoder kept their bits")

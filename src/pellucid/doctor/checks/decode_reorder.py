@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.doctor.check import Check
-from pellucid.doctor.checks.kv_parity import part
+from pellucid.doctor.checks.kv_parity import part, prefill, prompted
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
@@ -25,7 +25,7 @@ def answer(subject: Subject) -> Finding:
         return CHECK.skipped(
             "nothing says how rows of a cache are chosen", "Spec(step=…, reorder=lambda cache, rows: cache)"
         )
-    batch = subject.batch()
+    batch = prompted(subject)
     order = torch.tensor([2, 0, 0], device=batch.ids.device)
 
     def pair() -> tuple[Tensor, Tensor]:
@@ -36,19 +36,12 @@ def answer(subject: Subject) -> Finding:
         return CHECK.failed(
             DONE,
             f"outputs differ by {found.share:.2g} of the largest",
-            cause="some part of the cache is not reordered: a layer, the values, the memory of the source, its mask, or the "
-            "lengths; or rows are repeated in another order (repeat for repeat_interleave)",
+            cause="some part of the cache is not reordered: a layer, the values, the memory of the source, its mask, "
+            "or the lengths; or rows are repeated in another order (repeat for repeat_interleave)",
             fix="index_select every tensor of the cache, and what is kept of the source, by the chosen rows",
             references=("awslabs/sockeye#731", "jadore801120/attention-is-all-you-need-pytorch#28"),
             evidence={"gap": found.share},
-            script="""
-_, cache = step(sample(1)[:, :8], None)
-rows = torch.tensor([2, 0, 0])
-one, _ = step(sample(1)[rows, 8:9], reorder(cache, rows))
-_, cache = step(sample(1)[:, :8], None)
-two, _ = step(sample(1)[:, 8:9], cache)
-assert (one - two[rows]).abs().max() < 1e-4, "the reordered cache goes on otherwise"
-""",
+            script=_script(subject),
         )
     if agreed is None:
         return CHECK.unsure(DONE, "outputs differ by more than rounding usually does", gap=found.share)
@@ -84,3 +77,20 @@ def _reordered(subject: Subject, batch: Batch, order: Tensor) -> Tensor:
 def _plain(subject: Subject, batch: Batch) -> Tensor:
     with subject.mode(False), torch.no_grad():
         return _steps(subject, batch, _prompt(subject, batch))
+
+
+def _script(subject: Subject) -> str:
+    more = ", source" if subject.spec.kind == "encoder_decoder" else ""
+    chosen = ", source[rows]" if more else ""
+    read = prefill(subject)
+    return f"""
+model.eval()
+ids, rows = sample(1), torch.tensor([2, 0, 0])
+{"source = sample_source(9)" if more else ""}
+{read}
+one, _ = step(ids[rows, 8:9], reorder(cache, rows){chosen})
+{read}
+two, _ = step(ids[:, 8:9], cache{more})
+gap = (one - two[rows]).abs().max() / two.abs().max()
+assert gap < 1e-4, f"the reordered cache goes on otherwise, by {{gap:.3g}} of the largest output"
+"""

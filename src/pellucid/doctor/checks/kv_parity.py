@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.padding import padded
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
 
@@ -39,8 +40,8 @@ CAUSES = {
     "or the mask of one query hides the past",
     "a prompt, then one by one": "the prompt is cached otherwise than it is read: positions of the step do not go on "
     "from the prompt's length",
-    "uneven chunks": "the mask of a chunk is aligned with the first key in place of the last: with T queries and S keys "
-    "the queries are the last T of S (is_causal is top-left), or no mask is made once a cache exists",
+    "uneven chunks": "the mask of a chunk is aligned with the first key in place of the last: with T queries and S "
+    "keys the queries are the last T of S (is_causal is top-left), or no mask is made once a cache exists",
     "rows of different lengths": "one position counter or one length for the whole batch, or padding that is seen from "
     "the cache",
 }
@@ -53,7 +54,7 @@ def answer(subject: Subject) -> Finding:
         return CHECK.skipped(f"nothing is written step by step by an {subject.spec.kind}")
     if subject.spec.step is None:
         return CHECK.skipped("nothing says how to step", "Spec(step=lambda model, batch, cache: (outputs, cache))")
-    batch = subject.batch()
+    batch = prompted(subject)
     ways = feedings(batch.ids.size(1), subject.spec.one_by_one)
     done = f"fed {batch.ids.size(1)} tokens through the cache ({', '.join(ways)}) and compared with one pass"
     gaps: dict[str, float] = {}
@@ -73,6 +74,13 @@ def answer(subject: Subject) -> Finding:
     notes = "; chunks were not asked, it steps by one" if subject.spec.one_by_one else ""
     notes += {None: "; rows of different lengths were not asked", True: ""}[ragged]
     return CHECK.passed(done, f"the same within {max(gaps.values()):.1e} of the largest output{notes}", gaps=gaps)
+
+
+def prompted(subject: Subject) -> Batch:
+    """What is written, after sources of different lengths where padding is honoured."""
+    spec = subject.spec
+    ragged = spec.kind == "encoder_decoder" and spec.masked and spec.example is None
+    return padded(subject, "right").batch if ragged else subject.batch()
 
 
 def feedings(length: int, one_by_one: bool) -> dict[str, list[int]]:
@@ -96,7 +104,8 @@ def pair(subject: Subject, batch: Batch, chunks: Sequence[int]) -> tuple[Tensor,
 def through_cache(subject: Subject, batch: Batch, chunks: Sequence[int]) -> tuple[Tensor, list[int]]:
     """Feeds a batch in chunks; returns the outputs and the positions that they are of."""
     assert subject.spec.step is not None
-    cache, at, outputs, places = None, 0, [], []
+    cache, at, outputs = None, 0, []
+    places: list[int] = []
     with subject.mode(False), torch.no_grad():
         for size in chunks:
             subject.reseed()
@@ -115,6 +124,14 @@ def part(batch: Batch, at: int, size: int) -> Batch:
         keep=None if batch.keep is None else batch.keep[:, :end],
         positions=None if batch.positions is None else batch.positions[:, at:end],
     )
+
+
+def prefill(subject: Subject) -> str:
+    """Lines of a script that feed the first eight tokens."""
+    more = ", source" if subject.spec.kind == "encoder_decoder" else ""
+    if subject.spec.one_by_one:
+        return f"cache = None\nfor at in range(8):\n    _, cache = step(ids[:, at : at + 1], cache{more})"
+    return f"_, cache = step(ids[:, :8], None{more})"
 
 
 def left_padded(batch: Batch, shortest: int = 3) -> Batch:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from pellucid.doctor.check import Check
-from pellucid.doctor.checks.pad_invariance import padded
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
+from pellucid.doctor.padding import padded
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("precision.drift", "standard", "Does the model survive half precision?")
@@ -22,7 +24,7 @@ def answer(subject: Subject) -> Finding:
         return CHECK.skipped("a callable cannot be cast", "a module in place of a callable")
     batch = subject.batch()
     if subject.spec.masked and subject.spec.example is None:
-        batch, _ = padded(subject, "right")
+        batch = padded(subject, "right").batch
     if subject.spec.features is not None or subject.spec.example is not None:
         return CHECK.skipped("what it reads would have to be cast as well")
     single = subject(batch)
@@ -50,7 +52,7 @@ def _overflow(done: str, name: str, seen: str) -> Finding:
     return CHECK.warned(
         done,
         f"in {name}: {seen}",
-        cause="a mask is filled with -1e9, which float16 cannot hold, or two masks of the lowest number are added to -inf",
+        cause="a mask is filled with -1e9, which float16 cannot hold, or masks of the lowest number are added to -inf",
         fix="torch.finfo(scores.dtype).min or -inf for masks, added up as booleans",
         references=("facebookresearch/fairseq#3575", "NVIDIA/apex#93"),
         evidence={"dtype": name},
@@ -58,18 +60,17 @@ def _overflow(done: str, name: str, seen: str) -> Finding:
     )
 
 
-def _in(subject: Subject, dtype: torch.dtype, run: object) -> Tensor:
+def _in(subject: Subject, dtype: torch.dtype, run: Callable[[], Tensor]) -> Tensor:
     """Runs with the floating tensors in half precision; the model's own are put back, not cast back."""
     module: nn.Module | None = subject.module
-    assert module is not None and callable(run)
+    assert module is not None
     tensors = [x for x in (*module.parameters(), *module.buffers()) if x.dtype == torch.float32]
     own = [x.data for x in tensors]
     cast: dict[int, Tensor] = {}
     try:
         for tensor, data in zip(tensors, own, strict=True):
             tensor.data = cast.setdefault(id(data), data.to(dtype))
-        found: Tensor = run()
-        return found.float()
+        return run().float()
     finally:
         for tensor, data in zip(tensors, own, strict=True):
             tensor.data = data
