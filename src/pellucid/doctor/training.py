@@ -103,11 +103,28 @@ def _fusable(parameters: list[nn.Parameter]) -> bool:
     return all(p.dtype in (torch.float32, torch.float64) and p.device.type in ("cpu", "cuda") for p in parameters)
 
 
+def gradients_by_name(model: nn.Module, value: Tensor) -> dict[str, Tensor | None]:
+    """Of the trained parameters; ``None`` for those that have no part in a value.
+
+    By ``backward`` and not by ``torch.autograd.grad``, which some kinds of checkpointing refuse.
+    """
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    before = {name: p.grad for name, p in named.items()}
+    try:
+        for p in named.values():
+            p.grad = None
+        value.backward()  # type: ignore[no-untyped-call]
+        return {name: p.grad for name, p in named.items()}
+    finally:
+        for name, p in named.items():
+            p.grad = before[name]
+
+
 def gradients(model: nn.Module, value: Tensor) -> list[Tensor]:
-    """Of the trained parameters, in their order; zeros for those without one."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    found = torch.autograd.grad(value, parameters, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+    """The same in order, zeros for those without one."""
+    found = gradients_by_name(model, value)
+    named = dict(model.named_parameters())
+    return [torch.zeros_like(named[name]) if g is None else g for name, g in found.items()]
 
 
 def norm(parts: list[Tensor]) -> float:

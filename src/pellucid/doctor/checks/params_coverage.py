@@ -13,110 +13,184 @@ from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
+from pellucid.doctor.training import gradients_by_name, loss_of
 from pellucid.trace.calls import tensors_in
 
 CHECK = Check("params.coverage", "standard", "Does every parameter take part?")
 DONE = "took gradients of the outputs, watched which modules run, and looked for modules that are not registered"
 RARE = re.compile(r"expert|moe|router", re.IGNORECASE)
+"""Parts that a short batch need not reach."""
+
+BESIDE = re.compile(r"pool|classifier|nsp|seq_relationship")
+"""Heads beside the outputs that are looked at."""
+
 REFERENCES = ("pytorch/pytorch#666", "Cerebras/modelzoo#85", "Lightning-AI/pytorch-lightning#20099")
 
 
 @CHECK
 def answer(subject: Subject) -> Finding:
-    """Four faults: modules in plain lists, modules that never run, parameters without gradient, a stale optimizer."""
-    module, spec = subject.module, subject.spec
+    """What is registered nowhere, a stale optimizer, what no gradient reaches, what the loss does not reach."""
+    module = subject.module
     if module is None:
         return CHECK.skipped("a callable shows no parameters", "a module in place of a callable")
-    if hidden := list(unregistered(module)):
-        return _failed(
-            f"{hidden[0]} is no registered part of the model: nothing in it is trained, moved or saved",
-            "modules are kept in a plain list or dictionary", "nn.ModuleList or nn.ModuleDict", {"hidden": hidden},
-            _hidden_script(hidden[0]),
-        )  # fmt: skip
-    used, gradients = _run(subject)
+    found = dict(unregistered(module))
+    used, gradients = _run(subject, found)
     if isinstance(used, Finding):
         return used
-    idle = [name for name, part in module.named_modules() if _own(part) and part not in used and name]
-    silent = [name for name, g in gradients.items() if g is None]
-    still = [name for name, g in gradients.items() if g is not None and not bool(g.any())]
-    if spec.optimizer is not None and (odd := _optimizer(module, spec.optimizer)):
-        return _failed(odd, "the optimizer was made of other parameters than the model has now, or of some twice",
-                       "make the optimizer after the model is complete, of model.parameters()", {}, OPTIMIZER)  # fmt: skip
-    if "unused" in spec.declare:
-        return CHECK.passed(DONE, f"{len(silent)} parameters take no part, as declared", silent=silent)
-    never = [name for name in silent if not RARE.search(name)]
-    if never and not spec_reads_part(subject, never):
+    return (
+        _hidden(found, used)
+        or _stale(subject)
+        or _unreached(subject, used, gradients)
+        or _untaught(subject, gradients)
+        or _passed(subject, gradients)
+    )
+
+
+def _hidden(found: dict[str, nn.Module | Tensor], used: set[nn.Module]) -> Finding | None:
+    """Of what is registered nowhere, that which runs: a teacher kept aside is no fault."""
+    hidden = [name for name, part in found.items() if not isinstance(part, nn.Module) or used & {*part.modules()}]
+    if not hidden:
+        return None
+    return _failed(
+        f"{hidden[0]} is no registered part of the model: nothing in it is trained, moved or saved",
+        "modules or parameters are kept in a plain list, dictionary or tensor",
+        "nn.ModuleList, nn.ModuleDict or nn.Parameter", {"hidden": hidden}, _hidden_script(hidden[0]),
+    )  # fmt: skip
+
+
+def _stale(subject: Subject) -> Finding | None:
+    """An optimizer of other parameters than the model has, or of some twice."""
+    optimizer, module = subject.spec.optimizer, subject.module
+    if optimizer is None or module is None:
+        return None
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    missing = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in held]
+    if len(held) != len(set(held)):
+        seen = "the optimizer has some parameters twice: they take two steps in one"
+    elif missing and "frozen" not in subject.spec.declare:
+        seen = f"{_counted(missing)} no place in the optimizer"
+    else:
+        return None
+    return _failed(seen, "the optimizer was made of other parameters than the model has now, or of some twice",
+                   "make the optimizer after the model is complete, of model.parameters()", {"missing": missing},
+                   OPTIMIZER)  # fmt: skip
+
+
+def _unreached(subject: Subject, used: set[nn.Module], gradients: dict[str, Tensor | None]) -> Finding | None:
+    """Parameters without gradient, or with one that is zero throughout."""
+    if "unused" in subject.spec.declare:
+        return None
+    never = [name for name, g in gradients.items() if g is None and not RARE.search(name)]
+    if never and not all(BESIDE.search(name) for name in never):
+        assert subject.module is not None
+        idle = [name for name, part in subject.module.named_modules() if name and _own(part) and part not in used]
+        aside = any(never[0].startswith(f"{name}.") for name in idle)
         return _failed(
-            f"{never[0]}" + (f" and {len(never) - 1} more" if len(never) > 1 else "") + " have no gradient: "
-            + ("their module never runs" if any(never[0].startswith(f"{name}.") for name in idle) else "the graph is cut"),
+            f"{_counted(never)} no gradient: " + ("their module never runs" if aside else "the graph is cut"),
             "a part is made and never called, or called under no_grad or through detach or .data",
-            "call it in forward, or remove it; declare what is meant so: declare={\"unused\"}",
-            {"silent": silent, "idle": idle}, _still_script(never),
+            'call it in forward, or remove it; declare what is meant so: declare={"unused"}',
+            {"silent": never, "idle": idle}, _still_script(never),
         )  # fmt: skip
-    zero = [name for name in still if not RARE.search(name)]
-    if zero:
-        return _failed(
-            f"{zero[0]}" + (f" and {len(zero) - 1} more" if len(zero) > 1 else "") + " have a gradient of zero throughout",
-            "its result is multiplied by zero, masked away or overwritten", "follow its result through forward",
-            {"zero": zero}, _still_script(zero),
-        )  # fmt: skip
-    trained = sum(p.requires_grad for p in module.parameters())
-    if silent or still:
-        return CHECK.warned(
-            DONE, f"{len(silent) + len(still)} parameters took no part in this batch", evidence={"silent": silent}
-        )
-    if trained < len(list(module.parameters())) and "frozen" not in spec.declare:
-        frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
-        return CHECK.passed(DONE, f"all {trained} trained parameters have a gradient; {len(frozen)} are not trained")
-    return CHECK.passed(DONE, f"all {trained} parameters have a gradient")
+    zero = [name for name, g in gradients.items() if g is not None and not bool(g.any()) and not RARE.search(name)]
+    if not zero:
+        return None
+    return _failed(
+        f"{_counted(zero)} a gradient of zero throughout",
+        "its result is multiplied by zero, masked away or overwritten", "follow its result through forward",
+        {"zero": zero}, _still_script(zero),
+    )  # fmt: skip
 
 
-def unregistered(module: nn.Module) -> Iterator[str]:
-    """Paths of modules and parameters in plain lists, tuples and dictionaries, that are registered nowhere."""
+def _untaught(subject: Subject, gradients: dict[str, Tensor | None]) -> Finding | None:
+    """Parameters that the outputs depend on, and the loss does not."""
+    module, loss = subject.module, loss_of(subject.spec)
+    assert module is not None
+    if loss is None:
+        return None
+    try:
+        with subject.mode(False), torch.enable_grad():
+            subject.reseed()
+            value = loss(module, subject.batch(seed=21)) + loss(module, subject.batch(seed=22))
+            taught = gradients_by_name(module, value)
+    except Exception:  # a loss that needs labels: loss.alignment says so
+        return None
+    if not any(g is not None and bool(g.any()) for g in taught.values()):
+        return None
+    reached = [name for name, g in gradients.items() if g is not None and bool(g.any()) and not RARE.search(name)]
+    untaught = [name for name in reached if (g := taught[name]) is None or not bool(g.any())]
+    if not untaught:
+        return None
+    return _failed(
+        f"{_counted(untaught)} no gradient of the loss, though the outputs depend on it",
+        "the loss is taken of another output, or of one that is detached", "take the loss of what the model gives",
+        {"untaught": untaught}, _untaught_script(untaught),
+    )  # fmt: skip
+
+
+def _passed(subject: Subject, gradients: dict[str, Tensor | None]) -> Finding:
+    assert subject.module is not None
+    names = [name for name, g in gradients.items() if g is None or not bool(g.any())]
+    if names and "unused" in subject.spec.declare:
+        return CHECK.passed(DONE, f"{len(names)} parameters take no part, as declared", silent=names)
+    if names:
+        return CHECK.warned(DONE, f"{len(names)} parameters took no part in this batch", evidence={"silent": names})
+    frozen = [name for name, p in subject.module.named_parameters() if not p.requires_grad]
+    more = f"; {len(frozen)} are not trained" if frozen else ""
+    return CHECK.passed(DONE, f"all {len(gradients)} trained parameters have a gradient{more}")
+
+
+def _counted(names: list[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more have" if len(names) > 1 else f"{names[0]} has"
+
+
+def unregistered(module: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
+    """Paths of what is to be trained in plain lists, tuples, dictionaries and tensors, and is registered nowhere."""
     known = {id(part) for part in module.modules()} | {id(p) for p in module.parameters()}
+    internal = set(vars(nn.Module()))
     for path, part in module.named_modules():
         for name, value in vars(part).items():
-            if name.startswith("_") and name not in ("_layers", "_blocks"):
+            if name in internal or name.startswith("__"):
                 continue
-            for place, item in _items(value):
-                trained = isinstance(item, nn.Module) and any(True for _ in item.parameters())
-                if (trained or isinstance(item, nn.Parameter)) and id(item) not in known:
-                    yield f"{path}.{name}[{place}]".lstrip(".")
+            for place, item in _items(value, f"{path}.{name}".lstrip(".")):
+                if isinstance(item, nn.Module):
+                    learns = any(p.requires_grad for p in item.parameters())
+                else:
+                    learns = item.is_leaf and item.requires_grad
+                if learns and id(item) not in known:
+                    yield place, item
 
 
-def _items(value: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(value, list | tuple):
-        yield from enumerate(value)
-    elif isinstance(value, dict):
-        yield from value.items()
-
-
-def spec_reads_part(subject: Subject, names: list[str]) -> bool:
-    """Whether what is silent belongs to a pooler, beside the outputs that are looked at."""
-    return all(re.search(r"pool|classifier|nsp|seq_relationship", name) for name in names)
+def _items(value: Any, place: str, depth: int = 3) -> Iterator[tuple[str, nn.Module | Tensor]]:
+    if isinstance(value, nn.Module | Tensor):
+        yield place, value
+    elif depth and isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _items(item, f"{place}[{number}]", depth - 1)
+    elif depth and isinstance(value, dict):
+        for key, item in value.items():
+            yield from _items(item, f"{place}[{key!r}]", depth - 1)
 
 
 def _own(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
 
 
-def _run(subject: Subject) -> tuple[Any, dict[str, Tensor | None]]:
+def _run(subject: Subject, hidden: dict[str, nn.Module | Tensor]) -> tuple[Any, dict[str, Tensor | None]]:
     """The modules that ran, and the gradient of every trained parameter over two batches."""
     module = subject.module
     assert module is not None
     used: set[nn.Module] = set()
-    handles = [part.register_forward_pre_hook(lambda part, _: used.add(part)) for part in module.modules()]
+    parts = [*module.modules(), *(m for part in hidden.values() if isinstance(part, nn.Module) for m in part.modules())]
+    handles = [part.register_forward_pre_hook(lambda part, _: used.add(part)) for part in parts]
     try:
         with torch.enable_grad():
             total = sum((_scalar(subject, subject.batch(seed=seed)) for seed in (21, 22)), torch.zeros(()))
     finally:
         for handle in handles:
             handle.remove()
-    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if not total.requires_grad:
         return CHECK.unsure(DONE, "the outputs have no gradient"), {}
-    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-    return used, dict(zip(named, gradients, strict=True))
+    return used, gradients_by_name(module, total)
 
 
 def _scalar(subject: Subject, batch: Batch) -> Tensor:
@@ -126,19 +200,6 @@ def _scalar(subject: Subject, batch: Batch) -> Tensor:
     return sum(
         ((x * torch.randn(x.shape, generator=draw).to(x)).sum() for x in parts), torch.zeros((), device=outputs.device)
     )
-
-
-def _optimizer(module: nn.Module, optimizer: torch.optim.Optimizer) -> str:
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    trained = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
-    missing = [name for key, name in trained.items() if key not in held]
-    if missing:
-        return (
-            f"{missing[0]}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + " are not in the optimizer"
-        )
-    return "the optimizer has some parameters twice" if len(held) != len(set(held)) else ""
 
 
 OPTIMIZER = """
@@ -151,15 +212,24 @@ assert len(held) == len(set(held)), "some are in the optimizer twice"
 
 
 def _hidden_script(place: str) -> str:
-    """``place``: a path, and a number or key in a plain list or dictionary."""
-    path, _, key = place.removesuffix("]").rpartition("[")
-    owner, _, name = path.rpartition(".")
-    item = key if key.isdigit() else repr(key)
+    """``place``: a path, with numbers or keys where it is in a plain list or dictionary."""
+    plain = place.partition("[")[0]
+    owner, _, name = plain.rpartition(".")
     return f"""
-part = model.get_submodule({owner!r}).{name}[{item}]
+part = model.get_submodule({owner!r}).{name}{place[len(plain) :]}
 parameters = list(part.parameters()) if isinstance(part, torch.nn.Module) else [part]
 known = {{id(p) for p in model.parameters()}}
-assert all(id(p) in known for p in parameters), "{place} is no registered part of the model"
+assert all(id(p) in known for p in parameters), "a part is not registered in the model"
+"""
+
+
+def _untaught_script(names: list[str]) -> str:
+    return f"""
+model.eval()
+loss, _ = loss_of(sample(1))
+loss.backward()
+still = [name for name, p in model.named_parameters() if name in {names[:8]} and p.grad is None]
+assert not still, f"no gradient of the loss reaches {{still}}"
 """
 
 
