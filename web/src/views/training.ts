@@ -22,6 +22,16 @@ export interface Stop {
   step: number;
 }
 
+export const named = (stop: Stop): string => (stop.key === "main" ? "kept weights" : `step ${stop.step.toLocaleString("en")}`);
+
+/** The same pass of one state. */
+export interface State {
+  stop: Stop;
+  pass: Pass;
+  /** null: a head that answers with a vector has no logits. */
+  row: Float32Array | null;
+}
+
 /** All states, the first first; the kept weights last, at the step of the evaluation that chose them. */
 export function stops(course: Course): Stop[] {
   const best = course.evaluations.filter((one) => one.best).at(-1)?.step;
