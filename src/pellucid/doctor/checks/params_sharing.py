@@ -1,125 +1,215 @@
-"""Is what is shared meant to be, and what is meant to be shared?"""
+"""Is what is shared meant to be, and what is meant to be shared?
+
+The tie of embedding and output projection is asked of the model's behaviour and not of its names: the row of a token
+that was not read is changed, and the score of that token moves if both are one.
+"""
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.keeping import digests
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("params.sharing", "quick", "Is exactly that shared which is meant to be?", awake=False)
-DONE = "looked for parameters under several names, for layers with equal numbers, and for the tie of the vocabulary"
-TABLES = re.compile(r"emb|wte|tok|head|out|proj|decoder$|shared|generator|unembed|vocab|predictions", re.IGNORECASE)
+DONE = "looked for parameters under several names, for layers with equal numbers, for the tie of the vocabulary, and " \
+       "saved and loaded"  # fmt: skip
+TABLES = re.compile(r"emb|wte|tok|head|out|decoder|shared|generator|vocab|predictions|bias$", re.IGNORECASE)
+EXPERTS = re.compile(r"expert", re.IGNORECASE)
+LARGEST = 20_000_000
+"""Models of more parameters are not copied to try whether saving and loading keeps them."""
 
 
 @CHECK
 def answer(subject: Subject) -> Finding:
-    """Embedding and output projection may share; layers may where that is declared."""
+    """Embedding and output projection may share, and so may tables; layers may where that is declared."""
     module, spec = subject.module, subject.spec
     if module is None:
         return CHECK.skipped("a callable shows no parameters", "a module in place of a callable")
     names: dict[int, list[str]] = defaultdict(list)
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names[id(parameter)].append(name)
-    groups = [group for group in names.values() if len(group) > 1 and not _meant(subject, group)]
-    if groups and "shared_layers" not in spec.declare:
-        return _failed(
-            f"{groups[0][0]} and {groups[0][1]} are one parameter" + (f", and {len(groups) - 1} more pairs" if len(groups) > 1 else ""),
-            "[layer] * N holds one layer N times, or one norm or projection is passed to several blocks",
-            'nn.ModuleList(make() for _ in range(N)); if layers share on purpose, declare={"shared_layers"}',
-            {"groups": groups[:10]},
-            f"one, other = names[{groups[0][0]!r}], names[{groups[0][1]!r}]\n"
-            'assert one is not other, "one parameter under two names"',
-        )  # fmt: skip
-    if spec.tied is not None and (odd := _tie(subject)):
-        return _failed(odd, "the tie was lost when a table was replaced, resized or loaded, or is made in one place alone",
-                       "head.weight = embedding.weight, after loading as well", {"tied": spec.tied},
-                       _tie_script(spec.vocab_size, spec.tied))  # fmt: skip
-    twins, ours = _twins(module)
-    if twins and "shared_layers" not in spec.declare:
-        seen = f"{twins[0][0]} and {twins[0][1]} hold the same random numbers: layers were copied after they were drawn"
-        if not ours:
-            return CHECK.warned(
-                DONE, seen, cause="nn.TransformerEncoder copies its layer", evidence={"twins": twins[:10]}
-            )
-        return _failed(seen, "copy.deepcopy(layer) for each layer keeps one draw for all",
-                       "make each layer anew, or draw all weights after copying", {"twins": twins[:10]},
-                       f"one, other = names[{twins[0][0]!r}], names[{twins[0][1]!r}]\n"
-                       'assert not torch.equal(one, other), "two layers hold the same random numbers"')  # fmt: skip
     shared = [group for group in names.values() if len(group) > 1]
-    return CHECK.passed(DONE, f"{len(shared)} parameters are shared, all of them as they may be", shared=shared[:10])
+    return (
+        _one_for_several(subject, shared)
+        or (_tie(subject, spec.tied) if spec.tied is not None else None)
+        or (None if spec.pretrained or "shared_layers" in spec.declare else _twins(module))
+        or _lost_in_saving(subject)
+        or CHECK.passed(DONE, f"{len(shared)} parameters are shared, all of them as they may be", shared=shared[:10])
+    )
+
+
+def _one_for_several(subject: Subject, shared: list[list[str]]) -> Finding | None:
+    groups = [group for group in shared if not _meant(subject, group)]
+    if not groups or "shared_layers" in subject.spec.declare:
+        return None
+    more = f", and {len(groups) - 1} more pairs" if len(groups) > 1 else ""
+    return _failed(
+        f"{groups[0][0]} and {groups[0][1]} are one parameter{more}",
+        "[layer] * N holds one layer N times, or one norm or projection is passed to several blocks",
+        'nn.ModuleList(make() for _ in range(N)); if layers share on purpose, declare={"shared_layers"}',
+        {"groups": groups[:10]},
+        f"one, other = names[{groups[0][0]!r}], names[{groups[0][1]!r}]\n"
+        'assert one is not other, "one parameter under two names"',
+    )
 
 
 def _meant(subject: Subject, group: list[str]) -> bool:
-    """Declared by name; or tables of a vocabulary, that of the source, of the target and of the output."""
+    """Declared by name; tables, of tokens or positions; the output of a vocabulary; what ``transformers`` ties."""
     if all(any(fnmatchcase(name, pattern) for pattern in subject.spec.shared) for name in group):
         return True
-    module = subject.module
+    module, size = subject.module, subject.spec.vocab_size
     assert module is not None
-    parameter = module.get_parameter(group[0])
     owners = [module.get_submodule(name.rpartition(".")[0]) for name in group]
-    if len({id(owner) for owner in owners}) == 1 and len(owners) > 1:
-        layered = {re.sub(r"\.\d+\.", ".N.", f".{name}") for name in group}
-        if len(layered) == 1:
-            return False  # one module at several places of a list
-    size = subject.spec.vocab_size
-    if parameter.dim() == 2 and size is not None and abs(parameter.size(0) - size) <= 512:
+    if any(isinstance(owner, nn.Embedding) for owner in owners):
         return True
-    if parameter.dim() == 1 and size is not None and abs(parameter.numel() - size) <= 512:
-        return True  # a bias of the vocabulary, under two names
+    rows = module.get_parameter(group[0]).size(0) if module.get_parameter(group[0]).dim() else 0
+    if size is not None and size <= rows < size + 128 and all(TABLES.search(name) for name in group):
+        return True
     return hasattr(module, "_tied_weights_keys") and not any(re.search(r"\.\d+\.", name) for name in group)
 
 
-def _tie(subject: Subject) -> str:
-    """What is said of the tie against what is; empty where they agree or cannot be told."""
+def _tie(subject: Subject, meant: bool) -> Finding | None:
+    """What is said of the tie against what is; nothing where they agree or cannot be told."""
     module, size = subject.module, subject.spec.vocab_size
     assert module is not None
-    tables = [
-        m for m in module.modules() if isinstance(m, nn.Embedding) and size and abs(m.num_embeddings - size) <= 512
-    ]
-    heads = [m for m in module.modules() if isinstance(m, nn.Linear) and size and abs(m.out_features - size) <= 512]
-    if not tables or not heads:
-        return ""
-    tied = any(t.weight.data_ptr() == h.weight.data_ptr() for t in tables for h in heads)
-    if tied == subject.spec.tied:
-        return ""
-    return f"embedding and output projection are {'one' if tied else 'two'} parameter{'s' * (not tied)}, and should be {'two' if tied else 'one'}"
+    if size is None or subject.spec.features is not None or not subject.per_position or subject.output.size(-1) < size:
+        return None
+    batch = subject.batch(1)
+    read = {*batch.ids.flatten().tolist()} | (set() if batch.source is None else {*batch.source.flatten().tolist()})
+    unread = [int(word) for word in subject.words if int(word) not in read]
+    tables = [m for m in module.modules() if isinstance(m, nn.Embedding) and m.num_embeddings >= size]
+    if not unread or not tables:
+        return None
+    tied = [table for table in tables if _moves(subject, table.weight, unread[0])]
+    if bool(tied) == meant:
+        return None
+    cause = "the tie was lost when a table was replaced, resized or loaded"
+    fix = "head.weight = embedding.weight, after loading as well"
+    if not meant:
+        cause = "the output projection was set to the embedding's parameter, or is loaded over it"
+        fix = "a parameter of its own, or Spec(tied=True)"
+    return _failed(
+        f"changing the embedding of token {unread[0]}, which is not read, {'moved' if tied else 'did not move'} its "
+        f"score: embedding and output projection are {1 if tied else 2}, and should be {1 if meant else 2}",
+        cause, fix, {"tied": bool(tied), "meant": meant}, _tie_script(unread[0], meant),
+    )  # fmt: skip
 
 
-def _twins(module: nn.Module) -> tuple[list[tuple[str, str]], bool]:
-    """Pairs of distinct parameters with equal numbers, none of them constant, in layers of one list."""
-    found, ours = [], False
+def _moves(subject: Subject, table: Tensor, token: int) -> bool:
+    """Whether the score of a token that is not read moves with its row of a table."""
+    batch = subject.batch(1)
+    before, row = subject(batch)[..., token], table.detach()[token].clone()
+    try:
+        with torch.no_grad():
+            table[token] += 1.0
+        return bool((subject(batch)[..., token] != before).any())
+    finally:
+        with torch.no_grad():
+            table[token] = row
+
+
+def _twins(module: nn.Module) -> Finding | None:
+    """Layers of one list, all of whose matrices hold the same random numbers."""
+    pairs = list(_equal_layers(module))
+    if not pairs:
+        return None
+    path, one, other, theirs = pairs[0]
+    seen = f"{path}.{one} and {path}.{other} hold the same random numbers: layers were copied after they were drawn"
+    if theirs or EXPERTS.search(path):
+        cause = "nn.TransformerEncoder and its like copy their layer" if theirs else "experts that are copies of one"
+        return CHECK.warned(DONE, seen, cause=cause, evidence={"twins": [p[:3] for p in pairs[:10]]})
+    name = next(iter(_matrices(module.get_submodule(f"{path}.{one}"))))
+    return _failed(
+        seen, "copy.deepcopy(layer) for each layer keeps one draw for all",
+        "make each layer anew, or draw all weights after copying", {"twins": [p[:3] for p in pairs[:10]]},
+        f"one, other = names['{path}.{one}.{name}'], names['{path}.{other}.{name}']\n"
+        'assert not torch.equal(one, other), "two layers hold the same random numbers"',
+    )  # fmt: skip
+
+
+def _equal_layers(module: nn.Module) -> Iterator[tuple[str, int, int, bool]]:
+    """Path of the list, two places in it, and whether it is one of PyTorch's own classes that copies."""
     for path, part in module.named_modules():
         if not isinstance(part, nn.ModuleList) or len(part) < 2:
             continue
-        first, second = part[0], part[1]
-        for (name, a), (_, b) in zip(first.named_parameters(), second.named_parameters(), strict=False):
-            if (
-                a is not b
-                and a.dim() >= 2
-                and a.shape == b.shape
-                and a.numel() > 16
-                and bool((a != a.flatten()[0]).any())
+        around = type(module.get_submodule(path.rpartition(".")[0])).__module__
+        seen: dict[tuple[tuple[str, str], ...], int] = {}
+        for place, layer in enumerate(part):
+            matrices = _matrices(layer)
+            key = tuple(sorted(digests(matrices).items()))
+            own = {id(p) for p in matrices.values()}
+            if not key or not any(
+                isinstance(m, nn.Linear) or m.__class__.__name__ == "Conv1D" for m in layer.modules()
             ):
-                if torch.equal(a, b):
-                    found.append((f"{path}.0.{name}", f"{path}.1.{name}"))
-                    ours |= not type(first).__module__.startswith("torch.")
-    return found, ours
+                continue
+            if key in seen and own.isdisjoint({id(p) for p in part[seen[key]].parameters()}):
+                yield path, seen[key], place, around.startswith("torch.")
+            seen.setdefault(key, place)
 
 
-def _tie_script(size: int | None, tied: bool) -> str:
+def _matrices(layer: nn.Module) -> dict[str, Tensor]:
+    """What is drawn at random: more than one axis, not constant, no table."""
+    tables = {f"{name}.weight" for name, m in layer.named_modules() if isinstance(m, nn.Embedding)}
+    return {
+        name: p
+        for name, p in layer.named_parameters()
+        if p.dim() >= 2 and p.numel() > 16 and name not in tables and bool((p != p.flatten()[0]).any())
+    }
+
+
+def _lost_in_saving(subject: Subject) -> Finding | None:
+    """Loads what was saved into a copy whose parameters and buffers are zero, and compares the outputs."""
+    module, spec = subject.module, subject.spec
+    assert module is not None
+    assert spec.call is not None
+    if sum(p.numel() for p in module.parameters()) > LARGEST:
+        return None
+    batch = subject.batch()
+    try:
+        other = copy.deepcopy(module).eval()
+        saved = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+        with torch.no_grad():
+            for name, tensor in [*other.named_parameters(), *other.named_buffers()]:
+                if name in saved or isinstance(tensor, nn.Parameter):
+                    tensor.zero_()
+        other.load_state_dict(module.state_dict())
+        expected = subject(batch)
+        subject.reseed()
+        found = spec.call(other, batch)
+    except Exception:  # a model that cannot be copied, or keeps its state in its own way
+        return None
+    if bool(torch.equal(found.nan_to_num(), expected.nan_to_num())) or "stochastic" in spec.declare:
+        return None
+    return _failed(
+        f"after saving and loading, outputs differ by {float((found - expected).abs().max()):.2g}",
+        "a parameter is left out of the state, or loaded over another", "see which key of state_dict() has changed", {},
+        "before, state = call(sample(1)), {name: value.clone() for name, value in model.state_dict().items()}\n"
+        "for parameter in model.parameters():\n    parameter.data.zero_()\nmodel.load_state_dict(state)\n"
+        'assert torch.equal(call(sample(1)), before), "saving and loading changes the outputs"',
+    )  # fmt: skip
+
+
+def _tie_script(token: int, meant: bool) -> str:
     return f"""
-parts, size = list(model.modules()), {size}
-tables = [m.weight for m in parts if isinstance(m, torch.nn.Embedding) and abs(m.num_embeddings - size) <= 512]
-heads = [m.weight for m in parts if isinstance(m, torch.nn.Linear) and abs(m.out_features - size) <= 512]
-tied = any(table.data_ptr() == head.data_ptr() for table in tables for head in heads)
-assert tied is {tied}, f"embedding and output projection {{'share' if tied else 'do not share'}} their parameter"
+tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.num_embeddings > {token}]
+ids = sample(1)[:1]
+ids[ids == {token}] = {token - 1}  # the token is not read
+before, tied = call(ids)[..., {token}].detach(), False
+for table in tables:
+    table.data[{token}] += 1.0
+    tied |= bool((call(ids)[..., {token}] != before).any())
+    table.data[{token}] -= 1.0
+assert tied is {meant}, f"embedding and output projection {{'share' if tied else 'do not share'}} their parameter"
 """
 
 
