@@ -15,6 +15,8 @@ Examples:
 `torchrun --nproc-per-node 4 -m pellucid train decoder --text notes.txt --out runs/notes`
 
 `pellucid train --resume runs/notes`
+
+`pellucid train decoder --text notes.txt --watch`
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pellucid.cli.common import Debug, Device, Json, Report, device_of, end_card, print_json, say
+from pellucid.cli.watching import Watching
 from pellucid.config.defaults import FAMILIES, continued_run, default_run
 from pellucid.config.files import read_plain
 from pellucid.config.run import Data, LabelledFiles, NamedData, ParallelFiles, Run, TextFiles
@@ -66,13 +69,14 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there already.")] = False,
     shard: Annotated[bool, typer.Option("--shard", help="Under torchrun: split the weights too (FSDP).")] = False,
     wandb: Annotated[str | None, typer.Option(help="Also log to this Weights & Biases project.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Let the doctor look on, and say what stays wrong.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     if resume is not None:
         if what or settings:
             raise UserError("--resume", f"together with {what}", "a run folder alone, since its settings are its own")
-        _train(None, resume, device=device, shard=shard, force=force, json=json, wandb=wandb)
+        _train(None, resume, device=device, shard=shard, force=force, json=json, wandb=wandb, watch=watch)
         return
     if what is None and start is None:
         raise UserError("train", "nothing to train", "a recipe or a family", "see `pellucid train --help`")
@@ -84,17 +88,27 @@ def train(
     run = run if seed is None else replace(run, seed=seed)
     name = Path(what).stem if what and _is_file(what) else what or f"{start.name}-tuned"
     folder = out or Path("runs") / name
-    _train(run, folder, device=device, shard=shard, force=force, json=json, wandb=wandb)
+    _train(run, folder, device=device, shard=shard, force=force, json=json, wandb=wandb, watch=watch)
 
 
 def _train(
-    run: Run | None, folder: Path, *, device: str, shard: bool, force: bool, json: bool, wandb: str | None
+    run: Run | None,
+    folder: Path,
+    *,
+    device: str,
+    shard: bool,
+    force: bool,
+    json: bool,
+    wandb: str | None,
+    watch: bool,
 ) -> None:
     """Trains a run, or goes on with the one in the folder, in however many processes there are; leaves its card."""
     from pellucid.training.distributed import joined
     from pellucid.training.memory import keep_freed_memory
     from pellucid.training.session import prepare, reopen
 
+    if watch and shard:
+        raise UserError("--watch", "together with --shard", "one of the two: no process has the weights to look at")
     with joined(device_of(device), sharded=shard) as (world, own_device):
         quiet = json or not world.leads
         if run is not None and (folder / "checkpoints").exists() and world.restarted:
@@ -113,7 +127,8 @@ def _train(
         for setting, choice in session.chosen.items():
             say(f"{setting}: {choice}", quiet)
         watchers = _watchers(wandb, session.run) if world.leads else []
-        _follow(session, folder, watchers, world, resume=run is None, quiet=quiet, json=json)
+        watching = Watching(session.run) if watch and world.leads else None
+        _follow(session, folder, watchers, watching, world, resume=run is None, quiet=quiet, json=json)
 
 
 def _watchers(wandb: str | None, run: Run) -> list[Opener]:
@@ -126,14 +141,24 @@ def _watchers(wandb: str | None, run: Run) -> list[Opener]:
 
 
 def _follow(
-    session: Session, folder: Path, watchers: list[Opener], world: World, *, resume: bool, quiet: bool, json: bool
+    session: Session,
+    folder: Path,
+    watchers: list[Opener],
+    watching: Watching | None,
+    world: World,
+    *,
+    resume: bool,
+    quiet: bool,
+    json: bool,
 ) -> None:
-    from pellucid.training.fit import Evaluated, Stopped, fit
+    from pellucid.training.fit import Evaluated, Stopped, fit, nobody
 
     began = time.perf_counter()
     others = Report(session.run.training.steps, quiet=quiet).follow(
-        fit(session, folder, resume=resume, watchers=watchers, world=world)
+        fit(session, folder, resume=resume, watchers=watchers, observer=watching or nobody, world=world)
     )
+    if watching is not None:
+        say(watching.summary(), quiet)
     if not world.leads:
         return
     parameters = sum(p.numel() for p in session.model.parameters())

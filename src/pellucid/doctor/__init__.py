@@ -13,9 +13,11 @@ from typing import Any
 from pellucid.doctor.data import batch
 from pellucid.doctor.examine import examine
 from pellucid.doctor.finding import Diagnosis, Finding, Report, Status
+from pellucid.doctor.record import Record
 from pellucid.doctor.spec import Batch, Spec
+from pellucid.doctor.watch import watch
 
-__all__ = ["Batch", "Diagnosis", "Finding", "Report", "Spec", "Status", "batch", "examine"]
+__all__ = ["Batch", "Diagnosis", "Finding", "Record", "Report", "Spec", "Status", "batch", "examine", "watch"]
 
 
 class _Doctor(ModuleType):

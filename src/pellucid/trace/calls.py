@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from pellucid.errors import UserError
@@ -145,6 +146,8 @@ def following(stack: CallStack, returned: Returned | None = None) -> Iterator[Ca
     finally:
         for handle in handles:
             handle.remove()
+            # PyTorch leaves this note of it, and torch.compile then warns of hooks that are gone.
+            hooks._global_forward_hooks_with_kwargs.pop(handle.id, None)
 
 
 def record_modules(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
 from torch import nn
 
 from pellucid.config.optimisation import CheckpointAverage, ExponentialAverage, Training
+from pellucid.data.batch import TrainingBatches
 from pellucid.data.batches import training_batches
 from pellucid.models.checkpoint import WEIGHTS, clear_run, save_description, save_run
 from pellucid.training.average import Running, Snapshots
@@ -68,8 +69,35 @@ class Remark:
 Event = Step | Evaluated | Stopped | Resumed | Remark
 
 
+@dataclass(frozen=True)
+class Observed:
+    """What somebody who looks on saw after a step: figures for ``metrics.jsonl`` by name, and remarks."""
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+
+
+Observer = Callable[[Step], Observed]
+"""Looks on: called after each step, and must leave the training as it is."""
+
+OpenObserver = Callable[[Learner, TrainingBatches, int], AbstractContextManager[Observer]]
+"""Makes one for what learns, the batches that it learns from, and the steps that were done before."""
+
+
+@contextmanager
+def nobody(learner: Learner, batches: TrainingBatches, after: int) -> Iterator[Observer]:
+    """An observer that sees nothing."""
+    yield lambda step: Observed()
+
+
 def fit(
-    session: Session, folder: Path, *, resume: bool = False, watchers: Sequence[Opener] = (), world: World = ALONE
+    session: Session,
+    folder: Path,
+    *,
+    resume: bool = False,
+    watchers: Sequence[Opener] = (),
+    observer: OpenObserver = nobody,
+    world: World = ALONE,
 ) -> Iterator[Event]:
     """Trains into a run folder, yielding what happens.
 
@@ -79,6 +107,7 @@ def fit(
 
     Args:
         watchers: where figures go beside ``metrics.jsonl``.
+        observer: looks on in the process that writes.
         world: the processes that train together. All of them call this; the first one writes.
 
     Raises:
@@ -96,14 +125,20 @@ def fit(
         save_description(folder, session.tokenizer, run)
     remarks: list[str] = []
     opened = open_sinks(folder, position.step, watchers, remarks.append) if world.leads else Sinks(NoSink())
-    with opened as sinks, _interrupts() as interrupted:
+    batches = _batches(session)
+    looking = (observer if world.leads else nobody)(learner, batches, position.step)
+    with opened as sinks, looking as look, _interrupts() as interrupted:
         keeper = _Keeper(session, folder, learner, criterion, world, sinks, position)
-        for step in _steps(session, learner, criterion, world, position.step):
+        for step in _steps(session, learner, batches, criterion, world, position.step):
             ends = step.step == run.training.steps
             cut = world.any(interrupted.is_set()) and not ends
             due = _due(step.step, run.training)
             keeper.take(step, log=step.step % LOG_EVERY == 0 or step.step == 1 or due.evaluate)
+            seen = look(step)
+            if seen.figures:
+                sinks.scalars(step.step, dict(seen.figures))
             yield step
+            yield from map(Remark, seen.remarks)
             if due.evaluate:
                 yield keeper.evaluated()
             why = "" if ends or not due.evaluate else keeper.no_better()
@@ -127,9 +162,9 @@ def _learner(session: Session) -> Learner:
     return Learner(model, optimizer(model, session.run.training.optimizer), running)
 
 
-def _steps(session: Session, learner: Learner, criterion: nn.Module, world: World, after: int) -> Iterator[Step]:
+def _batches(session: Session) -> TrainingBatches:
     run = session.run
-    batches = training_batches(
+    return training_batches(
         session.corpus.train,
         session.tokenizer,
         run.objective,
@@ -137,6 +172,17 @@ def _steps(session: Session, learner: Learner, criterion: nn.Module, world: Worl
         seed=run.seed,
         labels=session.corpus.labels,
     )
+
+
+def _steps(
+    session: Session,
+    learner: Learner,
+    batches: TrainingBatches,
+    criterion: nn.Module,
+    world: World,
+    after: int,
+) -> Iterator[Step]:
+    run = session.run
     return train(
         learner.model,
         batches,
