@@ -72,7 +72,7 @@ def _by_formula(form: Form, right: bool, v: Tensor, shared: bool, context: Tenso
         q, k, v, context = (divided(x, 0, (batch, heads)) for x in (q, k, v, context))
     formula, k, v = _unpadded(formula, k, v, _length(second))
     found = new_site("", (q, k, v, context), formula, dropout=_dropout(formula))
-    found = verify(found)
+    found = replace(verify(found), before=q_scale * k_scale)
     return ungrouped(found) if shared and repeats(second) else found
 
 
@@ -173,7 +173,8 @@ def unscaled(site: Site, q: Expression | None, k: Expression | None) -> Site:
     if one * other == 1.0 or isinstance(site.scale, Tensor):
         return site
     formula = replace(site.formula, scale=site.scale * one * other)
-    found = replace(site, formula=formula, q=site.q if first is None else first, k=site.k if second is None else second)
+    bare = site.q if first is None else first, site.k if second is None else second
+    found = replace(site, formula=formula, before=one * other, q=bare[0], k=bare[1])
     return verify(found) if found.q.shape == site.q.shape and found.k.shape == site.k.shape else site
 
 

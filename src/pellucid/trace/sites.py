@@ -115,6 +115,7 @@ class Site:
         deviation: largest difference between the recomputed and the model's context, as a share of its largest value.
         why: empty when verified, else what does not fit.
         replay: stands in for the formula where the model does something between products and softmax that it lacks.
+        before: what of the scale queries and keys were multiplied by before their product.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Site:
     deviation: float = 0.0
     why: str = ""
     replay: Replay | None = None
+    before: float = 1.0
 
     @property
     def verified(self) -> bool:

@@ -11,7 +11,7 @@ from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.subject import Subject
-from pellucid.trace.sites import Site
+from pellucid.trace.sites import Site, for_each_head
 
 CHECK = Check("attn.scale", "quick", "Are scores scaled by 1/√head_dim?")
 PAPER = "Vaswani et al. 2017, eq. 1"
@@ -22,45 +22,50 @@ def answer(subject: Subject) -> Finding:
     """Reads the scale of each place that attends; what is not the paper's must be declared, or be a known choice."""
     if subject.attention is None:
         return CHECK.skipped("a callable shows nothing of its attention", "a module in place of a callable")
-    sites = [site for site in subject.attention.sites if site.q.size(-1) > 0]
-    if not sites:
-        return CHECK.skipped(f"no attention is understood here: {subject.attention.coverage}")
-    done = f"read what the products of queries and keys are multiplied by, in {len(sites)} places"
+    scales = {site.name: (site, scale) for site in subject.attention.sites if (scale := scale_of(site)) is not None}
+    if not scales:
+        return CHECK.skipped(f"no scale is understood here: {subject.attention.coverage}")
+    done = f"read what the products of queries and keys are multiplied by, in {len(scales)} places"
     odd = []
-    for site in sites:
-        name, harmful = _named(subject, site)
+    for site, scale in scales.values():
+        name, harmful = _named(subject, site, scale)
         if harmful:
-            width = site.q.size(-1)
-            return CHECK.failed(
-                done,
-                f"{site.name} multiplies by {_number(site.scale)}: {name}; 1/√{width} is {width**-0.5:.4g}",
-                where=f"{site.name} ({site.module})",
-                cause="the division by √head_dim is missing, done twice, or takes the width of the model or another one",
-                fix="scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1)), q of one head; if another scale is meant, "
-                "declare it: Spec(scale=…)",
-                references=(PAPER, "mlc-ai/mlc-llm#3426", "omihub777/ViT-CIFAR#12", "huggingface/transformers#45676"),
-                evidence={"site": site.name, "scale": _number(site.scale), "expected": width**-0.5, "what": name},
-                script=f"""
-model.eval()
-for products, scores, _ in attention(sample(1)):
-    if products is not None:
-        scale = (scores / products)[scores > -1e4].median()
-        assert abs(scale / {_expected(subject, width):.6g} - 1) < 0.01, f"q @ k.T is multiplied by {{scale:.4g}}"
-""",
-            )
+            return _failed(done, site, scale, name)
         if name:
             odd.append(f"{site.name}: {name}")
-    spread = max(_spread(site) for site in sites)
-    evidence = {"sites": len(sites), "score_std": spread}
+    spread = max(_spread(site) for site, _ in scales.values())
+    evidence = {"sites": len(scales), "score_std": spread}
     if odd:
-        return CHECK.warned(done, odd[0], evidence=evidence)
+        return CHECK.warned(
+            done, odd[0], fix="say it if it is meant so: Spec(scale=…)", evidence=evidence,
+        )  # fmt: skip
     return CHECK.passed(done, f"all of them as they should be; scores deviate by up to {spread:.2g}", **evidence)
 
 
-def _named(subject: Subject, site: Site) -> tuple[str, bool]:
+def scale_of(site: Site) -> float | Tensor | None:
+    """What products are multiplied by; ``None`` where something else is done to them than scaling and masking."""
+    if site.q.size(-1) == 0:
+        return None
+    if site.replay is None:
+        return site.scale
+    scores = site.scores().double()
+    products = (site.q.double() @ for_each_head(site.k, site.q).double().mT).expand_as(scores)
+    seen = scores.isfinite() & (scores.abs() < -MASKED) & (site.weights() > 0)
+    a, b = products[seen], scores[seen]
+    if a.numel() < 8 or not bool(a.any()):
+        return None
+    factor = float((a * b).sum() / a.square().sum())
+    rest = float((b - factor * a).abs().max() / b.abs().max().clamp_min(1e-30))
+    return factor if rest <= tolerances.SCALE else None
+
+
+MASKED = -1e3
+"""Scores below are those of a mask, and tell nothing of a scale."""
+
+
+def _named(subject: Subject, site: Site, scale: float | Tensor) -> tuple[str, bool]:
     """What a scale that is not expected is, and whether it surely harms."""
     declared, width = subject.spec.scale, site.q.size(-1)
-    scale = site.scale
     if isinstance(scale, Tensor) or declared == "learned":
         return "", False  # learned, or one for each head
     if declared is not None:
@@ -69,23 +74,29 @@ def _named(subject: Subject, site: Site) -> tuple[str, bool]:
         return f"declared is {declared:g}", True
     if _near(scale, width**-0.5) or _of_unit_length(site):
         return "", False
-    heads = site.q.size(1)
-    if heads > 1 and _near(scale, (width * heads) ** -0.5):
-        return f"1/√{width * heads}, of all heads together", True
-    if _near(scale, 1.0):
-        return "no scale at all", True
-    if _near(scale, 1.0 / width):
-        return f"1/{width}, not its root (μP has it so)", False
     if scale <= 0 or not math.isfinite(scale):
         return "scores of the wrong sign, or none", True
+    if wrong := next((name for name, number in _mistakes(site).items() if _near(scale, number)), ""):
+        return wrong, True
+    if _near(scale, 1.0 / width):
+        if _near(site.before, width**-0.5):
+            return f"1/√{width} twice, before the product and after it", True
+        return f"1/{width}, not its root (μP has it so)", False
     if scale > 1 or scale < 0.1 / width:
         return f"{scale * width**0.5:.3g} times what it should be", True
     return f"{scale * width**0.5:.3g} times 1/√{width}", False
 
 
-def _expected(subject: Subject, width: int) -> float:
-    declared = subject.spec.scale
-    return float(declared) if isinstance(declared, int | float) else width**-0.5
+def _mistakes(site: Site) -> dict[str, float]:
+    """Scales that are somebody's mistake, by what they are."""
+    heads, width, keys = site.q.size(1), site.q.size(-1), site.k.size(2)
+    found = {"no scale at all": 1.0, f"√{width}, multiplied in place of divided": width**0.5}
+    if heads > 1:
+        found[f"1/√{width * heads}, of all heads together"] = (width * heads) ** -0.5
+        found[f"1/√{heads}, of the number of heads"] = heads**-0.5
+    found[f"1/√{keys}, of the length of the text"] = keys**-0.5
+    found[f"1/{width}^1.5: divided by the width and by its root"] = width**-1.5
+    return found
 
 
 def _of_unit_length(site: Site) -> bool:
@@ -103,5 +114,20 @@ def _number(scale: float | Tensor) -> float:
 
 def _spread(site: Site) -> float:
     scores = site.scores().float()
-    seen = scores[scores > -1e4]
+    seen = scores[(site.weights() > 0) & (scores > MASKED)]
     return float(seen.std()) if seen.numel() > 1 else 0.0
+
+
+def _failed(done: str, site: Site, scale: float | Tensor, name: str) -> Finding:
+    width = site.q.size(-1)
+    return CHECK.failed(
+        done,
+        f"{site.name} multiplies by {_number(scale):.4g}: {name}; 1/√{width} is {width**-0.5:.4g}",
+        where=f"{site.name} ({site.module})",
+        cause="the division by √head_dim is missing, done twice, or takes the width of the model or another one",
+        fix="scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1)), q of one head; if another scale is meant, "
+        "declare it: Spec(scale=…)",
+        references=(PAPER, "mlc-ai/mlc-llm#3426", "omihub777/ViT-CIFAR#12", "huggingface/transformers#45676"),
+        evidence={"site": site.name, "scale": _number(scale), "expected": width**-0.5, "what": name},
+        script=f"# print the scores of this layer over q @ k.transpose(-2, -1): {width**-0.5:.4g} is expected",
+    )

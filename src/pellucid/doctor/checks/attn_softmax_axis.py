@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.softmaxes import softmaxes
 from pellucid.doctor.subject import Subject
+from pellucid.trace.sites import Site
 
 CHECK = Check("attn.softmax_axis", "quick", "Do the weights of each query sum to one?")
+REFERENCES = ("labmlai/annotated_deep_learning_paper_implementations#146", "lucidrains/memory-compressed-attention#2")
+AXES = {1: "heads", 2: "queries", 0: "rows of the batch"}
 
 
 @CHECK
@@ -19,44 +24,79 @@ def answer(subject: Subject) -> Finding:
         return CHECK.skipped("a callable shows nothing of its attention", "a module in place of a callable")
     if "not_softmax" in subject.spec.declare or "sinks" in subject.spec.declare:
         return CHECK.skipped("weights are declared not to sum to one")
+    bare, twice = softmaxes(subject)
+    if twice:
+        return _plainly(f"in {twice} a softmax is taken of what is one already", twice, TWICE)
+    if bare and not subject.attention.sites:
+        return _plainly(f"in {bare} scores meet the values without a softmax", bare, "the softmax was forgotten")
     sites = [site for site in subject.attention.sites if site.formula.sinks is None]
     if not sites:
         return CHECK.skipped(f"no attention is understood here: {subject.attention.coverage}")
-    done, worst = f"summed the weights of every query in {len(sites)} places", 0.0
+    done, worst, gated = f"summed the weights of every query in {len(sites)} places", 0.0, ""
     for site in sites:
         weights = site.weights().double()
         sums = weights.sum(-1)
         away = float(torch.where(sums == 0, 0.0, (sums - 1).abs()).max())
+        if away > tolerances.ROW_SUM * 10:
+            over = next((name for dim, name in AXES.items() if _ones(weights.sum(dim))), "")
+            seen = f"in {site.name} they sum to something else by up to {away:.2g}"
+            return _failed(site, done, seen + (f": the softmax is over {over}" if over else ""), away, over)
         worst = max(worst, away)
-        if away <= tolerances.ROW_SUM * 10:
-            continue
-        axis = {1: "heads", 2: "queries", 0: "rows of the batch"}
-        over = next((name for dim, name in axis.items() if _ones(weights.sum(dim))), "")
-        seen = f"in {site.name} they sum to something else by up to {away:.2g}" + (
-            f": the softmax is over {over}" if over else ""
-        )
-        return CHECK.failed(
-            done,
-            seen,
-            where=f"{site.name} ({site.module})",
-            cause="the softmax is taken over another axis than that of the keys"
-            if over
-            else "weights are changed after the softmax: a mask applied to them, or a second scaling",
-            fix="scores.softmax(dim=-1) for scores (B, H, T, S); masks before it",
-            references=(
-                "labmlai/annotated_deep_learning_paper_implementations#146",
-                "lucidrains/memory-compressed-attention#2",
-            ),
-            evidence={"site": site.name, "away": away, "over": over},
-            script="""
-model.eval()
-for _, _, weights in attention(sample(1)):
-    away = (weights.sum(-1) - 1).abs().max()
-    assert away < 1e-4, f"the weights of a query sum to something else than one, by up to {away:.3g}"
-""",
-        )
+        changed, known = _changed(site)
+        if changed and not known:
+            return _failed(site, done, f"in {site.name} they are multiplied by {changed} after the softmax", 0.0, "")
+        gated = gated or (f"in {site.name} they are multiplied by {changed} after the softmax" if changed else "")
+    if gated:
+        return CHECK.warned(done, gated, fix='declare it if it is meant so: declare={"not_softmax"}')
     return CHECK.passed(done, f"they sum to one within {worst:.1e}", sites=len(sites))
 
 
-def _ones(sums: torch.Tensor) -> bool:
+TWICE = "what the first softmax hid gets weight from the second, and all keys get nearly the same"
+
+
+def _plainly(seen: str, where: str, cause: str) -> Finding:
+    return CHECK.failed(
+        "followed the products of every query with every key to the values",
+        seen,
+        where=where,
+        cause=cause,
+        fix='weights = scores.softmax(dim=-1), once; if it is meant so, declare it: declare={"not_softmax"}',
+        references=REFERENCES,
+        evidence={"module": where},
+        script="# print weights.sum(-1) of this layer: ones are expected",
+    )
+
+
+def _changed(site: Site) -> tuple[str, bool]:
+    """What weights are multiplied by, in words, and whether that may be a gate: one number for all keys of a query."""
+    factor = site.formula.factor
+    if factor is None or bool((factor == 1).all()):
+        return "", False
+    factor = factor.double()
+    if factor.size(-1) > 1 and bool((factor != factor[..., :1]).any()):
+        hidden = bool(((factor == 0) | (factor == factor.max())).all())
+        return ("a mask" if hidden else "numbers that differ from key to key"), False
+    same = bool((factor == factor.flatten()[0]).all())
+    return (f"{float(factor.flatten()[0]):.3g}", False) if same else ("a gate", True)
+
+
+def _ones(sums: Tensor) -> bool:
     return bool(torch.allclose(sums, torch.ones((), dtype=sums.dtype), atol=1e-4))
+
+
+def _failed(site: Site, done: str, seen: str, away: float, over: str) -> Finding:
+    cause = (
+        "the softmax is taken over another axis than that of the keys"
+        if over
+        else "weights are changed after the softmax: a mask applied to them, or a second scaling"
+    )
+    return CHECK.failed(
+        done,
+        seen,
+        where=f"{site.name} ({site.module})",
+        cause=cause,
+        fix="scores.softmax(dim=-1) for scores (B, H, T, S), once; masks before it",
+        references=REFERENCES,
+        evidence={"site": site.name, "away": away, "over": over},
+        script="# print weights.sum(-1) of this layer: ones are expected",
+    )

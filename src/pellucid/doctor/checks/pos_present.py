@@ -33,7 +33,7 @@ def answer(subject: Subject) -> Finding:
     found = constant(subject)
     told = found.varies > tolerances.SAME
     scheme = found.text.scheme if found.text else None
-    evidence = {"scheme": scheme, "varies": found.varies}
+    evidence: dict[str, object] = {"scheme": scheme, "varies": found.varies}
     for reading in found.readings:
         if reading.scheme == "absolute" and (again := _again(reading)) and _tables(subject):
             return _failed(

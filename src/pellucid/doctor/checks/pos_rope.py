@@ -108,7 +108,7 @@ def _part(reading: Reading, part: str) -> Finding:
         fix="q, k = rotate(q), rotate(k); values stay as they are",
         references=("Su et al. 2021, eq. 16",),
         evidence={"site": reading.first.name, "rotated": part},
-        script="# print q, k, v of the first layer for one token repeated: q and k differ between positions, v does not",
+        script="# print q, k, v of the first layer for one token repeated: q and k differ by position, v does not",
     )
 
 
