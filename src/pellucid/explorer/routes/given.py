@@ -32,6 +32,7 @@ PassId = Annotated[str, Path(max_length=32)]
 ModelKey = Annotated[str, Path(max_length=100)]
 TensorName = Annotated[str, Query(max_length=200)]
 TowerPrefix = Annotated[str, Query(max_length=20)]
+Index = Annotated[int, Query(ge=0)]
 
 
 def numbers(text: str, where: str) -> tuple[int, ...]:
@@ -44,6 +45,16 @@ def numbers(text: str, where: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise UserError(where, f'found "{text}"', "whole numbers separated by commas") from None
+
+
+def check_head(name: str, head: int, position: int, heads: int, positions: int) -> None:
+    """Whether a tensor has a head and a position.
+
+    Raises:
+        UserError: where it has not.
+    """
+    if head >= heads or position >= positions:
+        raise UserError(name, f"head {head}, position {position}", f"{heads} heads and {positions} positions")
 
 
 def stream(explored: Explored, prefix: str) -> Stream:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from torch import Tensor
 
 from pellucid.analysis.attention import padding_mass
 from pellucid.analysis.views import rule_of, seen
-from pellucid.errors import UserError
-from pellucid.explorer.routes.given import At, PassId
+from pellucid.explorer.routes.given import At, Index, PassId, TensorName, check_head
 from pellucid.explorer.session import Pass
 from pellucid.explorer.wire import FOREVER, Json
 
@@ -30,21 +29,14 @@ async def masks(at: At, id: PassId) -> Json:
 
 
 @router.get("/scores")
-async def scores(
-    at: At,
-    id: PassId,
-    site: Annotated[str, Query(max_length=200)],
-    head: Annotated[int, Query(ge=0)],
-    query: Annotated[int, Query(ge=0)],
-) -> Json:
+async def scores(at: At, id: PassId, site: TensorName, head: Index, query: Index) -> Json:
     """How one query scored every key: the sum of products, and what was done with it."""
 
     def told() -> dict[str, Any]:
         held = at.session.held(id)
         name = f"{site}.scores"
         shape = held.tape.entry(name).shape
-        if head >= shape[1] or query >= shape[2]:
-            raise UserError(name, f"head {head}, query {query}", f"{shape[1]} heads and {shape[2]} queries")
+        check_head(name, head, query, shape[1], shape[2])
         operation: Any = held.tape.entry(name).operation
         operands, had = held.tape.operands(name), held.value(name)[0, head, query].tolist()
         rows = [operation.explain((0, head, query, key), *operands) for key in range(shape[3])]

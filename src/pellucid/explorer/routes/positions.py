@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pellucid.analysis.places import biases, codes, exchanged, likeness, moved, pair_products, turned, turned_pairs
 from pellucid.errors import UserError
-from pellucid.explorer.routes.given import At, ModelKey, PassId, TowerPrefix, stream
+from pellucid.explorer.routes.given import At, Index, ModelKey, PassId, TensorName, TowerPrefix, check_head, stream
 from pellucid.explorer.session import Explored, Pass
 from pellucid.explorer.wire import FOREVER, Json, as_bytes
 from pellucid.models.tower import Tower
@@ -67,15 +67,7 @@ async def bias(at: At, key: ModelKey, reach: Reach, tower: TowerPrefix = "") -> 
 
 
 @router.get("/passes/{id}/turned")
-async def apart(
-    at: At,
-    id: PassId,
-    site: Annotated[str, Query(max_length=200)],
-    head: Annotated[int, Query(ge=0)],
-    query: Annotated[int, Query(ge=0)],
-    key: Annotated[int, Query(ge=0)],
-    reach: Reach = 64,
-) -> Json:
+async def apart(at: At, id: PassId, site: TensorName, head: Index, query: Index, key: Index, reach: Reach = 64) -> Json:
     """A query at its own place, a key at every distance before it, and what each pair adds to their product."""
 
     def told() -> dict[str, Any]:
@@ -103,8 +95,8 @@ async def gone(
     at: At,
     id: PassId,
     other: Annotated[str, Query(max_length=32)],
-    first: Annotated[int, Query(ge=0)],
-    second: Annotated[int, Query(ge=0)],
+    first: Index,
+    second: Index,
     tower: TowerPrefix = "",
 ) -> Json:
     """How far each token's state went, layer by layer, when two tokens had changed places in the other pass."""
@@ -132,6 +124,5 @@ def _unturned(held: Pass, name: str, head: int, place: int) -> Tensor:
     """A query or a key before it is turned; of a query head the key of its group."""
     value: Tensor = held.tape.operands(name)[0].value
     heads = held.tape.entry(f"{name.rsplit('.', 1)[0]}.q").shape[1]
-    if head >= heads or place >= value.size(2):
-        raise UserError(name, f"head {head}, position {place}", f"{heads} heads and {value.size(2)} positions")
+    check_head(name, head, place, heads, value.size(2))
     return value[0, head * value.size(1) // heads, place]
