@@ -14,6 +14,8 @@ from pellucid.doctor.finding import Finding, Status
 from pellucid.doctor.spec import Batch, Spec
 
 IGNORE = -100
+SHIFTED = 0.95
+"""Share of the labels that one offset explains."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,10 @@ def faults(batch: Batch, spec: Spec) -> Iterator[Fault]:
     yield from _range(ids, asked, spec)
     if labels is not None and asked is not None:
         yield from _labels(batch, labels, asked, spec)
+        yield from _shifts(batch, labels)
     yield from _padding(batch, spec)
     yield from _starts(ids, spec)
+    yield from _boundaries(batch, spec)
     yield from _ends(batch, asked, spec)
 
 
@@ -114,7 +118,7 @@ def _labels(batch: Batch, labels: Tensor, asked: Tensor, spec: Spec) -> Iterator
 def _padding(batch: Batch, spec: Spec) -> Iterator[Fault]:
     keep, ids = batch.keep, batch.ids
     if keep is None:
-        if spec.pad_id is not None and spec.pad_id != spec.eos_id and bool((ids == spec.pad_id).any()):
+        if spec.pad_id is not None and spec.pad_id != spec.eos_id and _seen(ids == spec.pad_id, spec):
             yield Fault(
                 "mask", True, f"{int((ids == spec.pad_id).sum())} tokens are padding and no mask says so",
                 "the mask of the tokenizer was not passed on", "give the model attention_mask, or keep",
@@ -122,17 +126,18 @@ def _padding(batch: Batch, spec: Spec) -> Iterator[Fault]:
         return
     if bool((~keep).all(-1).any()):
         yield Fault("mask", True, "a row is padding throughout", "an empty text", "drop empty texts")
-    steps = (keep[:, 1:] != keep[:, :-1]).sum(-1)
-    if bool((steps > 1).any()):
+    after, before = keep.flip(1).cummax(1).values.flip(1), keep.cummax(1).values
+    if bool((~keep & after & before).any()):
         yield Fault(
-            "mask", True, "real tokens stand on both sides of padding", "masks of two texts were joined, or sides mixed",
+            "mask", False, "padding stands between real tokens", "masks of two texts were joined, or sides are mixed",
             "pad on one side",
         )  # fmt: skip
     if spec.pad_id is not None and bool((keep & (ids == spec.pad_id)).any()) and spec.pad_id != spec.eos_id:
         yield Fault("mask", True, "padding counts as real", "the mask is all ones", "keep = ids != pad_id")
     if spec.pad_id is not None and bool((~keep & (ids != spec.pad_id)).any()):
         yield Fault(
-            "mask", False, "tokens that are not the padding are masked", "the mask is upside down, or belongs to other rows",
+            "mask", False, "tokens that are not the padding are masked",
+            "the mask is upside down, or belongs to other rows",
             "keep is True where a token is real",
         )  # fmt: skip
     waste = 1 - float(keep.float().mean())
@@ -140,6 +145,48 @@ def _padding(batch: Batch, spec: Spec) -> Iterator[Fault]:
         yield Fault(
             "waste", False, f"{waste:.0%} of the batch is padding", "texts of very different lengths in one batch",
             "sort by length before batching",
+        )  # fmt: skip
+
+
+def _seen(padding: Tensor, spec: Spec) -> bool:
+    """Whether padding without a mask is seen: a decoder does not see what is on its right."""
+    if spec.kind == "decoder":
+        ahead = (~padding).flip(1).cummax(1).values.flip(1)  # a real token comes after it
+        padding = padding & ahead
+    return bool(padding.any())
+
+
+def _shifts(batch: Batch, labels: Tensor) -> Iterator[Fault]:
+    """Labels against the ids: no loss wants them two places ahead, or one behind."""
+    if labels.shape != batch.ids.shape or batch.ids.size(1) < 4:
+        return
+    shares = {}
+    for offset in (-1, 0, 1, 2):
+        there, place = batch.ids.roll(-offset, dims=1), labels != IGNORE
+        place[:, : max(0, -offset)] = False
+        place[:, labels.size(1) - max(0, offset) :] = False
+        shares[offset] = float((labels == there)[place].float().mean()) if bool(place.any()) else 0.0
+    best = max(shares, key=lambda offset: shares[offset])
+    if best in (-1, 2) and shares[best] >= SHIFTED and shares[best] > 2 * max(shares[0], shares[1]):
+        yield Fault(
+            "shifted", True, f"{shares[best]:.0%} of the labels are the token {best:+d} places from theirs",
+            "labels are shifted twice" if best == 2 else "labels are shifted the wrong way",
+            "shift once: by the caller or by the loss, and the next token to the left",
+        )  # fmt: skip
+
+
+def _boundaries(batch: Batch, spec: Spec) -> Iterator[Fault]:
+    """Several texts in a row, and no mask or position that tells them apart."""
+    bos = spec.bos_id
+    if bos is None or bos in (spec.eos_id, spec.pad_id) or batch.positions is not None or spec.kind == "encoder":
+        return
+    inner = batch.ids[:, 1:] == bos
+    packed = (inner & (batch.ids[:, :-1] != bos)).any(-1)
+    if bool(packed.any()):
+        yield Fault(
+            "packed", False, f"{int(packed.sum())} of {batch.ids.size(0)} rows hold several texts, and nothing says so",
+            "texts are packed: each sees those before it, and its first token is asked of the one before",
+            "a block-diagonal mask, positions that restart, and -100 for the first token of each text",
         )  # fmt: skip
 
 
@@ -162,8 +209,9 @@ def _ends(batch: Batch, asked: Tensor | None, spec: Spec) -> Iterator[Fault]:
     values = asked if asked is not None else batch.ids
     if not bool((values == eos).any()):
         same = " (the padding is the same token, and was masked with it)" if eos == spec.pad_id else ""
+        which = "there" if asked is None else "asked"
         yield Fault(
-            "end_asked", asked is not None, f"the end token {eos} is never {'asked' if asked is not None else 'there'}{same}",
+            "end_asked", asked is not None, f"the end token {eos} is never {which}{same}",
             "texts have no end token, were cut before it, or it is the padding and was masked with it",
             "append it to every text, take another token for padding, and mask by the lengths",
         )  # fmt: skip

@@ -23,8 +23,8 @@ CONTROL = 1e-6
 LABEL_MATCH, LABEL_MATCH_OWN = 0.99, 0.95
 """Share of asked positions that one offset must explain: of random text, and of the user's own, which is cut and masked."""
 
-TOKEN_WEIGHTS = 1.001
-"""Largest ratio of what two asked tokens weigh in a loss that is accumulated."""
+TOKEN_WEIGHTS, ROW_WEIGHTS = 1.001, 1.05
+"""Largest ratio of what two asked tokens weigh: over gathered batches, and over the rows of one, where it is estimated."""
 
 GRADIENT = 1e-4
 """Norm of the difference of two gradients, as a share of the norm of one."""
@@ -41,6 +41,9 @@ SCALE = 1e-3
 ROW_SUM = 1e-5
 """How far the weights of a query may sum from 1."""
 
+MASKED = -1e3
+"""Scores below are those of a mask, also where it is added to them."""
+
 FILL_MARGIN = 20.0
 """Nats between the lowest score that may be seen and the fill of what may not: e^-20 is 2e-9."""
 
@@ -49,6 +52,9 @@ SAME = 1e-5
 
 TOEPLITZ = 1e-2
 """Deviation along the diagonals of what depends on distance alone, over the spread of the whole."""
+
+DERIVATIVE = 0.02
+"""Share by which a derivative may differ from a difference in double precision: less than a part of the model gives."""
 
 DEAD_WARN, DEAD_FAIL = 0.25, 0.9
 """Share of the units of a layer that never fire."""

@@ -1,7 +1,7 @@
 """Do all ways to compute the same model give the same?
 
-Training mode without dropout against evaluation mode, with and without gradients asked for, with and without hooks: each
-takes another path in some models. Models of ``transformers`` are also run with their other kernels and with
+Training mode without dropout against evaluation mode, with and without gradients asked for, with and without hooks:
+each takes another path in some models. Models of ``transformers`` are also run with their other kernels and with
 checkpointing.
 """
 
@@ -14,11 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.measures import gap
+from pellucid.doctor.recomputing import differs
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
 from pellucid.doctor.training import without_dropout
+from pellucid.doctor.undropped import undropped
 
 CHECK = Check("backend.parity", "standard", "Do all paths through the model give the same?")
 REFERENCES = (
@@ -37,25 +41,26 @@ def answer(subject: Subject) -> Finding:
     batch, real = _batch(subject)
     paths = {
         "training mode without dropout": lambda: _training(subject, batch),
+        "training mode with dropout that drops nothing": lambda: _undropped(subject, batch),
         "with gradients": lambda: subject(batch, grads=True).detach(),
         "with a hook on every module": lambda: _hooked(subject, batch),
         **_kernels(subject, batch),
     }
-    if _normalises_batches(subject.module):
-        paths.pop("training mode without dropout")
+    for name in [name for name in paths if name.startswith("training")]:
+        if _normalises_batches(subject.module) or _random(subject, paths[name]):
+            paths.pop(name)
     done = f"computed the same batch in several ways: {', '.join(paths)}"
     gaps, unsure = {}, []
     for name, path in paths.items():
-        agreed, found, _ = subject.agree(
-            lambda path=path: (_only(path(), real), _only(subject(batch), real)), exact=False
-        )  # type: ignore[misc]
+        pair = lambda path=path: (_only(path(), real), _only(subject(batch), real))  # noqa: E731
+        agreed, found, _ = subject.agree(pair, exact=False)
         gaps[name] = found.share
         if agreed is False:
             return CHECK.failed(
                 done,
                 f"{name}: outputs differ by {found.share:.2g} of the largest",
-                cause="a branch for training, for a kernel or for a fast path computes something else: a mask that one of "
-                "them drops, dropout that is no dropout, another scale",
+                cause="a branch for training, for a kernel or for a fast path computes something else: a mask that one "
+                "of them drops, dropout that is no dropout, another scale",
                 fix="let one function make the mask for all branches, and compare the branches in a test",
                 references=REFERENCES,
                 evidence={"gaps": gaps, "path": name},
@@ -63,6 +68,8 @@ def answer(subject: Subject) -> Finding:
             )
         if agreed is None:
             unsure.append(name)
+    if (found_ := _recomputed(subject, batch, done)) is not None:
+        return found_
     if unsure:
         return CHECK.unsure(done, f"{', '.join(unsure)}: differs by more than rounding usually does", gaps=gaps)
     return CHECK.passed(done, f"the same within {max(gaps.values()):.1e} of the largest output", gaps=gaps)
@@ -89,6 +96,48 @@ def _training(subject: Subject, batch: Batch) -> Tensor:
     assert subject.module is not None
     with without_dropout(subject.module):
         return subject(batch, train=True)
+
+
+def _undropped(subject: Subject, batch: Batch) -> Tensor:
+    """The branches that are taken where rates are not zero."""
+    with undropped():
+        return subject(batch, train=True)
+
+
+def _random(subject: Subject, path: Callable[[], Tensor]) -> bool:
+    """Whether a path draws random numbers that are no dropout: noise of a router, masks of a spectrum."""
+    one = path()
+    subject.seed += 1
+    try:
+        return gap(path(), one).share > tolerances.EXACT_NOISE
+    finally:
+        subject.seed -= 1
+
+
+def _recomputed(subject: Subject, batch: Batch, done: str) -> Finding | None:
+    """Gradients of a step in which layers are computed anew for the backward pass."""
+    assert subject.module is not None
+    if not any(isinstance(p, nn.Parameter) and p.requires_grad for p in subject.module.parameters()):
+        return None
+    where = differs(subject, batch)
+    if not where:
+        return None
+    return CHECK.failed(
+        f"{done}; compared what modules give in the forward pass, and computed anew for the backward pass",
+        f"{where} gives something else when it is computed anew: gradients are those of another function",
+        where=where,
+        cause="checkpointing draws other random numbers in the second pass, and dropout falls elsewhere",
+        fix="checkpoint(function, x, use_reentrant=False), which keeps the random state unless it is told not to",
+        references=("allenai/OLMo-core#828", "openai/guided-diffusion#167"),
+        evidence={"recomputed": where},
+        script=f"""
+model.train()  # with your dropout
+part, given = model.get_submodule({where!r}), []
+part.register_forward_hook(lambda part, args, result: given.append(result.detach()))
+call(sample(1)).square().mean().backward()
+assert len(given) < 2 or torch.equal(given[0], given[-1]), "computed anew, it gives something else"
+""",
+    )
 
 
 def _hooked(subject: Subject, batch: Batch) -> Tensor:
@@ -131,19 +180,30 @@ def _implementation(module: Any, other: str, now: str) -> Iterator[None]:
         module.set_attn_implementation(now)
 
 
-def _script(path: str, padded: bool) -> str:
-    """One way to compute the model against evaluation mode without gradients."""
-    other = {
-        "training mode without dropout": "model.train()",
-        "with gradients": "",
-        "with a hook on every module": "for part in model.modules():\n    part.register_forward_hook(lambda *_: None)",
-    }.get(path, f"model.set_attn_implementation({path.split()[0]!r})")
-    run = "masked(sample(1), keep)[keep]" if padded else "call(sample(1))"
-    return f"""
+ZERO = """
 for module in model.modules():  # without dropout
     for name, value in vars(module).items():
         if isinstance(value, float) and (name == "p" or "drop" in name):
             setattr(module, name, 0.0)
+"""
+KEEPING = """
+F = torch.nn.functional  # dropout drops nothing, and its rates stay
+attend = F.scaled_dot_product_attention
+F.dropout = lambda x, *_, **__: x
+F.scaled_dot_product_attention = lambda *given, dropout_p=0.0, **more: attend(*given, **more)
+"""
+
+
+def _script(path: str, padded: bool) -> str:
+    """One way to compute the model against evaluation mode without gradients."""
+    other = {
+        "training mode without dropout": "model.train()",
+        "training mode with dropout that drops nothing": "model.train()",
+        "with gradients": "",
+        "with a hook on every module": "for part in model.modules():\n    part.register_forward_hook(lambda *_: None)",
+    }.get(path, f"model.set_attn_implementation({path.split()[0]!r})")
+    run = "masked(sample(1), keep)[keep]" if padded else "call(sample(1))"
+    return f"""{KEEPING if "drops nothing" in path else ZERO}
 keep = torch.arange(sample(1).size(1)) < torch.tensor([24, 21, 18])[:, None]  # rows that end in padding
 model.eval()
 with torch.no_grad():

@@ -141,6 +141,8 @@ def _content(subject: Subject, given: Padded, evidence: dict[str, float]) -> Ite
     evidence[f"content of the {given.read}, {given.side}"] = share
     if share > tolerances.EXACT_NOISE:
         seeing, could = seers(subject, given)
+        if could and not seeing and given.read == "ids":
+            return  # the model tells padding by its id elsewhere, such as in positions: the amount says whether it may
         where = f"{seeing[0].name} ({seeing[0].module})" if seeing else ""
         seen = f"replacing {given.named} moved outputs of real tokens by {share:.2g} of the largest"
         seen += f"; {len(seeing)} of {could} attentions give weight to padding" if could else ""

@@ -37,11 +37,12 @@ def answer(subject: Subject) -> Finding:
     used, gradients = _run(subject, found)
     if isinstance(used, Finding):
         return used
+    taught = _taught(subject)
     return (
         _hidden(found, used)
         or _stale(subject)
-        or _unreached(subject, used, gradients)
-        or _untaught(subject, gradients)
+        or _unreached(subject, used, gradients, taught)
+        or _untaught(gradients, taught)
         or _passed(subject, gradients)
     )
 
@@ -76,11 +77,14 @@ def _stale(subject: Subject) -> Finding | None:
                    OPTIMIZER)  # fmt: skip
 
 
-def _unreached(subject: Subject, used: set[nn.Module], gradients: dict[str, Tensor | None]) -> Finding | None:
-    """Parameters without gradient, or with one that is zero throughout."""
+def _unreached(
+    subject: Subject, used: set[nn.Module], gradients: dict[str, Tensor | None], taught: dict[str, Tensor | None]
+) -> Finding | None:
+    """Parameters without gradient, or with one of zero throughout; not of heads that the loss alone reads."""
     if "unused" in subject.spec.declare:
         return None
-    never = [name for name, g in gradients.items() if g is None and not RARE.search(name)]
+    gradients = {name: g for name, g in gradients.items() if not RARE.search(name) and not _any(taught.get(name))}
+    never = [name for name, g in gradients.items() if g is None]
     if never and not all(BESIDE.search(name) for name in never):
         assert subject.module is not None
         idle = [name for name, part in subject.module.named_modules() if name and _own(part) and part not in used]
@@ -91,7 +95,7 @@ def _unreached(subject: Subject, used: set[nn.Module], gradients: dict[str, Tens
             'call it in forward, or remove it; declare what is meant so: declare={"unused"}',
             {"silent": never, "idle": idle}, _still_script(never),
         )  # fmt: skip
-    zero = [name for name, g in gradients.items() if g is not None and not bool(g.any()) and not RARE.search(name)]
+    zero = [name for name, g in gradients.items() if g is not None and not _any(g)]
     if not zero:
         return None
     return _failed(
@@ -101,23 +105,27 @@ def _unreached(subject: Subject, used: set[nn.Module], gradients: dict[str, Tens
     )  # fmt: skip
 
 
-def _untaught(subject: Subject, gradients: dict[str, Tensor | None]) -> Finding | None:
-    """Parameters that the outputs depend on, and the loss does not."""
+def _taught(subject: Subject) -> dict[str, Tensor | None]:
+    """Gradients of the loss over two batches; empty where none can be taken."""
     module, loss = subject.module, loss_of(subject.spec)
     assert module is not None
     if loss is None:
-        return None
+        return {}
     try:
         with subject.mode(False), torch.enable_grad():
             subject.reseed()
             value = loss(module, subject.batch(seed=21)) + loss(module, subject.batch(seed=22))
-            taught = gradients_by_name(module, value)
+            return gradients_by_name(module, value)
     except Exception:  # a loss that needs labels: loss.alignment says so
-        return None
-    if not any(g is not None and bool(g.any()) for g in taught.values()):
-        return None
-    reached = [name for name, g in gradients.items() if g is not None and bool(g.any()) and not RARE.search(name)]
-    untaught = [name for name in reached if (g := taught[name]) is None or not bool(g.any())]
+        return {}
+
+
+def _untaught(gradients: dict[str, Tensor | None], taught: dict[str, Tensor | None]) -> Finding | None:
+    """Parameters that the outputs depend on, and the loss does not."""
+    if not any(_any(g) for g in taught.values()):
+        return None  # no loss, or one that asks nothing of random text
+    reached = [name for name, g in gradients.items() if _any(g) and not RARE.search(name)]
+    untaught = [name for name in reached if not _any(taught[name])]
     if not untaught:
         return None
     return _failed(
@@ -129,7 +137,7 @@ def _untaught(subject: Subject, gradients: dict[str, Tensor | None]) -> Finding 
 
 def _passed(subject: Subject, gradients: dict[str, Tensor | None]) -> Finding:
     assert subject.module is not None
-    names = [name for name, g in gradients.items() if g is None or not bool(g.any())]
+    names = [name for name, g in gradients.items() if not _any(g)]
     if names and "unused" in subject.spec.declare:
         return CHECK.passed(DONE, f"{len(names)} parameters take no part, as declared", silent=names)
     if names:
@@ -137,6 +145,10 @@ def _passed(subject: Subject, gradients: dict[str, Tensor | None]) -> Finding:
     frozen = [name for name, p in subject.module.named_parameters() if not p.requires_grad]
     more = f"; {len(frozen)} are not trained" if frozen else ""
     return CHECK.passed(DONE, f"all {len(gradients)} trained parameters have a gradient{more}")
+
+
+def _any(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.any())
 
 
 def _counted(names: list[str]) -> str:

@@ -24,6 +24,7 @@ CHECK = Check("params.sharing", "quick", "Is exactly that shared which is meant 
 DONE = "looked for parameters under several names, for layers with equal numbers, for the tie of the vocabulary, and " \
        "saved and loaded"  # fmt: skip
 TABLES = re.compile(r"emb|wte|tok|head|out|decoder|shared|generator|vocab|predictions|bias$", re.IGNORECASE)
+POSITIONS = re.compile(r"pos|wpe", re.IGNORECASE)
 EXPERTS = re.compile(r"expert", re.IGNORECASE)
 LARGEST = 20_000_000
 """Models of more parameters are not copied to try whether saving and loading keeps them."""
@@ -87,10 +88,12 @@ def _tie(subject: Subject, meant: bool) -> Finding | None:
     batch = subject.batch(1)
     read = {*batch.ids.flatten().tolist()} | (set() if batch.source is None else {*batch.source.flatten().tolist()})
     unread = [int(word) for word in subject.words if int(word) not in read]
-    tables = [m for m in module.modules() if isinstance(m, nn.Embedding) and m.num_embeddings >= size]
+    named = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.Embedding)]
+    tables = [m for name, m in named if m.num_embeddings >= size and not POSITIONS.search(name)]
     if not unread or not tables:
         return None
-    tied = [table for table in tables if _moves(subject, table.weight, unread[0])]
+    token = unread[-1]
+    tied = [table for table in tables if _moves(subject, table.weight, token)]
     if bool(tied) == meant:
         return None
     cause = "the tie was lost when a table was replaced, resized or loaded"
@@ -99,9 +102,9 @@ def _tie(subject: Subject, meant: bool) -> Finding | None:
         cause = "the output projection was set to the embedding's parameter, or is loaded over it"
         fix = "a parameter of its own, or Spec(tied=True)"
     return _failed(
-        f"changing the embedding of token {unread[0]}, which is not read, {'moved' if tied else 'did not move'} its "
+        f"changing the embedding of token {token}, which is not read, {'moved' if tied else 'did not move'} its "
         f"score: embedding and output projection are {1 if tied else 2}, and should be {1 if meant else 2}",
-        cause, fix, {"tied": bool(tied), "meant": meant}, _tie_script(unread[0], meant),
+        cause, fix, {"tied": bool(tied), "meant": meant}, _tie_script(token, meant),
     )  # fmt: skip
 
 

@@ -20,16 +20,22 @@ def answer(subject: Subject) -> Finding:
     spec = subject.spec
     if spec.schedule is None and spec.optimizer is None:
         return CHECK.skipped("nothing says how it is trained", "Spec(optimizer=…, schedule=lambda step: rate)")
-    rates = _rates(subject)
+    done = f"read the learning rate of the first {STEPS} steps and where the norms stand"
+    try:
+        rates = _rates(subject)
+    except (ArithmeticError, ValueError) as error:
+        return _broken(done, f"the schedule raises {type(error).__name__}: {error}", spec.schedule is not None)
     peak = max(rates)
-    done = f"read the learning rate of the first {len(rates)} steps and where the norms stand"
+    if not all(0 <= rate < float("inf") for rate in rates) or peak == 0:
+        seen_ = "the rate is 0 at every step" if peak == 0 else "the rate is negative or not finite at some step"
+        return _broken(done, seen_, spec.schedule is not None)
     adaptive = spec.optimizer is None or type(spec.optimizer).__name__ in ADAPTIVE
     evidence = {"first": rates[0], "peak": peak}
     if peak > LARGEST and adaptive:
         return CHECK.failed(
             done, f"the rate reaches {peak:.2g}, with Adam",
-            cause="a factor that belongs to another schedule (2 in the paper's formula is times d_model^-0.5), or a rate "
-            "meant for SGD", fix="3e-4 to 1e-3 for small models, less for large", evidence=evidence,
+            cause="a factor that belongs to another schedule (2 in the paper's formula is times d_model^-0.5), or a "
+            "rate meant for SGD", fix="3e-4 to 1e-3 for small models, less for large", evidence=evidence,
             references=("OpenNMT/OpenNMT-py#869",), script=_script(spec.schedule is not None),
         )  # fmt: skip
     post = post_norm(subject)
@@ -38,7 +44,8 @@ def answer(subject: Subject) -> Finding:
         return CHECK.warned(
             done, f"norms stand after the sum in {depth} layers, and the rate begins at {rates[0]:.2g} of {peak:.2g}",
             cause="post-norm models have large gradients at the start, near the output (Xiong et al. 2020)",
-            fix="raise the rate over the first thousands of steps, or put norms before the sub-layers", evidence=evidence,
+            fix="raise the rate over the first thousands of steps, or put norms before the sub-layers",
+            evidence=evidence,
             references=("LiyuanLucasLiu/Transformer-Clinic#16", "arXiv:2002.04745"),
         )  # fmt: skip
     return CHECK.passed(
@@ -48,13 +55,22 @@ def answer(subject: Subject) -> Finding:
     )
 
 
+def _broken(done: str, seen: str, scheduled: bool) -> Finding:
+    return CHECK.failed(
+        done, seen, cause="a formula that counts steps from 1 is given 0, or divides whole numbers",
+        fix="print the rate of the first steps", script=_script(scheduled),
+    )  # fmt: skip
+
+
 def _script(scheduled: bool) -> str:
     rates = f"[schedule(at) for at in range({STEPS})]"
     if not scheduled:
         rates = "[group['lr'] for group in optimizer.param_groups]"
     return f"""
 {"" if scheduled else "optimizer = ...  # fill in: as you make it"}
-peak = max({rates})
+rates = {rates}
+peak = max(rates)
+assert peak > 0 and min(rates) >= 0, "the rate is 0, or negative"
 assert peak <= {LARGEST}, f"the rate reaches {{peak:.3g}}, with Adam"
 """
 
