@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +12,11 @@ from torch import Tensor, nn
 
 from pellucid.doctor.spec import Kind, Spec
 from pellucid.doctor.subject import Subject
-from pellucid.doctor.ways import hugging_face, ours, plain
+from pellucid.doctor.ways import hugging_face, ours, plain, torch_nn
 from pellucid.errors import UserError
 
 TOLD = ("vocab_size", "features", "pad_id", "eos_id", "window", "max_length", "positions", "scale", "tied")
+SHORTER = (16, 12, 8)
 HIDDEN_SHARE = 0.75
 """Share of the future that must be hidden from a model for it to be meant as a decoder: one layer that leaks from a
 little ahead makes no encoder of it."""
@@ -28,15 +31,15 @@ def subject_of(model: Any, spec: Spec | None, *, seed: int = 0, build: str = "")
     said = spec or Spec()
     if not callable(model):
         raise UserError("model", f"found {type(model).__name__}", "a module, or a callable from ids to logits")
-    full = said.over(ours.spec_of(model) or hugging_face.spec_of(model) or plain.spec_of(model, said))
+    full = said.over(_known(model) or plain.spec_of(model, said))
     if full.vocab_size is None and full.features is None and (full.example is None or _reads_ids(full)):
         raise UserError("vocab_size", "nothing says how many tokens there are", hint="say it: Spec(vocab_size=…)")
     notes: list[str] = []
 
-    def subject() -> Subject:
-        return Subject(model, full, seed=seed, build=build)
+    def subject(spec: Spec | None = None) -> Subject:
+        return Subject(model, spec or full, seed=seed, build=build)
 
-    _try(subject())
+    full = _running(subject, notes)
     if full.kind is None:
         kind, why = _kind(subject())
         full = replace(full, kind=kind)
@@ -55,6 +58,29 @@ def subject_of(model: Any, spec: Spec | None, *, seed: int = 0, build: str = "")
 
 def _reads_ids(spec: Spec) -> bool:
     return spec.example is not None and not spec.example.ids.is_floating_point()
+
+
+def _known(model: Any) -> Spec | None:
+    return ours.spec_of(model) or hugging_face.spec_of(model) or torch_nn.spec_of(model)
+
+
+def _running(subject: Callable[[Spec | None], Subject], notes: list[str]) -> Spec:
+    """The spec as the model runs with it: if nothing says how much it can read, perhaps only shorter.
+
+    Raises:
+        UserError: for a model that does not run.
+    """
+    spec = subject(None).spec
+    try:
+        _try(subject(None))
+    except UserError as error:
+        for length in SHORTER if spec.max_length is None and spec.example is None else ():
+            with suppress(UserError):
+                _try(subject(replace(spec, max_length=length)))
+                notes.append(f"max_length: {length}, by trying")
+                return replace(spec, max_length=length)
+        raise error
+    return spec
 
 
 def _try(subject: Subject) -> None:
@@ -78,9 +104,11 @@ def _try(subject: Subject) -> None:
             "call", f"{name} does not run on {given}: {told}", "a call that gives outputs (B, T, V)",
             "say how it is called: Spec(call=lambda model, batch: model(…)); or its vocab_size, max_length or features",
         ) from error  # fmt: skip
-    if not isinstance(output, Tensor) or not output.dim():
-        raise UserError("call", f"{name} gives {type(output).__name__}", "outputs (B, T, V) or (B, labels)",
-                        "say which: Spec(call=lambda model, batch: model(batch.ids)…)")  # fmt: skip
+    if isinstance(output, Tensor) and output.dim():
+        return
+    seen = "one number, which may be its loss" if isinstance(output, Tensor) else type(output).__name__
+    raise UserError("call", f"{name} gives {seen}", "outputs (B, T, V) or (B, labels)",
+                    "say which: Spec(call=lambda model, batch: model.….logits)")  # fmt: skip
 
 
 def _with_masks(subject: Subject, said: Spec) -> tuple[Spec, str]:

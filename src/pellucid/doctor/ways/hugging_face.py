@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.doctor.spec import Batch, Positions, Spec
+from pellucid.errors import UserError
 
 NO_LEFT_PAD = (
     "bart", "mbart", "mvp", "marian", "pegasus", "plbart", "blenderbot", "blenderbot-small", "biogpt", "rwkv", "trocr",
@@ -18,6 +19,9 @@ NO_LEFT_PAD = (
 
 UNSCALED = ("t5", "mt5", "umt5", "gpt_neo", "longt5", "switch_transformers")
 """Models whose scores are not divided by √head_dim, on purpose: the initialisation makes up for it."""
+
+SCALED_BEFORE = ("funnel", "prophetnet", "pegasus_x")
+"""Models that scale queries, then add a bias or put them in blocks, so that products of what arrives have no scale."""
 
 RELATIVE = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "mpnet")
 SHARED = ("albert",)
@@ -35,8 +39,11 @@ READERS = ("MaskedLM", "TokenClassification", "QuestionAnswering", "EncoderModel
 CACHES = ("cache", "past_key_values", "cache_params", "state")
 """What the cache is called: by the version, and by the model."""
 
-STEPPING = ("rwkv", "xlstm", "mamba", "mamba2", "falcon_mamba", "recurrent_gemma")
-"""Models whose state takes one token at a time once there is one."""
+MASKED_ANEW = ("mamba", "mamba2", "falcon_mamba")
+"""Models whose step takes the padding of the new tokens, and not of what is in the cache."""
+
+UNORDERED = ("rwkv", "xlstm")
+"""Models whose state has no rows that could be chosen."""
 
 SAMPLES = 4000
 """Of a sound: a quarter of a second."""
@@ -44,7 +51,7 @@ SAMPLES = 4000
 
 def spec_of(model: Any) -> Spec | None:
     """What the config and the class of a model of ``transformers`` say; ``None`` for any other."""
-    settings = getattr(model, "config", None)
+    settings: Any = getattr(model, "config", None)
     if not isinstance(model, nn.Module) or not hasattr(settings, "model_type") or not hasattr(model, "main_input_name"):
         return None
     text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
@@ -72,8 +79,7 @@ def spec_of(model: Any) -> Spec | None:
         call=_call,
         masked="attention_mask" in taken,
         step=_step if caches else None,
-        one_by_one=kind in STEPPING,
-        reorder=_reorder if caches and kind not in STEPPING else None,
+        reorder=_reorder if caches and kind not in UNORDERED else None,
         loss=_loss if trained else None,
         labels="next" if kind == "fsmt" else "same" if "MaskedLM" in name or both else "next" if writes else None,
         positions=_positions(kind, text),
@@ -121,11 +127,15 @@ def _step(model: Any, batch: Batch, cache: Any) -> tuple[Tensor, Any]:
     name = _cache(model)
     assert name is not None
     given = _given(model, batch) | {name: cache, "use_cache": True}
+    if batch.keep is not None and model.config.model_type in MASKED_ANEW:
+        given["attention_mask"] = batch.keep[:, -batch.ids.size(1) :].long()
     if batch.source is not None and "encoder_outputs" in _parameters(model):
         # Some encoders refuse a cache, and all of them read the same source at each step.
         mask = given.get("attention_mask")
         given["encoder_outputs"] = model.get_encoder()(given.pop(_main(model)), **_some(attention_mask=mask))
     found = model(**given)
+    if getattr(found, name, None) is None:
+        raise UserError("step", f"{type(model).__name__} returns no {name}", hint="say how it steps: Spec(step=…)")
     return _outputs(found), getattr(found, name)
 
 
@@ -210,7 +220,7 @@ def _window(kind: str, settings: Any) -> tuple[int, ...] | None:
 
 def _scale(kind: str, settings: Any) -> float | None:
     """What its config multiplies scores by, where that is not 1/√head_dim."""
-    if kind in UNSCALED:
+    if kind in (*UNSCALED, *SCALED_BEFORE):
         return 1.0
     for name, power in (("attention_multiplier", 1.0), ("query_pre_attn_scalar", -0.5)):
         value = getattr(settings, name, None)

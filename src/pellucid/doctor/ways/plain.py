@@ -6,33 +6,58 @@ of all zeros, are tried, and the one that changes nothing says which of both hid
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pellucid.doctor.measures import gap
-from pellucid.doctor.spec import Batch, Spec
+from pellucid.doctor.spec import Batch, Kind, Spec
+from pellucid.doctor.ways import size
+from pellucid.doctor.ways.signature import MASK, Signature, signature
 from pellucid.errors import UserError
 from pellucid.trace.calls import tensors_in
 
-SOURCES = ("src", "source", "source_ids", "src_ids", "src_tokens", "encoder_input_ids", "encoder_input", "enc_input",
-           "enc_inputs", "encoder_inputs", "inputs", "input_ids", "x", "src_seq")  # fmt: skip
-TARGETS = ("tgt", "trg", "target", "target_ids", "tgt_ids", "tgt_tokens", "decoder_input_ids", "decoder_input",
-           "dec_input", "dec_inputs", "decoder_inputs", "targets", "y", "trg_seq", "prev_output_tokens")  # fmt: skip
 KEEPS = ("keep", "attention_mask", "input_mask", "keep_mask", "valid_mask")
 DROPS = ("key_padding_mask", "src_key_padding_mask", "pad_mask", "padding_mask")
 UNCLEAR = ("mask", "src_mask", "attn_mask")
-LABELS = ("labels", "targets", "target", "lm_labels")
 SOURCE_KEEPS = ("source_keep", "src_keep", "attention_mask", "source_mask", "src_attention_mask")
 SOURCE_DROPS = ("src_key_padding_mask", "memory_key_padding_mask", "source_padding_mask", "src_padding_mask")
 TARGET_KEEPS = ("keep", "target_keep", "tgt_keep", "decoder_attention_mask")
 TARGET_DROPS = ("tgt_key_padding_mask", "target_padding_mask", "tgt_padding_mask")
 WRITERS = re.compile(r"gpt|decoder|causal|lm$|language|llama|generat", re.IGNORECASE)
 READERS = re.compile(r"bert|encoder|classif|vit|embed", re.IGNORECASE)
+FORMS: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda mask: mask, lambda mask: mask.long(), lambda mask: mask.float(),
+    lambda mask: mask[:, None], lambda mask: mask[:, None, None],
+)  # fmt: skip
+"""How a mask (B, T) may be wanted: as numbers, or with axes for heads and queries."""
+
+Run = Callable[[Callable[..., Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Masking:
+    """A mask argument as it is understood.
+
+    Attributes:
+        name: of the argument.
+        of: the part of the batch that it is made of.
+        kept: whether True keeps.
+        form: how it is wanted.
+    """
+
+    name: str
+    of: str
+    kept: bool
+    form: Callable[[Tensor], Tensor]
+
+    def given(self, keep: Tensor) -> Tensor:
+        """The argument for ``keep`` (B, T)."""
+        return self.form(keep if self.kept else ~keep)
 
 
 def spec_of(model: Any, said: Spec) -> Spec:
@@ -44,31 +69,46 @@ def spec_of(model: Any, said: Spec) -> Spec:
     Raises:
         UserError: for a model that cannot be called without being told how.
     """
-    features = said.features or (None if said.call else _features(model))
-    vocabulary = said.vocab_size or (None if features else _vocabulary(model))
-    kind, both = said.kind, said.kind == "encoder_decoder"
-    longest = _longest(model)
+    vectors = said.features or (None if said.vocab_size or said.example is not None else size.features(model))
+    words = None if vectors else size.vocabulary(model)
+    kind, longest = said.kind, size.longest(model)
     if said.call is not None:
-        return Spec(kind=kind, vocab_size=vocabulary, features=features, max_length=longest)
-    names = _signature(model)
-    required = [name for name, default in names.items() if default is inspect.Parameter.empty]
-    if kind is None and len(required) == 2 and _pair(required):
-        kind, both = "encoder_decoder", True
-    if len(required) > (2 if both else 1):
-        raise UserError(
-            "call",
-            f"{type(model).__name__}.forward needs {', '.join(required)}, and nothing says what to give it",
-            "a model that reads ids (B, T), or to be told how it is called",
-            "say it: Spec(call=lambda model, batch: model(batch.ids, …))",
-        )
-    places = list(names)
-    call = _pair_call(places) if both else _single_call(places)
+        return Spec(kind=kind, vocab_size=words, features=vectors, max_length=longest)
+    known = signature(model)
+    pair = known.pair if kind in (None, "encoder_decoder") else None
+    if kind == "encoder_decoder" and pair is None and len(known.names) > 1:
+        pair = (known.names[0], known.names[1])
+    kind = "encoder_decoder" if pair is not None else kind
+    given = {*(pair or (known.ids,)), None if pair else known.labels}
+    if missing := [name for name in known.required if name not in given]:
+        raise _untold(model, known, pair, missing)
+    call = _pair_call(known, pair) if pair else _single_call(known)
     return Spec(
-        kind=kind or _named_kind(model, places), vocab_size=vocabulary, features=features, max_length=longest, call=call
+        kind=kind or _named_kind(model), vocab_size=words, features=vectors, max_length=longest, call=call,
+    )  # fmt: skip
+
+
+def _untold(model: Any, known: Signature, pair: tuple[str, str] | None, missing: list[str]) -> UserError:
+    """What a signature needs that nothing says how to give, with the line to write."""
+    name = type(model).__name__
+    parts = {pair[0]: "batch.source", pair[1]: "batch.ids"} if pair else {known.ids: "batch.ids"}
+    written = ", ".join(
+        parts.get(each, f"{each}=…") if each not in known.by_name else f"{each}={parts.get(each, '…')}"
+        for each in known.required
     )
+    kind = 'kind="encoder_decoder", ' if pair else ""
+    masks = [each for each in missing if MASK in each.lower()]
+    more = ""
+    if masks:
+        keeps = "batch.source_keep and batch.keep are" if pair else "batch.keep is"
+        more = f"; make {' and '.join(masks)} there as your training does ({keeps} True where a token is real, or None)"
+    return UserError(
+        "call", f"{name} needs {', '.join(known.required)}, and nothing says what to give as {', '.join(missing)}",
+        "to be told how it is called", f"say it: Spec({kind}call=lambda model, batch: model({written})){more}",
+    )  # fmt: skip
 
 
-def masks(model: Any, kind: str | None, batch: Batch, run: Callable[[Callable[..., Tensor]], Tensor]) -> Any:
+def masks(model: Any, kind: str | None, batch: Batch, run: Run) -> Any:
     """How its mask arguments are given, found by trying.
 
     Args:
@@ -77,77 +117,95 @@ def masks(model: Any, kind: str | None, batch: Batch, run: Callable[[Callable[..
     Returns:
         A call that honours ``keep``, or ``None``.
     """
-    places = list(_signature(model))
-    if kind == "encoder_decoder":
-        pairs = [
-            (_named(places, SOURCE_KEEPS, True) or _named(places, SOURCE_DROPS, False), "source_keep"),
-            (_named(places, TARGET_KEEPS, True) or _named(places, TARGET_DROPS, False), "keep"),
-        ]
-        chosen = [(name, kept, which) for found, which in pairs if found is not None for name, kept in [found]]
-        if "memory_key_padding_mask" in places and any(name == "src_key_padding_mask" for name, _, _ in chosen):
-            chosen.append(("memory_key_padding_mask", False, "source_keep"))
-        plain = _pair_call(places)
-    else:
-        found = _named(places, KEEPS, True) or _named(places, DROPS, False) or _named(places, UNCLEAR, True)
-        chosen = [] if found is None else [(*found, "keep")]
-        plain = _single_call(places)
-    honoured = [(name, kept, which) for name, kept, which in chosen if which != ""]
-    accepted = []
-    for name, kept, which in honoured:
-        polarity = _polarity(name, kept, which, plain, batch, run)
-        if polarity is not None:
-            accepted.append((name, polarity, which))
+    known = signature(model)
+    both = kind == "encoder_decoder"
+    pair = (known.pair or (known.names[0], known.names[1])) if both else None
+    plain = _pair_call(known, pair) if pair else _single_call(known)
+    candidates = list(_candidates(known.optional, both))
+    accepted = [found for candidate in candidates if (found := _understood(*candidate, plain, batch, run)) is not None]
     if not accepted:
         return None
 
     def call(model: Any, batch: Batch) -> Tensor:
-        given = {}
-        for name, kept, which in accepted:
-            mask = getattr(batch, which)
-            if mask is not None:
-                given[name] = mask if kept else ~mask
-        return plain(model, batch, **given)
+        kept = {masking: getattr(batch, masking.of) for masking in accepted}
+        return plain(model, batch, **{m.name: m.given(keep) for m, keep in kept.items() if keep is not None})
 
     return call
 
 
-def _polarity(
-    name: str, kept: bool, which: str, plain: Any, batch: Batch, run: Callable[[Callable[..., Tensor]], Tensor]
-) -> bool | None:
-    """Whether True keeps, by what changes nothing; by the name where both or neither do not."""
-    of = batch.source if which == "source_keep" else batch.ids
-    if of is None:
+def _candidates(names: tuple[str, ...], both: bool) -> Iterator[tuple[str, str, bool | None]]:
+    """Arguments that may be masks of padding: the name, of what, and whether True keeps (``None``: unclear)."""
+    if not both:
+        sure = _first(names, KEEPS, True) or _first(names, DROPS, False) or _first(names, UNCLEAR, None)
+        if sure is not None:
+            yield sure[0], "keep", sure[1]
+        return
+    source = (
+        _first(names, SOURCE_KEEPS, True) or _first(names, SOURCE_DROPS, False) or _first(names, ("src_mask",), None)
+    )
+    target = _first(names, TARGET_KEEPS, True) or _first(names, TARGET_DROPS, False)
+    if source is not None:
+        yield source[0], "source_keep", source[1]
+        if source[0] == "src_key_padding_mask" and "memory_key_padding_mask" in names:
+            yield "memory_key_padding_mask", "source_keep", False
+    if target is not None:
+        yield target[0], "keep", target[1]
+
+
+def _first(names: tuple[str, ...], known: tuple[str, ...], kept: bool | None) -> tuple[str, bool | None] | None:
+    return next(((name, kept) for name in known if name in names), None)
+
+
+def _understood(name: str, of: str, kept: bool | None, plain: Any, batch: Batch, run: Run) -> Masking | None:
+    """The first form and polarity in which a mask of all that is real changes nothing."""
+    read = batch.source if of == "source_keep" else batch.ids
+    if read is None:
         return None
-    ones = torch.ones(of.shape[:2], dtype=torch.bool, device=of.device)
-    unchanged = {}
+    real = torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
     bare = run(lambda model, given: plain(model, given))
-    for value in (True, False):
+
+    def unchanged(masking: Masking) -> bool:
         try:
-            masked = run(lambda model, given, value=value: plain(model, given, **{name: ones if value else ~ones}))
-            unchanged[value] = masked.shape == bare.shape and gap(masked, bare).share <= 1e-4
+            masked = run(lambda model, given: plain(model, given, **{name: masking.given(real)}))
         except Exception:  # what a mask of another shape or type raises
-            unchanged[value] = False
-    if name in UNCLEAR:
-        return None if unchanged[True] == unchanged[False] else unchanged[True]
-    return kept if any(unchanged.values()) else None
+            return False
+        return masked.shape == bare.shape and gap(masked, bare).share <= 1e-4
+
+    for form in FORMS:
+        fitting = [polarity for polarity in (True, False) if unchanged(Masking(name, of, polarity, form))]
+        if kept in fitting or (kept is None and len(fitting) == 1):
+            return Masking(name, of, fitting[0] if kept is None else kept, form)
+    return None
 
 
-def _single_call(places: list[str]) -> Any:
-    labels = next((name for name in places[1:] if name in LABELS), None)
+def _single_call(known: Signature) -> Any:
+    name, labels = known.ids, known.labels
+
+    def given(batch: Batch, more: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if name is None or (name == known.names[0] and name not in known.by_name):
+            return (batch.ids,), more
+        return (), {name: batch.ids, **more}
 
     def call(model: Any, batch: Batch, **masks: Tensor) -> Tensor:
-        found = outputs_of(model(batch.ids, **masks))
-        if labels is not None and found.dim() == 3 and found.size(1) == 1 != batch.ids.size(1):
+        asked = {labels: batch.ids} if labels is not None else {}
+        needed = asked if labels in known.required else {}
+        places, named = given(batch, {**needed, **masks})
+        found = outputs_of(model(*places, **named))
+        if labels is not None and not needed and found.dim() == 3 and found.size(1) == 1 != batch.ids.size(1):
             # Models in nanoGPT's manner give the last position alone unless they are given targets.
-            found = outputs_of(model(batch.ids, **{labels: batch.ids}, **masks))
+            places, named = given(batch, {**asked, **masks})
+            found = outputs_of(model(*places, **named))
         return found
 
     return call
 
 
-def _pair_call(places: list[str]) -> Any:
+def _pair_call(known: Signature, pair: tuple[str, str]) -> Any:
     def call(model: Any, batch: Batch, **masks: Tensor) -> Tensor:
-        return outputs_of(model(batch.source, batch.ids, **masks))
+        parts = {pair[0]: batch.source, pair[1]: batch.ids}
+        if not known.by_name.intersection(pair) and set(known.names[:2]) == set(pair):
+            return outputs_of(model(*(parts[name] for name in known.names[:2]), **masks))
+        return outputs_of(model(**parts, **masks))
 
     return call
 
@@ -156,93 +214,17 @@ def outputs_of(found: Any) -> Tensor:
     """The outputs in whatever a model returned: the tensor, that named ``logits``, or the first with three axes."""
     if isinstance(found, Tensor):
         return found
-    if isinstance(found, Mapping) and isinstance(found.get("logits"), Tensor):
-        return found["logits"]
-    if isinstance(getattr(found, "logits", None), Tensor):
-        tensor: Tensor = found.logits
-        return tensor
+    named = found.get("logits") if isinstance(found, Mapping) else getattr(found, "logits", None)
+    if isinstance(named, Tensor):
+        return named
     tensors = [tensor for tensor in tensors_in(found).values() if tensor.is_floating_point()]
     if not tensors:
         raise UserError("call", f"the model returned {type(found).__name__} without a tensor", "logits (B, T, V)")
-    return next((tensor for tensor in tensors if tensor.dim() >= 3), tensors[0])
+    return next((tensor for tensor in tensors if tensor.dim() >= 3), max(tensors, key=lambda tensor: tensor.dim()))
 
 
-def loss_of(model: Any) -> Any:
-    """How a model that takes labels gives its loss; ``None`` for one that does not.
-
-    Models in nanoGPT's manner take targets that the caller has shifted: both ways of giving them exist, and which is
-    meant cannot be seen. So it is the caller's to say, by ``Spec(loss=…)``.
-    """
-    return None
-
-
-def _named(places: list[str], known: tuple[str, ...], kept: bool) -> tuple[str, bool] | None:
-    return next(((name, kept) for name in known if name in places[1:]), None)
-
-
-def _signature(model: Any) -> dict[str, Any]:
-    function = model.forward if isinstance(model, nn.Module) else model
-    taken = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return {"ids": inspect.Parameter.empty}
-    return {p.name: p.default for p in parameters if p.kind in taken}
-
-
-def _pair(required: list[str]) -> bool:
-    return required[0].lower() in SOURCES and required[1].lower() in TARGETS
-
-
-def _named_kind(model: Any, places: list[str]) -> Any:
-    """By its class; ``None`` where that says nothing: then by what it does."""
+def _named_kind(model: Any) -> Kind | None:
+    """By its class; ``None`` where that says nothing, or two things: then by what it does."""
     name = type(model).__name__
-    if WRITERS.search(name) and not re.search(r"encoder", name, re.IGNORECASE):
-        return "decoder"
-    return "encoder" if READERS.search(name) else None
-
-
-def _embeddings(model: Any) -> list[nn.Embedding]:
-    return [m for m in model.modules() if isinstance(m, nn.Embedding)] if isinstance(model, nn.Module) else []
-
-
-def _vocabulary(model: Any) -> int | None:
-    """Of its config, else the rows of the first table of embeddings whose name is not that of positions."""
-    for name in ("vocab_size", "num_tokens", "n_vocab", "vocab"):
-        for owner in (model, getattr(model, "config", None)):
-            if isinstance(value := getattr(owner, name, None), int):
-                return value
-    if not isinstance(model, nn.Module):
-        return None
-    tables = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Embedding)]
-    words = [m.num_embeddings for path, m in tables if not _of_positions(path)]
-    return min(words) if words else None
-
-
-def _of_positions(path: str) -> bool:
-    return bool(re.search(r"pos|wpe|segment|token_type|type_emb|rel", path.lower()))
-
-
-def _longest(model: Any) -> int | None:
-    for name in ("block_size", "max_length", "max_len", "max_seq_len", "max_position_embeddings", "context_length", "n_ctx"):  # fmt: skip
-        for owner in (model, getattr(model, "config", None)):
-            if isinstance(value := getattr(owner, name, None), int) and not isinstance(value, bool) and value > 1:
-                return value
-    if not isinstance(model, nn.Module):
-        return None
-    tables = [m.num_embeddings for path, m in model.named_modules() if isinstance(m, nn.Embedding) and "pos" in path]
-    return min(tables) if tables else None
-
-
-def _features(model: Any) -> int | None:
-    """The width of the vectors it reads, where it has no table of embeddings."""
-    if not isinstance(model, nn.Module) or _embeddings(model):
-        return None
-    for module in model.modules():
-        if isinstance(module, nn.MultiheadAttention):
-            return module.embed_dim
-        if isinstance(module, nn.LayerNorm):
-            return module.normalized_shape[-1]
-        if isinstance(module, nn.Linear):
-            return module.in_features
-    return None
+    writes, reads = bool(WRITERS.search(name)), bool(READERS.search(name))
+    return None if writes == reads else "decoder" if writes else "encoder"
