@@ -124,7 +124,8 @@ def _with_masks(subject: Subject, said: Spec) -> tuple[Spec, str]:
     found = plain.masks(subject.model, spec.kind, batch, run)
     if found is None:
         return replace(spec, masked=False), "padding: no mask argument is understood"
-    return replace(spec, call=found, masked=True), "padding: given by the model's own mask argument"
+    found_ = replace(spec, call=found, masked=True, pad_sides=spec.pad_sides or ())
+    return found_, "padding: given by the model's own mask argument"
 
 
 def _kind(subject: Subject) -> tuple[Kind, str]:

@@ -113,7 +113,8 @@ class Spec:
         tied: whether the embedding is the output projection as well.
         shared: names of parameters, by ``fnmatch`` patterns, that are shared on purpose.
         pooled: whether the output is of the whole text, (B, …).
-        pad_sides: where padding may stand.
+        pad_sides: where padding may stand. Where nobody says so, a decoder that counts positions from the left edge is
+            warned of; where nobody even says how masks are given (empty), so is one that makes NaN of padding there.
         smoothing: label smoothing of the loss.
         pretrained: whether the weights are trained already, so that nothing is asked of how they start.
         declare: what is so on purpose; the words are those of ``ON_PURPOSE``.

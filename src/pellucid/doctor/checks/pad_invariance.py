@@ -117,7 +117,7 @@ def _places(subject: Subject) -> list[Padded]:
     if spec.kind == "encoder_decoder":
         source = [padded(subject, side, told=told) for side in spec.pad_sides or ("right",)]
         return source + right if spec.example is None else right
-    left = "left" in spec.pad_sides if spec.pad_sides is not None else told and "no_left_pad" not in spec.declare
+    left = "left" in spec.pad_sides if spec.pad_sides else told and "no_left_pad" not in spec.declare
     return ([padded(subject, "left", told=told)] if left else []) + right
 
 
@@ -186,12 +186,16 @@ def _alone(subject: Subject, given: Padded, row: int) -> float:
 
 
 def _nan(subject: Subject, given: Padded) -> Iterator[Fault]:
-    where = "outputs" if not bool(subject(given.batch).isfinite().all()) else ""
+    output = subject(given.batch)
+    where = "outputs of real tokens" if not bool(given.real(output).isfinite().all()) else ""
     if not where and subject.module is not None:
         where = _gradient_nan(subject, given)
+    surely = bool(where) and not (given.side == "left" and subject.spec.pad_sides == () and subject.writes)
+    if not where and not bool(output.isfinite().all()):
+        where = "outputs of padding alone"
     if where:
         seen = f"{given.named} makes NaN or infinity in {where}"
-        yield Fault("nan", seen, float("inf"), "nan")
+        yield Fault("nan", seen, float("inf"), "nan", surely=surely)
 
 
 def _gradient_nan(subject: Subject, given: Padded) -> str:
@@ -225,7 +229,8 @@ def _alone_in_batch(subject: Subject, given: Padded) -> torch.Tensor:
 
 def _all_padding(subject: Subject, given: Padded) -> Iterator[Fault]:
     """A row that is padding throughout may give anything, but not to others."""
-    if not bool(_alone_in_batch(subject, given)[:-1].isfinite().all()):
+    before, after = (x[:-1].isfinite() for x in (subject(given.batch), _alone_in_batch(subject, given)))
+    if bool((before & ~after).any()):
         yield Fault("nan", "a row of padding alone makes NaN in other rows", float("inf"), "nan")
 
 
