@@ -13,6 +13,7 @@ from pellucid.cli import (
     data,
     demo,
     diff,
+    doctor,
     embed,
     evaluate,
     explore,
@@ -36,7 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size, trace, diff, explore,
+    demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size, trace, diff, doctor,
+    explore,
 ):  # fmt: skip
     app.command(help=command.__doc__)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 app.add_typer(data.app, name="data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from pellucid.doctor.finding import Finding, Report, Status
 from pellucid.doctor.infer import subject_of
 from pellucid.doctor.keeping import kept
 from pellucid.doctor.levels import LEVELS, Level, within
+from pellucid.doctor.localise import placed
 from pellucid.doctor.precision import widened
 from pellucid.doctor.reproduce import Reproduction
 from pellucid.doctor.spec import Spec
@@ -56,7 +58,7 @@ def examine(
     began = time.perf_counter()
     if level not in LEVELS:
         raise UserError("level", f'found "{level}"', " or ".join(LEVELS), nearest(level, LEVELS))
-    chosen = _chosen(only, level)
+    chosen = checks_of(only, level)
     module = model if isinstance(model, nn.Module) else None
     with kept(module), widened(module), torch.no_grad():
         with awake(module, seed):
@@ -79,7 +81,12 @@ def examine(
     )
 
 
-def _chosen(only: Sequence[str], level: Level) -> list[Check]:
+def checks_of(only: Sequence[str], level: Level) -> list[Check]:
+    """The checks that are asked: those of a level, or those of some names and categories.
+
+    Raises:
+        UserError: for a name that is none.
+    """
     names = [check.name for check in CHECKS]
     for wanted in only:
         if wanted not in names and not any(name.startswith(f"{wanted}.") for name in names):
@@ -96,7 +103,8 @@ def _asked(
     for check in checks:
         progress(check.question)
         try:
-            yield check, check.answer(subject)
+            finding = check.answer(subject)
+            yield check, replace(finding, where=placed(subject.module, finding.where))
         except UserError as error:
             yield check, check.skipped(f"{error.where}: {error.found}", error.hint.removeprefix("say it: "))
         except Exception as error:  # one question that fails must not cost the answers to the others

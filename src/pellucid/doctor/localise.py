@@ -90,10 +90,30 @@ def told(call: Call, path: str) -> str:
 
 
 def _line(kind: type[nn.Module]) -> str:
+    """The file, as it is called from here where it is ours to edit, and the line of its ``forward``."""
     try:
-        return f"{Path(inspect.getsourcefile(kind.forward) or '').name}:{inspect.getsourcelines(kind.forward)[1]}"
+        path, line = Path(inspect.getsourcefile(kind.forward) or ""), inspect.getsourcelines(kind.forward)[1]
     except (OSError, TypeError):
         return kind.__module__
+    here = Path.cwd()
+    inside = path.is_relative_to(here) and "site-packages" not in path.parts
+    return f"{path.relative_to(here).as_posix() if inside else path.name}:{line}"
+
+
+def placed(module: nn.Module | None, where: str) -> str:
+    """A place with the class and the line of its module, where it names a module or a tensor of one, and no line."""
+    if module is None or not where or re.search(r"\.py:\d", where):
+        return where
+    parts = dict(module.named_modules())
+    path = re.split(r"[\s#@(,]", where, maxsplit=1)[0]
+    while path and path not in parts:
+        path = path.rpartition(".")[0]
+    if not path:
+        return where
+    kind = type(parts[path])
+    if kind.__module__.startswith("torch."):
+        return where
+    return f"{where.partition(' (')[0]} ({kind.__name__}, {_line(kind)})"
 
 
 def _outputs(subject: Subject, batch: Batch, train: bool) -> list[tuple[Call, str, Tensor]]:

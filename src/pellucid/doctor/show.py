@@ -1,71 +1,102 @@
 """A report as lines of text.
 
-Colours belong to the terminal and are put on there; what stands here reads the same in a log.
+Colours belong to the terminal and are put on there, by the style of a line; what stands here reads the same in a log.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
-from pellucid.doctor.finding import Finding, Report, Status
+from pellucid.doctor.finding import Diagnosis, Finding, Report, Status
+from pellucid.doctor.report.parts import explained, headline, influence, question, told, unanswered
+from pellucid.doctor.report.picture import characters
 
+Style = Literal["head", "FAIL", "WARN", "INCONCLUSIVE", "PASS", "SKIP", "text"]
 WIDTH = 110
-MARKS = {Status.PASS: "ok", Status.WARN: "warn", Status.FAIL: "FAIL", Status.INCONCLUSIVE: "?", Status.SKIP: "-"}
+MARKS = {Status.PASS: "ok", Status.WARN: "WARN", Status.FAIL: "FAIL", Status.INCONCLUSIVE: "?", Status.SKIP: "-"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a report and how it is meant."""
+
+    text: str
+    style: Style = "text"
 
 
 def plain(report: Report) -> str:
-    """What is wrong first, with cause, fix and evidence; then what was found out, and every question in one line."""
-    return "\n".join([headline(report), "", *_causes(report), *_details(report), *_inferred(report), *_table(report)])
+    """All of a report, without colours."""
+    return "\n".join(line.text for line in lines(report)).rstrip()
 
 
-def headline(report: Report) -> str:
-    """One line: the model, and how many findings there are of each status."""
-    count = Counter(finding.status for finding in report.findings)
-    figures = ", ".join(f"{count[status]} {status}" for status in Status if count[status])
-    state = "healthy" if report.healthy else "not healthy"
-    return f"{report.model}: {state} ({figures}; {report.level}, seed {report.seed}, {report.seconds:.1f} s)"
+def lines(report: Report) -> Iterator[Line]:
+    """What is wrong first, each failure once and under its cause; then what was found out, and every other answer."""
+    yield Line(headline(report), "PASS" if report.healthy else "FAIL")
+    yield Line("")
+    for number, (cause, findings) in enumerate(explained(report), 1):
+        yield from _cause(report, number, cause, findings)
+    for status, title in ((Status.WARN, "warnings"), (Status.INCONCLUSIVE, "not clear")):
+        if found := report.of(status):
+            yield Line(f"{title}:", "head")
+            for finding in found:
+                yield from _finding(report, finding, None)
+            yield Line("")
+    if report.inferred:
+        yield Line("found out about the model:", "head")
+        for note in report.inferred:
+            yield from _wrapped(f"  {note}", "text", "    ")
+        yield Line("")
+    yield from _answers(report)
 
 
-def _causes(report: Report) -> list[str]:
-    lines = []
-    for number, cause in enumerate(report.diagnoses, 1):
-        lines += _wrapped(f"{number}. {cause.name}", indent="   ")
-        lines += _wrapped(f"   why: {cause.why} ({', '.join(cause.explains)})", indent="     ")
-        lines += _wrapped(f"   fix: {cause.fix}", indent="     ")
-        if cause.references:
-            lines.append(f"   see: {', '.join(cause.references)}")
-        lines.append("")
-    return lines
+def _cause(report: Report, number: int, cause: Diagnosis, findings: tuple[Finding, ...]) -> Iterator[Line]:
+    yield from _wrapped(f"{number}. {cause.name}", "head", "   ")
+    if cause.why not in [finding.seen for finding in findings]:
+        yield from _wrapped(f"   why: {cause.why}", "text", "        ")
+    yield from _wrapped(f"   fix: {cause.fix}", "text", "        ")
+    said = {reference for finding in findings for reference in finding.references}
+    if more := [reference for reference in cause.references if reference not in said]:
+        yield from _wrapped(f"   see: {', '.join(more)}", "text", "        ")
+    for finding in findings:
+        yield from _finding(report, finding, cause)
+    yield Line("")
 
 
-def _details(report: Report) -> list[str]:
-    lines = []
-    for finding in report.of(Status.FAIL, Status.WARN, Status.INCONCLUSIVE):
-        lines += _wrapped(f"{MARKS[finding.status]} {finding.check}: {finding.seen}", indent="  ")
-        for name in ("done", "where", "cause", "fix"):
-            if getattr(finding, name):
-                lines += _wrapped(f"  {name}: {getattr(finding, name)}", indent="    ")
-        if finding.references:
-            lines.append(f"  see: {', '.join(finding.references)}")
-        lines.append("")
-    return lines
+def _finding(report: Report, finding: Finding, cause: Diagnosis | None) -> Iterator[Line]:
+    mark = MARKS[finding.status]
+    yield from _wrapped(
+        f"   {mark} {finding.check}: {question(finding.check)}".rstrip(": "), finding.status.value, "     "
+    )
+    for name, text in told(finding, cause):
+        yield from _wrapped(f"     {name}: {text}", "text", "       ")
+    if finding.check == "influence.map":
+        for row in characters(influence(report)):
+            yield Line(f"       {row}")
 
 
-def _inferred(report: Report) -> list[str]:
-    if not report.inferred:
-        return []
-    return ["found out about the model:", *(f"  {note}" for note in report.inferred), ""]
+def _answers(report: Report) -> Iterator[Line]:
+    if passed := report.of(Status.PASS):
+        yield Line("passed:", "head")
+        for finding in passed:
+            yield from _wrapped(f"  {MARKS[Status.PASS]} {finding.check}: {finding.seen}", "PASS", "     ")
+        yield Line("")
+    if rows := unanswered(report):
+        yield Line("not asked:", "head")
+        for names, why, enable in rows:
+            more = f" To ask it: {enable}" if enable else ""
+            yield from _wrapped(f"  {MARKS[Status.SKIP]} {names}: {why}.{more}", "SKIP", "    ")
+        yield Line("")
+    if report.failed:
+        first = report.failed[0].check
+        yield from _wrapped(
+            f'A script that shows a fault without this package: report["{first}"].repro() in Python, '
+            "--repro FOLDER on the command line.", "text", "",
+        )  # fmt: skip
 
 
-def _table(report: Report) -> list[str]:
-    return [line for finding in report.findings for line in _line(finding)]
-
-
-def _line(finding: Finding) -> list[str]:
-    more = f" To ask it: {finding.enable}" if finding.enable else ""
-    return _wrapped(f"{MARKS[finding.status]:>4} {finding.check}: {finding.seen}{more}", indent="       ")
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+def _wrapped(text: str, style: Style, indent: str) -> Iterator[Line]:
+    for line in textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False):
+        yield Line(line, style)
