@@ -149,7 +149,15 @@ def _size(site: Site) -> float:
 
 
 def toeplitz_deviation(scores: Tensor) -> float:
-    """How far (H, T, T) is from depending on distance alone: deviation along the diagonals over that of the whole."""
+    """How far (H, T, T) is from depending on distance alone: deviation along the diagonals over that of the whole.
+
+    What all keys of a query have in common is no difference: ALiBi may add the key's position in place of its distance.
+    """
+    own = scores.diagonal(dim1=-2, dim2=-1)[..., None].nan_to_num(0.0)
+    return min(_along_diagonals(scores), _along_diagonals(scores - own))
+
+
+def _along_diagonals(scores: Tensor) -> float:
     known = [head[~head.isnan()] for head in scores]
     spread = max((float(head.std()) for head in known if head.numel() > 1), default=0.0)
     worst, length = 0.0, scores.size(-1)

@@ -11,11 +11,15 @@ from torch import nn
 
 IDS = ("input_ids", "ids", "idx", "tokens", "token_ids", "input", "inputs", "x", "src", "source", "text", "sequence",
        "seq")  # fmt: skip
-SOURCES = ("src", "source", "source_ids", "src_ids", "src_tokens", "source_tokens", "src_seq", "encoder_input_ids",
-           "encoder_input", "encoder_inputs", "enc_input", "enc_inputs", "enc", "inputs", "input_ids", "x", "inp")  # fmt: skip
-TARGETS = ("tgt", "trg", "target", "target_ids", "tgt_ids", "tgt_tokens", "target_tokens", "trg_seq", "tgt_in",
-           "decoder_input_ids", "decoder_input", "decoder_inputs", "dec_input", "dec_inputs", "dec", "outputs", "out",
-           "prev_output_tokens", "tar")  # fmt: skip
+SOURCES = (
+    "src", "source", "source_ids", "src_ids", "src_tokens", "source_tokens", "src_seq", "encoder_input_ids",
+    "encoder_input", "encoder_inputs", "enc_input", "enc_inputs", "enc", "inputs", "input_ids", "x", "inp",
+)  # fmt: skip
+TARGETS = (
+    "tgt", "trg", "target", "target_ids", "tgt_ids", "tgt_tokens", "target_tokens", "trg_seq", "tgt_in",
+    "decoder_input_ids", "decoder_input", "decoder_inputs", "dec_input", "dec_inputs", "dec", "outputs", "out",
+    "prev_output_tokens", "tar",
+)  # fmt: skip
 LABELS = ("labels", "targets", "target", "lm_labels", "label", "y")
 MASK = "mask"
 
