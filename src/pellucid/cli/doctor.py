@@ -96,7 +96,7 @@ def doctor(
     raise typer.Exit(0 if report.healthy else 1)
 
 
-def _examined(name: str, target: Target, spec: Spec, level: str, only: list[str], seed: int, *, quiet: bool) -> Report:
+def _examined(name: str, target: Target, spec: Spec, level: Any, only: list[str], seed: int, *, quiet: bool) -> Report:
     from pellucid.doctor.examine import examine
     from pellucid.doctor.finding import Status
 

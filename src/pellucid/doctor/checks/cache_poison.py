@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
-from pellucid.doctor.checks.kv_parity import part
+from pellucid.doctor.checks.kv_parity import part, prefill
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
 from pellucid.doctor.spec import Batch
@@ -35,7 +35,7 @@ def answer(subject: Subject) -> Finding:
             fix="mask keys beyond the length of each row by -inf, or slice the cache to the live length",
             references=("ggml-org/llama.cpp#26744", "vllm-project/vllm#36939"),
             evidence={"moved": share},
-            script="# write 1e3 into the unused slots of the cache, step, and compare with the same step without",
+            script=_script(subject),
         )
     return CHECK.passed(DONE, "every output kept its bits", moved=share)
 
@@ -56,3 +56,18 @@ def _run(subject: Subject, batch: Batch, poisoned: bool) -> Tensor:
             found, cache = subject.spec.step(subject.model, part(batch, at, 1), cache)
     assert found is not None
     return found
+
+
+def _script(subject: Subject) -> str:
+    more = ", source" if subject.spec.kind == "encoder_decoder" else ""
+    read = prefill(subject)
+    return f"""
+model.eval()
+ids = sample(1)
+{"source = sample_source(9)" if more else ""}
+{read}
+one, _ = step(ids[:, 8:9], cache{more})
+{read}
+two, _ = step(ids[:, 8:9], poison(cache){more})
+assert torch.equal(one, two), f"garbage in unused slots moves outputs by {{(one - two).abs().max():.3g}}"
+"""
