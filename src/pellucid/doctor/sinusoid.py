@@ -55,7 +55,11 @@ def _made(subject: Subject) -> Iterator[tuple[str, Tensor]]:
         return
     assert subject.module is not None
     length = min(ROWS, subject.spec.max_length or ROWS)
-    parts = {name: part for name, part in subject.module.named_modules() if name and not list(part.children())}
+    parts = {
+        name: part
+        for name, part in subject.module.named_modules()
+        if name and not list(part.children()) and not ROTARY.search(type(part).__name__)
+    }
     try:
         with seen(parts) as outputs:
             subject(repeated(subject, length, 1))
@@ -73,7 +77,8 @@ def _begins(table: Tensor) -> bool:
 def _oscillates(table: Tensor) -> bool:
     """Whether nearly all of its columns are sinusoids, and some go through more than the start of a period."""
     frequency, rest = frequencies(table)
-    pure = rest <= CLOSE
+    size = table[:ROWS].abs().amax(0)
+    pure = (rest <= CLOSE) & (size > CLOSE * size.max())  # zeros throughout are no sinusoid
     return float(pure.double().mean()) >= 0.9 and int((pure & (frequency > 0.2)).sum()) >= 2
 
 
