@@ -71,7 +71,9 @@ def test_it_carries_every_tensor_and_what_the_server_says(tmp_path, family):
     client = TestClient(create_app(session))
     for key, answer in kept["answers"].items():
         method, path = key.split(" ", 1)
-        if method == "GET" and "json" in answer and "training" not in path:
+        if "/doctor?" in path:
+            assert alike(client.get(path).json(), answer["json"][-1]), key  # asked again, it has nothing to ask
+        elif method == "GET" and "json" in answer and "training" not in path:
             assert alike(client.get(path).json(), answer["json"]), key
     body = {"text": TEXT, "model": "main", **({"target": TARGET} if family == "encoder_decoder" else {})}
     key = f"POST /api/passes {json.dumps(dict(sorted(body.items())), separators=(',', ':'))}"

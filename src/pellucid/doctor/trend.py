@@ -26,14 +26,13 @@ class Setting:
     Attributes:
         vocab_size: V, of which the loss asks one; ``None``: the loss is not that of a language model, or not said.
         floor: nats below which the loss cannot fall, on data that has not been seen.
-        adaptive: whether the optimiser is of Adam's kind.
         layers: how many the model has.
-        first_rate, peak_rate: the learning rate of the first step, and the largest so far.
+        first_rate, peak_rate: the learning rate of the first step, and the largest so far, where the optimiser is of
+            Adam's kind.
     """
 
     vocab_size: int | None = None
     floor: float | None = None
-    adaptive: bool = False
     layers: int = 0
     first_rate: float | None = None
     peak_rate: float | None = None
@@ -98,7 +97,7 @@ def _finite(history: History) -> Iterator[Finding]:
 
 def _rate(history: History, setting: Setting) -> Iterator[Finding]:
     first, peak = setting.first_rate, setting.peak_rate
-    if first is None or peak is None or not setting.adaptive:
+    if first is None or peak is None:
         return
     if peak > tolerances.LARGEST_RATE:
         yield _failed(

@@ -97,8 +97,8 @@ class Watch:
         self._every, self._first, self._step = every, after + 1, after
         self._probe = Probe(own, same=probe is not None and not callable(probe))
         self._updates = Updates(own)
-        adaptive = any(type(each).__name__ in ADAPTIVE for each in optimizers)
-        self._setting = replace(setting, adaptive=adaptive, layers=len(self._updates.layers))
+        self._adaptive = [each for each in optimizers if type(each).__name__ in ADAPTIVE]
+        self._setting = replace(setting, layers=len(self._updates.layers))
         self._losses: deque[Tensor | float] = deque(maxlen=LOSSES)
         self._handles: list[Any] = []
         self._seen: Arguments | None = None
@@ -197,13 +197,12 @@ class Watch:
         return self.records[-1]
 
     def _rate(self) -> float | None:
-        """The learning rate now; the first and the largest are noted."""
-        rate = max((float(group["lr"]) for each in self._optimizers for group in each.param_groups), default=None)
-        if rate is not None:
+        """The learning rate now; the first and the largest of Adam's kind are noted, as others have other measures."""
+        if (rate := _largest_rate(self._adaptive)) is not None:
             first, peak = self._setting.first_rate, self._setting.peak_rate or 0.0
             first = rate if first is None else first
             self._setting = replace(self._setting, first_rate=first, peak_rate=max(rate, peak))
-        return rate
+        return _largest_rate(self._optimizers)
 
     def _forward(self) -> tuple[Forward | None, tuple[str, ...], tuple[str, ...]]:
         """What a pass shows, the layers that are not finite, and why there was none."""
@@ -216,6 +215,10 @@ class Watch:
         except Exception as error:  # whatever a model cannot do while it is looked at must not end its training
             return None, (), (f"the model could not be run for a look: {type(error).__name__}: {error}",)
         return forward, tuple(f"output of {name}" for name in layers), ()
+
+
+def _largest_rate(optimizers: list[torch.optim.Optimizer]) -> float | None:
+    return max((float(group["lr"]) for each in optimizers for group in each.param_groups), default=None)
 
 
 def _arguments(given: Any) -> Arguments:

@@ -29,6 +29,7 @@ def questions(session: Session, held: Pass) -> Iterator[Question]:
     yield from _of_session(session, held)
     yield from _of_pass(held)
     yield from _of_models(held)
+    yield _ask(f"/api/models/{quote(held.explored.key)}/doctor", level="quick")
     yield from _of_writing(session, held)
     yield from _of_places(held)
     yield from islice(_of_numbers(held), EXPLAINED)

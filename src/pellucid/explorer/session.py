@@ -238,6 +238,7 @@ class Session:
             self.models[key] = Explored(key, key, other)
         self.example = example or _example(self.models[MAIN])
         self.drafts = Drafts(self.limits.tokens)
+        self.reports: dict[tuple[str, str], dict[str, Any]] = {}  # of the doctor, by model and level
         self._visited: OrderedDict[str, Explored] = OrderedDict()
         self._passes: OrderedDict[str, Pass] = OrderedDict()
         self._known: OrderedDict[str, Input] = OrderedDict()

@@ -39,6 +39,7 @@ const ALL: readonly View[] = [
   { id: "residual", title: "Residual stream", group: "Inside", about: "What each layer would answer, and what every part added to the answer.", load: () => import("./Residual.svelte") },
   { id: "generation", title: "Generation", group: "Doing", about: "Writing token by token: the cache growing, the whole distribution, the draw, and the ways not taken.", load: () => import("./Generation.svelte") },
   { id: "whatif", title: "What if", group: "Doing", about: "Change something inside – a head, a layer, a word – and see the answer, the text and the stream change.", load: () => import("./WhatIf.svelte") },
+  { id: "doctor", title: "Doctor", group: "Doing", about: "What is wrong with this model: laws that a healthy Transformer keeps, the cause of each that is broken, and where it shows.", alone: true, load: () => import("./Doctor.svelte") },
   { id: "training", title: "Training", group: "Runs", about: "How the model came to be: the loss, what it wrote, and the same head at every checkpoint.", load: () => import("./Training.svelte") },
   { id: "compare", title: "Compare", group: "Runs", about: "Two models, checkpoints or passes in step: where they first part, and by how much.", load: () => import("./Compare.svelte") },
   { id: "size", title: "Size", group: "Runs", about: "What a model of any size has and costs: parameters, arithmetic, memory, time.", alone: true, load: () => import("./Size.svelte") },

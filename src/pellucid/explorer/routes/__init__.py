@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pellucid.explorer.routes import (
     compare,
+    doctor,
     heads,
     masking,
     models,
@@ -25,6 +26,7 @@ ALL = (
     heads.router,
     training.router,
     compare.router,
+    doctor.router,
     size.router,
     norms.router,
     residual.router,
