@@ -395,7 +395,7 @@ BUGS = (
     _kv("the last layer's past is lost", "#40", lambda: (LastLayerAlone(), gpt_spec())),
     _kv("tokens of a chunk are fed twice", "#49", lambda: (GPT(), replace(gpt_spec(), step=last_alone))),
     _kv("one position counter for all rows", "#38 rasbt/reasoning-from-scratch#33", lambda: (PaddedOneCounter(Blind), padded_spec()), ("kv.parity", "pad.invariance")),
-    _kv("positions count the padding on the left", "#17 huggingface/transformers#18478", lambda: (PaddedFromLeft(Blind), padded_spec()), ("pad.invariance",)),
+    _kv("positions count the padding on the left", "#17 huggingface/transformers#18478", lambda: (PaddedFromLeft(Blind), padded_spec(pad_sides=("left",))), ("pad.invariance",)),
     _kv("padding in the cache is seen", "#38", lambda: (PaddedUnseen(Blind), padded_spec())),
     _kv("padding on the left makes NaN", "#20 pytorch/pytorch#41508", lambda: (Padded(), padded_spec()), ("pad.invariance",)),
     _kv("only keys follow their beam", "#44", lambda: (GPT(), gpt_spec(reorder=reorder_keys_alone)), ("decode.reorder",)),

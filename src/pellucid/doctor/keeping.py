@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pellucid.doctor.attributes import attributes_kept
 from pellucid.errors import PellucidError
 
 
@@ -42,7 +43,8 @@ def kept(model: nn.Module | None) -> Iterator[None]:
         try:
             for parameter in gradients:
                 parameter.grad = None
-            yield
+            with attributes_kept(model):
+                yield
         finally:
             for module, training in modes.items():
                 module.training = training

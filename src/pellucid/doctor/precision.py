@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from pellucid.doctor.attributes import attributes_kept
+
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -29,11 +31,12 @@ def widened(model: nn.Module | None) -> Iterator[None]:
 def _cast(model: nn.Module | None, narrow: tuple[torch.dtype, ...], wide: torch.dtype) -> Iterator[None]:
     tensors = [] if model is None else [tensor for tensor in _tensors(model) if tensor.dtype in narrow]
     first = [tensor.dtype for tensor in tensors]
-    _move(tensors, [wide] * len(tensors))
-    try:
-        yield
-    finally:
-        _move(tensors, first)
+    with attributes_kept(model, lambda x: x.to(wide) if x.dtype in narrow else x):
+        _move(tensors, [wide] * len(tensors))
+        try:
+            yield
+        finally:
+            _move(tensors, first)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

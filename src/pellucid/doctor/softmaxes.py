@@ -30,11 +30,11 @@ NEUTRAL = {
 SOFTMAX = ("_softmax", "_safe_softmax")
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows products (…, T, T), and what a softmax makes of them, from operation to operation."""
 
     def __init__(self, length: int, stack: CallStack) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.length, self.stack = length, stack
         self.scores: list[Tensor] = []
         self.weights: list[Tensor] = []

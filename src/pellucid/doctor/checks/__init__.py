@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pellucid.doctor.check import Check
 from pellucid.doctor.checks import (
+    accum_grad_equal,
     accum_token_weights,
+    attn_heads,
     attn_mask,
     attn_scale,
     attn_softmax_axis,
@@ -57,9 +59,11 @@ CHECKS: tuple[Check, ...] = (
     cross_encoder_alone.CHECK,
     loss_init.CHECK,
     accum_token_weights.CHECK,
+    accum_grad_equal.CHECK,
     attn_mask.CHECK,
     attn_scale.CHECK,
     attn_softmax_axis.CHECK,
+    attn_heads.CHECK,
     pos_present.CHECK,
     pos_axis.CHECK,
     pos_rope.CHECK,

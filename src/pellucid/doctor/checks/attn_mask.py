@@ -17,7 +17,7 @@ from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.subject import Subject
-from pellucid.trace.sites import HIDDEN, Site
+from pellucid.trace.sites import Site
 
 CHECK = Check("attn.mask", "quick", "Can every query see what it should, and nothing else?")
 CAUSE_SEES = (
@@ -35,86 +35,93 @@ def answer(subject: Subject) -> Finding:
     done = f"looked at scores and weights in {len(sites)} of the {len(subject.attention.sites)} places that attend"
     if not sites:
         return CHECK.skipped(f"no attention is understood here: {subject.attention.coverage}")
-    narrow, margin = "", float("inf")
+    pattern, margin = "", float("inf")
     for site, rule in sites:
         scores, weights = site.scores().float(), site.weights().float()
-        forbidden = ~rule
-        if bool(forbidden.any()):
-            leaked = float((weights * forbidden).abs().max())
-            if leaked > 0 and "sinks" not in subject.spec.declare:
-                return _failed(
-                    site,
-                    done,
-                    f"{site.name} gives up to {leaked:.2g} of its weight to keys it may not see",
-                    CAUSE_SEES,
-                    scores,
-                    rule,
-                    f"{_rule_lines(subject, site)}"
-                    "leaked = (weights * ~allowed).max()\n"
-                    'assert leaked == 0, f"up to {leaked:.2g} of the weight on keys that may not be seen"',
-                )
-            margin = min(margin, _margin(scores, rule))
-        hidden = (scores <= HIDDEN) & rule
+        leaked = float((weights * ~rule).abs().max())
+        if leaked > 0 and "sinks" not in subject.spec.declare:
+            seen = f"{site.name} gives up to {leaked:.2g} of its weight to keys it may not see"
+            return _failed(site, done, seen, CAUSE_SEES, rule, _rule_lines(subject, site) + LEAKED)
+        margin = min(margin, _margin(scores, rule) if not bool(rule.all()) else margin)
+        hidden = (scores <= tolerances.MASKED) & (weights == 0) & rule
         if not bool(hidden.any()):
             continue
-        if bool(hidden.all(-1).any()):
-            law = 'assert (scores > -1e4).any(-1).all(), "some query sees no key at all"'
-            return _failed(site, done, f"in {site.name} some query sees no key at all", CAUSE_BLIND, scores, rule, law)
-        if site.kind == "cross" or scores.size(-1) != scores.size(-2):
-            if "one_way" not in subject.spec.declare:
-                law = 'assert (scores > -1e4).all(), "some of the source is hidden"'
-                return _failed(
-                    site,
-                    done,
-                    f"{site.name} hides {int(hidden.sum())} places of the source",
-                    CAUSE_BLIND,
-                    scores,
-                    rule,
-                    law,
-                )
-        elif _is_triangle(hidden):
-            law = 'assert (scores > -1e4).triu(1).any(), "a causal mask where all may be seen"'
-            return _failed(
-                site,
-                done,
-                f"{site.name} is causal, and the model is an {subject.spec.kind}",
-                CAUSE_BLIND,
-                scores,
-                rule,
-                law,
-            )
-        elif bool(hidden.diagonal(dim1=-2, dim2=-1).any()) and "sinks" not in subject.spec.declare:
-            law = 'assert (scores > -1e4).diagonal(dim1=-2, dim2=-1).all(), "a position cannot see itself"'
-            return _failed(site, done, f"in {site.name} a position cannot see itself", CAUSE_BLIND, scores, rule, law)
-        else:
-            narrow = site.name
+        if blind := _blind(subject, site, hidden):
+            return _failed(site, done, blind[0], CAUSE_BLIND, rule, blind[1])
+        pattern = site.name
     if margin < tolerances.FILL_MARGIN:
-        return CHECK.failed(
-            done,
-            f"hidden scores lie only {margin:.1f} below the lowest that may be seen",
-            cause="the fill of the mask is a small number: scores can grow below it, and hidden keys are then seen",
-            fix="masked_fill(hidden, -torch.inf), or torch.finfo(scores.dtype).min",
-            references=("karpathy/minGPT#75",),
-            evidence={"margin": margin},
-            script=_script(
-                length := subject.batch().ids.shape[1],
-                length,
-                "seen = torch.ones_like(scores, dtype=torch.bool).tril()\n"
-                "lowest = scores.masked_fill(~seen, torch.inf).amin(-1)[..., :-1]\n"
-                "filled = scores.masked_fill(seen, -torch.inf).amax(-1)[..., :-1]\n"
-                "margin = (lowest - filled).min()\n"
-                f"assert margin > {tolerances.FILL_MARGIN}, "
-                'f"hidden scores lie only {margin:.1f} below the lowest that may be seen"',
-            ),
-        )
-    if narrow and not subject.spec.widest:
+        return _shallow(subject, done, margin)
+    if pattern and not subject.spec.widest:
         return CHECK.warned(
             done,
-            f"{narrow} hides some of what a {subject.spec.kind} may see: a window or a pattern that nobody declared",
+            f"{pattern} hides some of what a {subject.spec.kind} may see: a window or a pattern that nobody declared",
             fix="say it if it is meant so: Spec(window=…)",
             evidence={"margin": margin},
         )
     return CHECK.passed(done, "every query sees what it should, and nothing else", margin=margin, sites=len(sites))
+
+
+LEAKED = (
+    "leaked = (weights * ~allowed).max()\n"
+    'assert leaked == 0, f"up to {leaked:.2g} of the weight on keys that may not be seen"'
+)
+
+
+def _blind(subject: Subject, site: Site, hidden: Tensor) -> tuple[str, str] | None:
+    """What is hidden and surely should not be, and the law that it breaks; ``None`` for what may be a pattern."""
+    spec, (queries, keys) = subject.spec, hidden.shape[-2:]
+    if bool(hidden.all(-1).any()):
+        law = 'assert (scores > -1e3).any(-1).all(), "some query sees no key at all"'
+        return f"in {site.name} some query sees no key at all", law
+    if site.kind == "cross" or queries != keys:
+        if "one_way" in spec.declare:
+            return None
+        law = 'assert (scores > -1e3).all(), "some of the source is hidden"'
+        return f"{site.name} hides {int(hidden.sum())} places of the source", law
+    if _is_triangle(hidden):
+        law = 'assert (scores > -1e3).triu(1).any(), "a causal mask where all may be seen"'
+        return f"{site.name} is causal, and the model is an {spec.kind}", law
+    if bool(hidden.diagonal(dim1=-2, dim2=-1).any()) and "sinks" not in spec.declare:
+        law = 'assert (scores > -1e3).diagonal(dim1=-2, dim2=-1).all(), "a position cannot see itself"'
+        return f"in {site.name} a position cannot see itself", law
+    reach = _reach(hidden)
+    if spec.widest and spec.kind == "decoder" and reach is not None:
+        law = (
+            f"assert (scores > -1e3).diagonal(-{reach}, dim1=-2, dim2=-1).all(), 'the window is narrower than declared'"
+        )
+        return f"{site.name} sees {reach} keys back, itself included, and {spec.widest} are declared", law
+    return None
+
+
+def _reach(hidden: Tensor) -> int | None:
+    """How many keys a query sees where it is a band that hides all beyond them; ``None`` for other patterns."""
+    size = hidden.size(-1)
+    seen = int((~hidden[..., -1, :]).sum(-1).min())
+    band = torch.ones(size, size, dtype=torch.bool, device=hidden.device).tril(-seen)
+    past = torch.ones_like(band).tril()
+    return seen if bool(((hidden & past) == band).all()) else None
+
+
+def _shallow(subject: Subject, done: str, margin: float) -> Finding:
+    length = subject.batch().ids.shape[1]
+    return CHECK.failed(
+        done,
+        f"hidden scores lie only {margin:.1f} below the lowest that may be seen",
+        cause="the fill of the mask is a small number: scores can grow below it, and hidden keys are then seen",
+        fix="masked_fill(hidden, -torch.inf), or torch.finfo(scores.dtype).min",
+        references=("karpathy/minGPT#75",),
+        evidence={"margin": margin},
+        script=_script(
+            length,
+            length,
+            "seen = torch.ones_like(scores, dtype=torch.bool).tril()\n"
+            "lowest = scores.masked_fill(~seen, torch.inf).amin(-1)[..., :-1]\n"
+            "filled = scores.masked_fill(seen, -torch.inf).amax(-1)[..., :-1]\n"
+            "margin = (lowest - filled).min()\n"
+            f"assert margin > {tolerances.FILL_MARGIN}, "
+            'f"hidden scores lie only {margin:.1f} below the lowest that may be seen"',
+        ),
+    )
 
 
 def expectations(subject: Subject, sites: Sequence[Site]) -> list[tuple[Site, Tensor]]:
@@ -155,7 +162,7 @@ def _near(ones: Tensor, window: int) -> Tensor:
 
 def _margin(scores: Tensor, rule: Tensor) -> float:
     """The least distance, over all queries, between the lowest score that may be seen and the highest that may not."""
-    seen = scores.masked_fill(~rule | (scores <= HIDDEN), torch.inf).amin(-1)
+    seen = scores.masked_fill(~rule | (scores <= tolerances.MASKED), torch.inf).amin(-1)
     hidden = scores.masked_fill(rule, -torch.inf).amax(-1)
     return float((seen - hidden).min())
 
@@ -188,7 +195,7 @@ for _, scores, weights in attention(sample(1)):
 """
 
 
-def _failed(site: Site, done: str, seen: str, cause: str, scores: Tensor, rule: Tensor, law: str) -> Finding:
+def _failed(site: Site, done: str, seen: str, cause: str, rule: Tensor, law: str) -> Finding:
     return CHECK.failed(
         done,
         seen,
@@ -199,7 +206,7 @@ def _failed(site: Site, done: str, seen: str, cause: str, scores: Tensor, rule: 
         evidence={
             "site": site.name,
             "kernel": site.kernel,
-            "visible": int((scores > HIDDEN).sum()),
+            "visible": int((site.weights() > 0).sum()),
             "allowed": int(rule.sum()),
         },
         script=_script(site.q.size(2), site.k.size(2), law),

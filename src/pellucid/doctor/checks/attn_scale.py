@@ -30,7 +30,7 @@ def answer(subject: Subject) -> Finding:
     for site, scale in scales.values():
         name, harmful = _named(subject, site, scale)
         if harmful:
-            return _failed(done, site, scale, name)
+            return _failed(subject, done, site, scale, name)
         if name:
             odd.append(f"{site.name}: {name}")
     spread = max(_spread(site) for site, _ in scales.values())
@@ -50,17 +50,13 @@ def scale_of(site: Site) -> float | Tensor | None:
         return site.scale
     scores = site.scores().double()
     products = (site.q.double() @ for_each_head(site.k, site.q).double().mT).expand_as(scores)
-    seen = scores.isfinite() & (scores.abs() < -MASKED) & (site.weights() > 0)
+    seen = (scores > tolerances.MASKED) & (site.weights() > 0)
     a, b = products[seen], scores[seen]
     if a.numel() < 8 or not bool(a.any()):
         return None
     factor = float((a * b).sum() / a.square().sum())
     rest = float((b - factor * a).abs().max() / b.abs().max().clamp_min(1e-30))
     return factor if rest <= tolerances.SCALE else None
-
-
-MASKED = -1e3
-"""Scores below are those of a mask, and tell nothing of a scale."""
 
 
 def _named(subject: Subject, site: Site, scale: float | Tensor) -> tuple[str, bool]:
@@ -114,11 +110,16 @@ def _number(scale: float | Tensor) -> float:
 
 def _spread(site: Site) -> float:
     scores = site.scores().float()
-    seen = scores[(site.weights() > 0) & (scores > MASKED)]
+    seen = scores[(site.weights() > 0) & (scores > tolerances.MASKED)]
     return float(seen.std()) if seen.numel() > 1 else 0.0
 
 
-def _failed(done: str, site: Site, scale: float | Tensor, name: str) -> Finding:
+def _expected(subject: Subject, width: int) -> float:
+    declared = subject.spec.scale
+    return float(declared) if isinstance(declared, int | float) else width**-0.5
+
+
+def _failed(subject: Subject, done: str, site: Site, scale: float | Tensor, name: str) -> Finding:
     width = site.q.size(-1)
     return CHECK.failed(
         done,
@@ -129,5 +130,11 @@ def _failed(done: str, site: Site, scale: float | Tensor, name: str) -> Finding:
         "declare it: Spec(scale=…)",
         references=(PAPER, "mlc-ai/mlc-llm#3426", "omihub777/ViT-CIFAR#12", "huggingface/transformers#45676"),
         evidence={"site": site.name, "scale": _number(scale), "expected": width**-0.5, "what": name},
-        script=f"# print the scores of this layer over q @ k.transpose(-2, -1): {width**-0.5:.4g} is expected",
+        script=f"""
+model.eval()
+for products, scores, _ in attention(sample(1)):
+    if products is not None:
+        scale = (scores / products)[scores > -1e3].median()
+        assert abs(scale / {_expected(subject, width):.6g} - 1) < 0.01, f"q @ k.T is multiplied by {{scale:.4g}}"
+""",
     )

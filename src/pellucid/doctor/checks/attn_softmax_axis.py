@@ -14,6 +14,15 @@ from pellucid.trace.sites import Site
 
 CHECK = Check("attn.softmax_axis", "quick", "Do the weights of each query sum to one?")
 REFERENCES = ("labmlai/annotated_deep_learning_paper_implementations#146", "lucidrains/memory-compressed-attention#2")
+SCRIPT = """
+model.eval()
+found = attention(sample(1))
+assert found, "no softmax is taken of scores"
+for _, scores, weights in found:
+    away = (weights.sum(-1) - 1).abs().max()
+    assert away < 1e-4, f"the weights of a query sum to something else than one, by up to {away:.3g}"
+    assert (scores < 0).any() or (scores > 1).any(), "a softmax is taken of what is one already"
+"""
 AXES = {1: "heads", 2: "queries", 0: "rows of the batch"}
 
 
@@ -63,7 +72,7 @@ def _plainly(seen: str, where: str, cause: str) -> Finding:
         fix='weights = scores.softmax(dim=-1), once; if it is meant so, declare it: declare={"not_softmax"}',
         references=REFERENCES,
         evidence={"module": where},
-        script="# print weights.sum(-1) of this layer: ones are expected",
+        script=SCRIPT,
     )
 
 
@@ -98,5 +107,5 @@ def _failed(site: Site, done: str, seen: str, away: float, over: str) -> Finding
         fix="scores.softmax(dim=-1) for scores (B, H, T, S), once; masks before it",
         references=REFERENCES,
         evidence={"site": site.name, "away": away, "over": over},
-        script="# print weights.sum(-1) of this layer: ones are expected",
+        script=SCRIPT,
     )

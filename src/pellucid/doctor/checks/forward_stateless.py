@@ -2,50 +2,135 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.keeping import digests
 from pellucid.doctor.measures import gap
+from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("forward.stateless", "quick", "Does a pass leave the next one alone?")
 DONE = "ran a batch, then others of other lengths, then the first again; hashed parameters and buffers before and after"
+SHORT = 2
+STATE = (
+    "something of one call is kept in the module and used by the next: a cache of keys and values, a mask or a table "
+    "made for another length, running statistics in evaluation mode"
+)
 
 
 @CHECK
 def answer(subject: Subject) -> Finding:
     """Compares the first and the last pass; names the tensors that a pass writes to."""
-    batch, module = subject.batch(), subject.module
-    subject(batch)  # a first pass may make tables that later ones use
+    module, probes = subject.module, _probes(subject)
+    for probe in probes:
+        subject(probe)  # a first pass may make tables that later ones use
     held = {} if module is None else {**dict(module.named_parameters()), **dict(module.named_buffers())}
     before = digests(held)
-    first = subject(batch)
-    length = batch.ids.shape[1]
-    for seed, size in ((31, max(1, length // 2)), (32, length)):
-        subject(subject.batch(2 + seed % 2, size, seed=seed) if subject.spec.example is None else batch)
-    last = subject(batch)
+    first = [subject(probe) for probe in probes]
+    for other in _others(subject):
+        subject(other)
+    last = [subject(probe) for probe in reversed(probes)][::-1]  # what the one before left is another now
     after = digests(held)
     written = [name for name in before if before[name] != after[name]]
-    share = gap(last, first).share
+    share = max(gap(b, a).share for a, b in zip(first, last, strict=True))
     if share > 0 and "stochastic" not in subject.spec.declare:
-        return CHECK.failed(
-            DONE,
-            f"the same batch gives outputs that differ by {share:.2g} of the largest after others were read"
-            + (f"; {', '.join(written[:3])} changed" if written else ""),
-            cause="something of one call is kept in the module and used by the next: a cache of keys and values, a mask "
-            "or a table made for another length, running statistics in evaluation mode",
-            fix="keep what belongs to one sequence in an argument and a return value, not in self",
-            evidence={"gap": share, "written": written},
-            script="""
-model.eval()
-one = call(sample(1))
-call(sample(2)[:2, :5])
-two = call(sample(1))
-assert torch.equal(one, two), f"the same batch differs by {(one - two).abs().max():.3g} the second time"
-""",
-        )
+        seen = f"the same batch gives outputs that differ by {share:.2g} of the largest after others were read"
+        if written:
+            seen += f"; {', '.join(written[:3])} changed"
+        return _failed(
+            seen, STATE, "keep what belongs to one sequence in an argument and a return value, not in self",
+            {"gap": share, "written": written},
+        )  # fmt: skip
+    if left := _left(subject):
+        return _failed(left, *LEFT[left], {"left": left})
     if written:
         return CHECK.warned(
             DONE, f"a pass in evaluation mode writes to {', '.join(written[:5])}", evidence={"written": written}
         )
     return CHECK.passed(DONE, "the same bits, and no parameter or buffer was written to")
+
+
+def _probes(subject: Subject) -> list[Batch]:
+    """A batch of the usual length, and a short one: some keep a state only of a token or two."""
+    batch = subject.batch()
+    if subject.spec.example is not None or not subject.per_position:
+        return [batch]
+    short = batch.with_(ids=batch.ids[:, :SHORT])
+    try:
+        subject(short)
+    except Exception:  # as a norm over time does with too few
+        return [batch]
+    return [batch, short]
+
+
+def _others(subject: Subject) -> list[Batch]:
+    length = subject.batch().ids.shape[1]
+    if subject.spec.example is not None:
+        return [subject.batch(seed=31)]
+    return [subject.batch(3, max(1, length // 2), seed=31), subject.batch(2, length, seed=32)]
+
+
+INPUT = "it writes into what it was given to read"
+SEED = "it sets the seed of all random numbers: they are the same after every pass"
+MODE = "it switches its own parts between training and evaluation mode"
+GRADIENTS = "it switches gradients off, or on, for whoever comes after"
+DTYPE = "it changes the type of number that all of PyTorch makes"
+LEFT = {
+    INPUT: ("ids or vectors are changed in place: ids[:, 0] = …, x += …", "x = x.clone(), or x = x + …"),
+    SEED: ("torch.manual_seed in forward: dropout then drops the same in every step", "a torch.Generator of its own"),
+    MODE: ("self.eval() or self.train() in forward: dropout stays off, or on", "let the caller switch modes"),
+    GRADIENTS: ("torch.set_grad_enabled(False) in forward, never undone", "with torch.no_grad(): …"),
+    DTYPE: ("torch.set_default_dtype in forward", "dtype=… where tensors are made"),
+}
+
+
+def _left(subject: Subject) -> str:
+    """What a pass leaves behind besides what it computes."""
+    assert subject.spec.call is not None
+    batch, dtype, states = subject.batch(), torch.get_default_dtype(), []
+    copies = [x.clone() for x in (batch.ids, batch.source) if x is not None]
+    try:
+        for train in (False, True):
+            with subject.mode(train), torch.enable_grad():
+                modes = {} if subject.module is None else {part: part.training for part in subject.module.modules()}
+                for seed in (1, 2):
+                    torch.manual_seed(seed)
+                    subject.spec.call(subject.model, batch)
+                    states.append(torch.get_rng_state())
+                    if not torch.is_grad_enabled():
+                        return GRADIENTS
+                if any(part.training != training for part, training in modes.items()):
+                    return MODE
+            if torch.get_default_dtype() != dtype:
+                return DTYPE
+            if torch.equal(states[-1], states[-2]):
+                return SEED
+    finally:
+        torch.set_default_dtype(dtype)
+    return "" if _same(batch, copies) else INPUT
+
+
+def _same(batch: Batch, copies: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip((batch.ids, batch.source), copies, strict=False) if x is not None)
+
+
+def _failed(seen: str, cause: str, fix: str, evidence: dict[str, object]) -> Finding:
+    return CHECK.failed(
+        DONE,
+        seen,
+        cause=cause,
+        fix=fix,
+        evidence=evidence,
+        script="""
+model.eval()
+ids = sample(1)
+one = call(ids)
+assert torch.equal(ids, sample(1)), "it writes into what it reads"
+call(sample(2)[:2, :5])
+two = call(sample(1))
+assert torch.equal(one, two), f"the same batch differs by {(one - two).abs().max():.3g} the second time"
+""",
+    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.health import entropy
 from pellucid.doctor.subject import Subject
-from pellucid.trace.sites import HIDDEN
 
 CHECK = Check("health.attention", "standard", "Is attention alive?")
 SATURATED, UNIFORM, LARGE = 0.05, 0.999, 50.0
@@ -24,7 +24,8 @@ def answer(subject: Subject) -> Finding:
         share = entropy(site.weights().float())
         values += share[~share.isnan()].flatten().tolist()
         scores = site.scores().float()
-        largest = max(largest, float(scores[scores > HIDDEN].abs().max()) if bool((scores > HIDDEN).any()) else 0.0)
+        seen = scores[scores > tolerances.MASKED]
+        largest = max(largest, float(seen.abs().max()) if seen.numel() else 0.0)
     if not values:
         return CHECK.skipped("no query sees as many as 8 keys")
     values.sort()
@@ -33,8 +34,8 @@ def answer(subject: Subject) -> Finding:
     if middle < SATURATED or largest > LARGE:
         return CHECK.warned(
             done, f"half of the heads are below {middle:.3f}, and scores reach {largest:.0f}: the softmax is saturated",
-            cause="scores are too large: their scale is missing, or queries and keys have grown", fix="norm queries and "
-            "keys, lower the rate, or look at attn.scale", evidence=evidence,
+            cause="scores are too large: their scale is missing, or queries and keys have grown",
+            fix="norm queries and keys, lower the rate, or look at attn.scale", evidence=evidence,
         )  # fmt: skip
     if values[0] > UNIFORM and subject.spec.pretrained:
         return CHECK.warned(

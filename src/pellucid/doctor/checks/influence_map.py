@@ -5,6 +5,8 @@ Row: the position that moves; column: the token replaced.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -18,48 +20,82 @@ CHECK = Check("influence.map", "quick", "Does each position depend on those that
 @CHECK
 def answer(subject: Subject) -> Finding:
     """Classifies the picture and compares it with the kind and the window."""
-    spec = subject.spec
-    if not subject.per_position or spec.example is not None:
+    if not subject.per_position or subject.spec.example is not None:
         return CHECK.skipped("there is no output for every position")
     influence = subject.influence
-    seen, length = influence > 0, influence.size(0)
-    shape = classified(seen)
-    done = f"replaced each of {length} tokens alone and noted which outputs moved"
-    evidence = {"shape": shape, "map": [[float(f"{value:.3g}") for value in row] for row in influence.tolist()]}
+    shape = classified(influence > 0)
+    done = f"replaced each of {influence.size(0)} tokens alone and noted which outputs moved"
+    rows = [[float(f"{value:.3g}") for value in row] for row in influence.tolist()]
+    evidence: dict[str, object] = {"shape": shape, "map": rows}
+    if fault := _fault(subject, influence > 0, shape):
+        return _failed(done, fault, evidence)
+    return CHECK.passed(done, f"the picture is a {shape}", **evidence)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a picture: what is seen in it, the usual cause, and the law that it breaks, as Python."""
+
+    seen: str
+    cause: str
+    law: str
+
+
+def _fault(subject: Subject, seen: Tensor, shape: str) -> Fault | None:
+    spec, length, first = subject.spec, seen.size(0), subject.spec.prefix or 0
     if shape == "diagonal" and length > 1:
-        return _failed(
-            done, "every output depends on its own token alone: positions are never mixed", evidence,
+        return Fault(
+            "every output depends on its own token alone: positions are never mixed",
             "attention does not reach the residual stream, or weights are those of one key only",
             'assert (moved & ~torch.eye(len(moved), dtype=torch.bool)).any(), "positions are never mixed"',
-        )  # fmt: skip
+        )
     if spec.kind == "encoder" and shape in ("lower triangle", "upper triangle", "band, lower"):
-        return _failed(
-            done, f"the picture is a {shape}: an encoder that reads one way only", evidence,
+        return Fault(
+            f"the picture is a {shape}: an encoder that reads one way only",
             "a causal mask is left in an encoder: is_causal=True, or a mask of triu taken over from a decoder",
             'assert moved.triu(1).any() and moved.tril(-1).any(), "every position sees one side alone"',
-        )  # fmt: skip
-    if spec.kind == "decoder" and shape == "upper triangle":
-        return _failed(
-            done, "the picture is an upper triangle: positions see the future alone", evidence,
-            "the mask is of the wrong polarity: True means keep in scaled_dot_product_attention, and drop in "
-            "nn.MultiheadAttention", 'assert not moved.triu(1).any(), "positions see the future"',
-        )  # fmt: skip
-    lower = seen.tril(-1)
-    if spec.kind in ("decoder", "encoder_decoder") and length > 2 and not bool(lower.any()):
+        )
+    if subject.writes and (ahead := _ahead(seen, first)):
+        return Fault(
+            f"the picture is a {shape}: {ahead}",
+            "the mask is missing, or of the wrong polarity: True means keep in scaled_dot_product_attention, and drop "
+            "in nn.MultiheadAttention; or something besides attention mixes over time",
+            f'assert not moved[:, {first}:].triu(1 - {first}).any(), "positions see the future"',
+        )
+    if spec.kind in ("decoder", "encoder_decoder") and length > 2 and not bool(seen.tril(-1).any()):
         law = 'assert moved.tril(-1).any(), "no output depends on an earlier token"'
-        return _failed(done, "no output depends on an earlier token", evidence, "the past is hidden as well", law)
-    layers = _layers(subject)
-    if all(spec.windows) and layers:
-        reach = sum(spec.windows[layer % len(spec.windows)] - 1 for layer in range(layers))
-        far = torch.ones_like(seen).tril(-reach - 1) & seen
-        if bool(far.any()):
-            distance = max(int(i - j) for i, j in far.nonzero())
-            return _failed(
-                done, f"a token moves outputs {distance} positions later; {layers} layers with a window of {spec.widest} "
-                f"reach {reach}", evidence, "the window is not applied on this path, or is wider than declared",
-                f'assert not moved.tril({-reach - 1}).any(), "a token is seen from beyond the reach of the windows"',
-            )  # fmt: skip
-    return CHECK.passed(done, f"the picture is a {shape}", **evidence)
+        return Fault("no output depends on an earlier token", "the past is hidden as well", law)
+    return _beyond(subject, seen)
+
+
+def _beyond(subject: Subject, seen: Tensor) -> Fault | None:
+    """A token that is seen from farther than all windows reach one after another."""
+    spec, layers = subject.spec, _layers(subject)
+    if not all(spec.windows) or not layers:
+        return None
+    reach = sum(spec.windows[layer % len(spec.windows)] - 1 for layer in range(layers))
+    far = torch.ones_like(seen).tril(-reach - 1) & seen
+    if not bool(far.any()):
+        return None
+    distance = max(int(i - j) for i, j in far.nonzero())
+    return Fault(
+        f"a token moves outputs {distance} positions later; {layers} layers of windows of {spec.widest} reach {reach}",
+        "the window is not applied on this path, or is wider than declared",
+        f'assert not moved.tril({-reach - 1}).any(), "a token is seen from beyond the reach of the windows"',
+    )
+
+
+def _ahead(seen: Tensor, prefix: int) -> str:
+    """How much of the future moves outputs, in words; a prefix may be seen from everywhere."""
+    ones = torch.ones_like(seen).triu(1)
+    ones[:, :prefix] = False
+    future = seen & ones
+    if not bool(future.any()):
+        return ""
+    if not bool(seen.tril(-1).any()):
+        return "positions see the future alone"
+    row, column = future.nonzero()[0].tolist()
+    return f"{float(future.sum() / ones.sum()):.0%} of the future is seen, such as token {column} from position {row}"
 
 
 def classified(seen: Tensor) -> str:
@@ -85,11 +121,11 @@ def _layers(subject: Subject) -> int:
     return 0 if found is None else sum(site.q.size(2) == site.k.size(2) == subject.length for site in found.sites)
 
 
-def _failed(done: str, seen: str, evidence: dict[str, object], cause: str, law: str) -> Finding:
+def _failed(done: str, fault: Fault, evidence: dict[str, object]) -> Finding:
     return CHECK.failed(
         done,
-        seen,
-        cause=cause,
+        fault.seen,
+        cause=fault.cause,
         fix="draw the mask of every layer for one short text, and compare it with what the kind of model asks for",
         evidence=evidence,
         script=f"""
@@ -101,6 +137,6 @@ for position in range(ids.size(1)):
     columns.append((call(other) - base)[0].abs().amax(-1) > 0)
 moved = torch.stack(columns, 1)  # row: the position that moves; column: the token replaced
 print("\\n".join("".join(".#"[int(each)] for each in row) for row in moved))
-{law}
+{fault.law}
 """,
     )

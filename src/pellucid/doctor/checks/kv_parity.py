@@ -16,10 +16,12 @@ from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.padding import padded
 from pellucid.doctor.spec import Batch
+from pellucid.doctor.step_faults import step_fault
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("kv.parity", "quick", "Does writing with a cache give what one pass gives?")
 UNEVEN = (7, 1, 5, 1, 2)
+CHUNKS = "uneven chunks"
 REFERENCES = (
     "pytorch/pytorch#108108", "huggingface/transformers#45242", "mistralai/mistral-inference#88",
     "Dao-AILab/flash-attention#517",
@@ -35,12 +37,22 @@ for at in range(ids.size(1)):
     gaps.append((found[:, -1] - whole[:, at])[keep[:, at]].abs().max() / whole[keep].abs().max())
 assert max(gaps) < 1e-4, f"rows of different lengths differ from one pass by {max(gaps):.3g} of the largest output"
 """
+ROWS = "rows of different lengths"
+WHY = {
+    "stored": "keys of the past are not in the cache, or not those that were put there: they are not appended, are "
+    "written to the wrong slot, or belong to another layer or row",
+    "masked": "the mask of a step or chunk hides what it may see, or shows what it may not: with T queries and S keys "
+    "the queries are the last T of S (is_causal counts from the top left)",
+    "placed": "new keys differ from those of one pass: positions restart at 0, or do not go on from the cache's length",
+}
+"""By what attention finds in a step."""
+
 CAUSES = {
     "one by one": "the step feeds or reads the wrong slot or position: positions restart at 0, keys are not appended, "
     "or the mask of one query hides the past",
     "a prompt, then one by one": "the prompt is cached otherwise than it is read: positions of the step do not go on "
     "from the prompt's length",
-    "uneven chunks": "the mask of a chunk is aligned with the first key in place of the last: with T queries and S "
+    CHUNKS: "the mask of a chunk is aligned with the first key in place of the last: with T queries and S "
     "keys the queries are the last T of S (is_causal is top-left), or no mask is made once a cache exists",
     "rows of different lengths": "one position counter or one length for the whole batch, or padding that is seen from "
     "the cache",
@@ -58,9 +70,16 @@ def answer(subject: Subject) -> Finding:
     ways = feedings(batch.ids.size(1), subject.spec.one_by_one)
     done = f"fed {batch.ids.size(1)} tokens through the cache ({', '.join(ways)}) and compared with one pass"
     gaps: dict[str, float] = {}
+    notes = "; chunks were not asked, it steps by one" if subject.spec.one_by_one else ""
     unsure = []
     for name, chunks in ways.items():
-        agreed, found, double = subject.agree(lambda chunks=chunks: pair(subject, batch, chunks), exact=False)  # type: ignore[misc]
+        try:
+            agreed, found, double = subject.agree(lambda chunks=chunks: pair(subject, batch, chunks), exact=False)  # type: ignore[misc]
+        except Exception as error:
+            if name != CHUNKS:
+                return _raised(subject, name, done, error, chunks)
+            notes += f"; chunks after a prompt raise {type(error).__name__}"  # as some do that take one token at a time
+            continue
         gaps[name] = found.share
         if agreed is False:
             return _failed(name, done, gaps, found.position, double, chunks, subject)
@@ -71,9 +90,26 @@ def answer(subject: Subject) -> Finding:
         return _failed("rows of different lengths", done, gaps, 0, None, ways["one by one"], subject)
     if unsure:
         return CHECK.unsure(done, f"{', '.join(unsure)}: differs by more than rounding usually does", gaps=gaps)
-    notes = "; chunks were not asked, it steps by one" if subject.spec.one_by_one else ""
-    notes += {None: "; rows of different lengths were not asked", True: ""}[ragged]
+    notes += "; rows of different lengths were not asked" if ragged is None else ""
     return CHECK.passed(done, f"the same within {max(gaps.values()):.1e} of the largest output{notes}", gaps=gaps)
+
+
+def _raised(subject: Subject, name: str, done: str, error: Exception, chunks: list[int]) -> Finding:
+    """A step that the user wrote and that raises is a fault; one that was found out may be called wrongly."""
+    assert subject.spec.step is not None
+    seen = f"{name}: stepping raises {type(error).__name__}: {error}"
+    if subject.spec.step.__module__.startswith("pellucid."):
+        return CHECK.unsure(done, seen)
+    return CHECK.failed(
+        done,
+        seen,
+        cause="keys and values of the cache and of the step do not fit: appended along another axis than that of time, "
+        "or met by a mask or positions of another length",
+        fix="torch.cat([past, new], dim=2) for keys (B, H, S, K)",
+        references=REFERENCES,
+        evidence={"way": name, "chunks": chunks},
+        script=_script(chunks, subject),
+    )
 
 
 def prompted(subject: Subject) -> Batch:
@@ -92,7 +128,7 @@ def feedings(length: int, one_by_one: bool) -> dict[str, list[int]]:
     chunks: list[int] = []
     while sum(chunks) < length:
         chunks.append(min(UNEVEN[len(chunks) % len(UNEVEN)], length - sum(chunks)))
-    return ways | {"uneven chunks": chunks}
+    return ways | {CHUNKS: chunks}
 
 
 def pair(subject: Subject, batch: Batch, chunks: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -180,14 +216,16 @@ def _failed(
     chunks: list[int],
     subject: Subject,
 ) -> Finding:
+    why, where = ("", "") if name == ROWS else step_fault(subject, prompted(subject), chunks, position)
     return CHECK.failed(
         done,
         f"{name}: outputs differ by {gaps[name]:.2g} of the largest, first seen at step {position}",
-        cause=CAUSES[name],
+        where=where,
+        cause=WHY.get(why, CAUSES[name]),
         fix="append keys and values; count positions from the cache's length; hide from query i of T, over S keys, the "
         "keys beyond S - T + i",
         references=REFERENCES,
-        evidence={"gaps": gaps, "in_double": double, "way": name, "chunks": chunks},
+        evidence={"gaps": gaps, "in_double": double, "way": name, "chunks": chunks, "why": why},
         script=RAGGED if name == "rows of different lengths" else _script(chunks, subject),
     )
 
