@@ -107,7 +107,7 @@ def fit(
 
     Args:
         watchers: where figures go beside ``metrics.jsonl``.
-        observer: looks on in the process that writes.
+        observer: looks on; in the process that writes alone.
         world: the processes that train together. All of them call this; the first one writes.
 
     Raises:
@@ -126,33 +126,18 @@ def fit(
     remarks: list[str] = []
     opened = open_sinks(folder, position.step, watchers, remarks.append) if world.leads else Sinks(NoSink())
     batches = _batches(session)
-    looking = (observer if world.leads else nobody)(learner, batches, position.step)
-    with opened as sinks, looking as look, _interrupts() as interrupted:
+    with opened as sinks, observer(learner, batches, position.step) as look, _interrupts() as interrupted:
         keeper = _Keeper(session, folder, learner, criterion, world, sinks, position)
         for step in _steps(session, learner, batches, criterion, world, position.step):
-            ends = step.step == run.training.steps
-            cut = world.any(interrupted.is_set()) and not ends
-            due = _due(step.step, run.training)
-            keeper.take(step, log=step.step % LOG_EVERY == 0 or step.step == 1 or due.evaluate)
-            seen = look(step)
-            if seen.figures:
-                sinks.scalars(step.step, dict(seen.figures))
+            cut = world.any(interrupted.is_set()) and step.step < run.training.steps
+            keeper.take(step)
+            remarks += keeper.noted(look(step))
             yield step
-            yield from map(Remark, seen.remarks)
-            if due.evaluate:
-                yield keeper.evaluated()
-            why = "" if ends or not due.evaluate else keeper.no_better()
-            if due.save or why or cut:
-                save_checkpoint(folder, learner, keeper.position, run.training.checkpoints.keep)
-            if ends or why:
-                yield from keeper.average()
+            yield from keeper.followed(cut)
             yield from map(Remark, remarks)
             remarks.clear()
-            if cut and not why:
-                keeper.make_usable()
-                why = "interrupted"
-            if why:
-                yield Stopped(step.step, why)
+            if keeper.ended:
+                yield Stopped(step.step, keeper.ended)
                 return
 
 
@@ -211,16 +196,38 @@ class _Keeper:
 
     def __post_init__(self) -> None:
         average = self.session.run.training.average
+        self.ended = ""  # why, where it did so early
         averages = isinstance(average, CheckpointAverage)
         self.snapshots = Snapshots(self.folder, average, self.position.step) if averages else None
 
-    def take(self, step: Step, *, log: bool) -> None:
+    def take(self, step: Step) -> None:
         """Takes note of a step that was done."""
         self.position = replace(self.position, step=step.step)
         if self.learner.average is not None:
             self.learner.average.update(self.learner.model, step.step)
-        if log:
+        if step.step % LOG_EVERY == 0 or step.step == 1 or _due(step.step, self.session.run.training).evaluate:
             self.sinks.scalars(step.step, _figures(step))
+
+    def noted(self, seen: Observed) -> Sequence[str]:
+        """Logs what somebody who looks on saw; returns what they remark."""
+        if seen.figures:
+            self.sinks.scalars(self.position.step, dict(seen.figures))
+        return seen.remarks
+
+    def followed(self, cut: bool) -> Iterator[Evaluated]:
+        """What is due after the step: evaluations and a checkpoint; and whether the run ends here."""
+        step, training = self.position.step, self.session.run.training
+        due, ends = _due(step, training), step == training.steps
+        if due.evaluate:
+            yield self.evaluated()
+        self.ended = "" if ends or not due.evaluate else self.no_better()
+        if due.save or self.ended or cut:
+            save_checkpoint(self.folder, self.learner, self.position, training.checkpoints.keep)
+        if ends or self.ended:
+            yield from self.average()
+        if cut and not self.ended:
+            self.make_usable()
+            self.ended = "interrupted"
 
     def evaluated(self) -> Evaluated:
         """Evaluates the weights at hand, or their running average."""
