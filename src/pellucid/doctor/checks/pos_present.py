@@ -39,10 +39,11 @@ def answer(subject: Subject) -> Finding:
             return _failed(
                 DONE, f"in {reading.name}, {again} are told to be at one place",
                 "positions are clamped, or counted anew after some tokens: the table is too short, or a chunk's own "
-                "positions are taken for those of the text", evidence,
+                "positions are taken for those of the text", evidence, _again_script(again),
             )  # fmt: skip
     if found.source is not None and found.source.scheme == "none":
-        return _failed(DONE, "order is not told to the encoder: neither values nor scores differ", NEVER, evidence)
+        return _failed(DONE, "order is not told to the encoder: neither values nor scores differ", NEVER, evidence,
+                       SOURCE_TOLD)  # fmt: skip
     if scheme is None and not told:
         return _unknown(subject, evidence)
     if scheme != "none" or told:
@@ -59,7 +60,9 @@ def _none(subject: Subject, done: str, seen: str, evidence: dict[str, object]) -
     there = _there(subject)
     reads = subject.spec.kind == "encoder" and subject.spec.features is None  # vectors may have met theirs outside
     if there or subject.spec.positions is not None or reads:
-        return _failed(done, seen + (f", though there is {', '.join(there[:2])}" if there else ""), NEVER, evidence)
+        script = SHUFFLES if done == SHUFFLED else TOLD
+        seen += f", though there is {', '.join(there[:2])}" if there else ""
+        return _failed(done, seen, NEVER, evidence, script)
     return CHECK.warned(
         done, "no order is told: a causal decoder can learn without (NoPE), anything else cannot",
         fix='declare it if it is meant so: declare={"no_positions"}', evidence=evidence,
@@ -122,7 +125,47 @@ def _there(subject: Subject) -> list[str]:
     return [name for name in names if POSITIONS.search(name)]
 
 
-def _failed(done: str, seen: str, cause: str, evidence: dict[str, object]) -> Finding:
+TOLD = """
+model.eval()
+ids = sample(1)[:1, :1].repeat(1, 16)  # one token repeated: only by their order can its places differ
+found = [scores for _, scores, _ in attention(ids) if scores.shape[-2:] == (16, 16)]
+last = found[0].flatten(0, -3)[:, -1]  # what the last query makes of each key, in every head of the first layer
+spread = max((row[row > -1e4].max() - row[row > -1e4].min()).item() for row in last)
+moved = (call(ids) - call(ids)[:, :1]).abs().max() if call(ids).shape[:2] == ids.shape else 0.0
+assert spread > 1e-5 or moved > 1e-5, "nothing differs from place to place"
+"""
+SOURCE_TOLD = """
+model.eval()
+source = sample_source(1)[:1, :1].repeat(1, 16)  # one token repeated: only by their order can its places differ
+found = [scores for _, scores, _ in attention(sample(1)[:1, :10], source) if scores.shape[-2:] == (16, 16)]
+last = found[0].flatten(0, -3)[:, -1]  # what the last query makes of each key, in every head of the first layer
+spread = max((row[row > -1e4].max() - row[row > -1e4].min()).item() for row in last)
+assert spread > 1e-5, "nothing in the encoder differs from place to place"
+"""
+SHUFFLES = """
+model.eval()
+ids = sample(1)
+order = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(1, ids.size(1)).flip(0)])
+one, two = call(ids), call(ids[:, order])
+if one.shape[:2] == ids.shape:
+    one = one[:, order]
+assert (one - two).abs().max() > 1e-4 * one.abs().max(), "the order of tokens makes no difference"
+"""
+
+
+def _again_script(again: str) -> str:
+    """The keys that are told the same place have the same scores for every query, where the mask is not looked at."""
+    first, lag = (int(again.split()[-2]), 1) if again.startswith("all") else (0, int(again.split()[-2]))
+    return f"""
+model.eval()
+ids = sample(1)[:1, :1].repeat(1, sample(1).size(1))  # one token repeated: only by their order can its places differ
+products = attention(ids)[0][0]  # of every query of the first layer with every key
+gap = (products[..., {first} : -{lag}] - products[..., {first + lag} :]).abs().amax()
+assert gap > 1e-5 * products.abs().max(), "{again} are told to be at one place"
+"""
+
+
+def _failed(done: str, seen: str, cause: str, evidence: dict[str, object], script: str = TOLD) -> Finding:
     return CHECK.failed(
         done,
         seen,
@@ -131,12 +174,5 @@ def _failed(done: str, seen: str, cause: str, evidence: dict[str, object]) -> Fi
         'is meant, declare it: declare={"no_positions"}',
         references=REFERENCES,
         evidence=evidence,
-        script="""
-model.eval()
-ids = sample(1)[:1]
-shuffled = ids[:, torch.randperm(ids.size(1))]
-print((call(ids)[:, -1] - call(shuffled)[:, -1]).abs().max())  # zero: order is not told
-same = ids[:, :1].expand_as(ids)
-assert (call(same) - call(same)[:, :1]).abs().max() > 0, "every position gives the same"
-""",
+        script=script,
     )

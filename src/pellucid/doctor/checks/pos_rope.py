@@ -62,13 +62,46 @@ def answer(subject: Subject) -> Finding:
         fix=fix,
         references=references,
         evidence=evidence,
-        script=SCRIPT,
+        script=SCRIPT.format(
+            length=max(length, subject.length), more=", ids" if subject.spec.kind == "encoder_decoder" else ""
+        ),
     )
 
 
 SCRIPT = """
-# q and k of the first layer for one token repeated, after they are rotated, (T, K):
-# scores = q @ k.T must be the same along each diagonal
+model.eval()
+ids = sample(1)[:1, :1].repeat(1, {length})  # one token repeated
+for _, scores, _ in attention(ids{more}):
+    if scores.shape[-2:] != ({length}, {length}):
+        continue
+    scores = scores.flatten(0, -3)[:, -64:, -64:].detach().double()
+    scores = scores - scores.diagonal(dim1=-2, dim2=-1)[..., None]
+    lines = [scores.diagonal(-offset, dim1=-2, dim2=-1) for offset in range(1, scores.size(-1) - 1)]
+    lines = [line for line in lines if (line > -1e4).all()]
+    worst = max((line.amax(-1) - line.amin(-1)).max() for line in lines)
+    spread = torch.cat(lines, -1).std(-1).max()
+    assert worst < 0.01 * spread + 1e-6, f"along a diagonal scores deviate by {{worst / spread:.2g}} of their spread"
+"""
+PARTS = {
+    "values": """
+model.eval()
+outputs = call(sample(1)[:1, :1].repeat(1, 16))  # one token repeated: with relative positions all outputs are the same
+moved = (outputs - outputs[:, :1]).abs().max() / outputs.abs().max()
+assert moved < 1e-4, f"values are told where they stand: outputs differ by {moved:.2g} of the largest"
+""",
+    "queries": """
+model.eval()
+found = [scores for _, scores, _ in attention(sample(1)[:1, :1].repeat(1, 16)) if scores.shape[-2:] == (16, 16)]
+last = found[0].flatten(0, -3)[:, -1]  # what the last query makes of each key, in every head of the first layer
+spread = max((row[row > -1e4].max() - row[row > -1e4].min()).item() for row in last)
+assert spread > 1e-5, "the scores of a query do not differ between keys: queries alone are rotated"
+""",
+}
+UPSIDE = """
+model.eval()
+found = [scores for _, scores, _ in attention(sample(1)[:1, :1].repeat(1, 16)) if scores.shape[-2:] == (16, 16)]
+last = found[0].flatten(0, -3)[:, -1]  # what the last query makes of each key: the nearest stands last
+assert (last.diff() >= 0).all(), "what is farthest is seen most"
 """
 
 
@@ -108,7 +141,7 @@ def _part(reading: Reading, part: str) -> Finding:
         fix="q, k = rotate(q), rotate(k); values stay as they are",
         references=("Su et al. 2021, eq. 16",),
         evidence={"site": reading.first.name, "rotated": part},
-        script="# print q, k, v of the first layer for one token repeated: q and k differ by position, v does not",
+        script=PARTS[part],
     )
 
 
@@ -121,5 +154,5 @@ def _upside(reading: Reading) -> Finding:
         fix="bias = -slopes[:, None, None] * (query_position - key_position)",
         references=("Press et al. 2022, §3",),
         evidence={"site": reading.site.name},
-        script="# print the bias of the last query: it must fall with distance",
+        script=UPSIDE,
     )

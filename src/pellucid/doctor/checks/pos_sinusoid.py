@@ -31,14 +31,36 @@ def answer(subject: Subject) -> Finding:
                 "pe[:, 1::2] = cos(t * div)",
                 references=(PAPER, "SamLynnEvans/Transformer#25", "zju3dv/LoFTR#41"),
                 evidence={"table": name, "deviation": products_deviation(table)},
-                script=f"""
-tensors = {{**dict(model.named_buffers()), **dict(model.named_parameters())}}
-table = tensors[{name!r}].detach().squeeze().double()[:64]
-products = table @ table.T / table.size(1)  # of the paper's table these depend on distance alone
-worst = max((d.max() - d.min()).item() for d in (products.diagonal(offset) for offset in range(1, len(table) // 2)))
-assert worst < 1e-3, f"products of rows at one distance differ by up to {{worst:.3g}}"
-""",
+                script=_script(subject, name),
             )
     if others:
         return CHECK.warned(done, f"{next(iter(others))} is another table, whose products depend on distance alone")
     return CHECK.passed(done, "the same")
+
+
+def _script(subject: Subject, name: str) -> str:
+    """The table by its name, or as a module gives it; its frequencies against the paper's."""
+    module = subject.module
+    assert module is not None
+    owner, _, attribute = name.rpartition(".")
+    if name in dict(module.named_modules()):
+        table = f"""
+made = []
+model.get_submodule({name!r}).register_forward_hook(lambda part, given, found: made.append(found))
+call(sample(1)[:1, :1].repeat(1, sample(1).size(1)))  # one token repeated
+table = made[0]""".strip()
+    else:
+        table = f"table = model.get_submodule({owner!r}).{attribute}"
+    return f"""
+model.eval()
+{table}
+table = table.detach().squeeze().double()[:64]
+middle, sides, D = table[1:-1], table[2:] + table[:-2], table.size(1)
+found = (middle * sides).sum(0) / (2 * middle.square().sum(0).clamp_min(1e-9))  # the cosine of each column's frequency
+wanted = [10000.0 ** -(torch.arange(0, D, 2) / D), 10000.0 ** -(torch.arange(D // 2) / (D // 2 - 1))]
+apart = min((found.sort().values - each.cos().repeat(2).sort().values).abs().max() for each in wanted)
+assert apart < 1e-3, "the columns of the table have other frequencies than the paper's, or not two of each"
+products = table @ table.T / D  # of sines and cosines in pairs these depend on distance alone
+worst = max((line.max() - line.min()).item() for line in map(products.diagonal, range(1, len(table) // 2)))
+assert worst < 1e-3, f"products of rows at one distance differ by up to {{worst:.3g}}"
+"""

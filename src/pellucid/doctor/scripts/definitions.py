@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pellucid.doctor.scripts import reading, stepping, training
+from pellucid.doctor.scripts import inside, reading, stepping, training
 from pellucid.doctor.scripts.definition import AS_BATCH, Definition
-from pellucid.doctor.scripts.inside import ATTENTION
 from pellucid.doctor.subject import Subject
 
 DEFINITIONS: dict[str, Callable[[Subject], Definition]] = {
@@ -25,6 +24,6 @@ DEFINITIONS: dict[str, Callable[[Subject], Definition]] = {
     "batch_loss": training.batch_loss,
     "accumulate": training.accumulate,
     "schedule": training.schedule,
-    "attention": lambda subject: ATTENTION,
+    "attention": inside.attention,
 }
 """By name, in the order in which they stand in a script."""

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from pellucid.doctor.scripts.definition import Definition
+from pellucid.doctor.subject import Subject
 
-ATTENTION = Definition(
-    """
+
+def attention(subject: Subject) -> Definition:
+    """Of a pass over ids; of an encoder–decoder over a source as well, where one is given."""
+    if subject.spec.kind != "encoder_decoder":
+        return Definition(ATTENTION, IMPORTS)
+    text = ATTENTION.replace("def attention(ids):", "def attention(ids, source=None):")
+    return Definition(text.replace("call(ids)", "call(ids) if source is None else translated(source, ids)"), IMPORTS)
+
+
+IMPORTS = ("import torch.nn.functional as F",)
+ATTENTION = """
 def attention(ids):  # of every place that attends, in order: q @ k.T, scores, weights, each (B, H, T, S)
     names = [(torch.Tensor, "softmax"), (F, "scaled_dot_product_attention"), (torch, "softmax"), (torch, "matmul"),
              (torch.Tensor, "matmul"), (torch.Tensor, "__matmul__"), (torch, "bmm"), (torch, "einsum")]
@@ -45,6 +55,4 @@ def attention(ids):  # of every place that attends, in order: q @ k.T, scores, w
         for (owner, name), function in zip(names, kept):
             setattr(owner, name, function)
     return seen
-""".strip(),
-    ("import torch.nn.functional as F",),
-)
+""".strip()
