@@ -298,9 +298,12 @@ def rotation_restarts() -> Any:
 def cache_forgotten() -> Any:
     """The keys and values of one layer are not stored."""
     model = llama()
-    told(model.model.layers[1].self_attn, lambda self, given: given.update(
-        cache=None, attention_mask=None if given["hidden_states"].size(1) == 1 else square(given).tril()[None, None]
-    ))  # fmt: skip
+
+    def alone(self: Any, given: Arguments) -> None:
+        if given.get("cache") is not None:
+            given.update(cache=None, attention_mask=square(given).tril()[None, None])
+
+    told(model.model.layers[1].self_attn, alone)
     return model
 
 

@@ -128,9 +128,28 @@ def seers(subject: Subject, given: Padded) -> tuple[list[Site], int]:
 
 def _sees(site: Site, keep: Tensor) -> bool:
     hidden = ~keep[:, None, None, :]
-    queries = keep[:, None, :, None] if site.q.size(2) == keep.size(1) else torch.ones_like(hidden[..., :1])
-    weights = site.weights()
-    return bool((weights * (hidden & queries)).nan_to_num(nan=1.0).any())
+    return bool((site.weights() * (hidden & _queries(site, keep))).nan_to_num(nan=1.0).any())
+
+
+def _queries(site: Site, keep: Tensor) -> Tensor:
+    """(B, 1, T or 1, 1): the queries that are real; all where it attends across."""
+    within = site.q.size(2) == keep.size(1)
+    return keep[:, None, :, None] if within else torch.ones_like(keep[:, None, None, :1])
+
+
+def upside_down(subject: Subject, given: Padded) -> bool:
+    """Whether real queries of padded rows see padding, and nothing that is real."""
+    seeing, _ = seers(subject, given)
+    padded = ~given.keep.all(-1)
+    real, hidden = given.keep[:, None, None, :], ~given.keep[:, None, None, :]
+    for site in seeing:
+        queries = (
+            given.keep[:, None, :, None] if site.q.size(2) == given.keep.size(1) else torch.ones_like(real[..., :1])
+        )
+        weights = (site.weights().nan_to_num() * queries)[padded]
+        if bool((weights * hidden[padded]).any()) and not bool((weights * real[padded]).any()):
+            return True
+    return False
 
 
 def masks_by_id(subject: Subject, given: Padded) -> bool:

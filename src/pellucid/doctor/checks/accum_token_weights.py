@@ -39,6 +39,7 @@ def answer(subject: Subject) -> Finding:
     if 1 / tolerances.TOKEN_WEIGHTS <= found_.uneven <= tolerances.TOKEN_WEIGHTS or found_.left > 0.1:
         return CHECK.passed(DONE, "tokens of both batches weigh the same", **evidence)
     lost = abs(found_.first) < 1e-6 or abs(found_.second) < 1e-6
+    evidence["lost"] = lost
     return CHECK.failed(
         DONE,
         f"a token of a batch of few asked tokens weighs {found_.uneven:.3g} times as much as one of a batch of many",

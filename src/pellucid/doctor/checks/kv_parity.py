@@ -43,6 +43,7 @@ WHY = {
     "written to the wrong slot, or belong to another layer or row",
     "masked": "the mask of a step or chunk hides what it may see, or shows what it may not: with T queries and S keys "
     "the queries are the last T of S (is_causal counts from the top left)",
+    "source": "a step reads another source than one pass: that of another row, or without its padding mask",
     "placed": "new keys differ from those of one pass: positions restart at 0, or do not go on from the cache's length",
 }
 """By what attention finds in a step."""
@@ -219,7 +220,7 @@ def _failed(
     why, where = ("", "") if name == ROWS else step_fault(subject, prompted(subject), chunks, position)
     return CHECK.failed(
         done,
-        f"{name}: outputs differ by {gaps[name]:.2g} of the largest, first seen at step {position}",
+        f"{name}: outputs differ by {gaps[name]:.2g} of the largest, most at position {position}",
         where=where,
         cause=WHY.get(why, CAUSES[name]),
         fix="append keys and values; count positions from the cache's length; hide from query i of T, over S keys, the "

@@ -92,7 +92,8 @@ def answer(subject: Subject) -> Finding:
     if not bool(ray.asked.any()):
         return CHECK.unsure(DONE, "nothing is asked of random text")
     wanted = (1 - reading.shift) if subject.writes and reading.shift is not None else 0 if spec.labels == "same" else 1
-    matches = {k: _match(ray.labels, batch.ids, k) for k in OFFSETS}
+    words = ray.labels.where(ray.labels != spec.pad_id, -1) if spec.pad_id is not None else ray.labels
+    matches = {k: _match(words, batch.ids, k) for k in OFFSETS}  # padding stands at every offset
     best = max(matches, key=lambda k: matches[k])
     sure = matches[best] >= (tolerances.LABEL_MATCH if batch is not spec.batch else tolerances.LABEL_MATCH_OWN)
     evidence: dict[str, object] = {
@@ -101,8 +102,8 @@ def answer(subject: Subject) -> Finding:
     }  # fmt: skip
     return (
         _softmax_twice(ray, evidence)
-        or (_padding(ray, batch, best if sure else wanted, subject, evidence) if batch.keep is not None else None)
         or (_misplaced(matches[best], best, wanted, evidence, read=subject.writes) if sure and best != wanted else None)
+        or (_padding(ray, batch, wanted, subject, evidence) if batch.keep is not None else None)
         or (None if sure else _unexplained(ray, batch, matches[best], best, subject, evidence))
         or (_wraps(evidence) if reading.wraps else None)
         or (_end(ray, subject, evidence) if batch is not spec.batch else None)
@@ -235,13 +236,15 @@ def _misplaced(
     return CHECK.failed(
         DONE,
         f"{whose}{share:.0%} of the labels stand {best:+d} from their position, and should stand {wanted:+d}",
-        cause=NAMES.get(apart, f"labels stand {best - wanted:+d} from where they should"),
+        cause=(NAMES if read else {}).get(apart, f"labels stand {best - wanted:+d} from where they should"),
         fix="shift once: cross_entropy(logits[:, :-1], ids[:, 1:]), or a decoder that reads [start, ids[:-1]] and is "
-        "asked for ids; where the model shifts, give it the ids as labels",
+        "asked for ids; where the model shifts, give it the ids as labels"
+        if read
+        else "a model that reads both ways is asked in the place that was masked: cross_entropy(logits, labels)",
         references=(
             "huggingface/transformers#47394", "Project-MONAI/GenerativeModels#314", "huggingface/transformers#32944",
         ),
-        evidence={**evidence, "offset": best, "apart": apart},
+        evidence={**evidence, "offset": best, "apart": apart if read else None},
         script=OWN if whose else SCRIPT if read else SAME,
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
-from pellucid.doctor.padding import Padded, masks_by_id, padded, seers
+from pellucid.doctor.padding import Padded, masks_by_id, padded, seers, upside_down
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("pad.invariance", "quick", "Does padding leave what is real alone?")
@@ -95,8 +95,9 @@ def answer(subject: Subject) -> Finding:
             done, fault.seen, cause=CAUSES[fault.cause], fix=FIXES[fault.cause],
             evidence={"kind": fault.kind, "side": place.side, "share": fault.share, **evidence},
         )  # fmt: skip
-    control = _control(subject, places[0])
-    if control <= tolerances.CONTROL and not _vacuous(subject, places[0]):
+    telling = [place for place in places if not _vacuous(subject, place)]
+    control = _control(subject, (telling or places)[0])
+    if control <= tolerances.CONTROL and telling:
         return CHECK.unsure(done, "but without the mask padding did not matter either", control=control, **evidence)
     if bool(_alone_in_batch(subject, places[0]).isnan().any()):
         return CHECK.warned(done, "a row that is padding throughout gives NaN, for itself alone", evidence=evidence)
@@ -118,7 +119,7 @@ def _places(subject: Subject) -> list[Padded]:
         source = [padded(subject, side, told=told) for side in spec.pad_sides or ("right",)]
         return source + right if spec.example is None else right
     left = "left" in spec.pad_sides if spec.pad_sides else told and "no_left_pad" not in spec.declare
-    return ([padded(subject, "left", told=told)] if left else []) + right
+    return right + ([padded(subject, "left", told=told)] if left else [])
 
 
 def _vacuous(subject: Subject, given: Padded) -> bool:
@@ -190,7 +191,9 @@ def _nan(subject: Subject, given: Padded) -> Iterator[Fault]:
     where = "outputs of real tokens" if not bool(given.real(output).isfinite().all()) else ""
     if not where and subject.module is not None:
         where = _gradient_nan(subject, given)
-    surely = bool(where) and not (given.side == "left" and subject.spec.pad_sides == () and subject.writes)
+    spec = subject.spec
+    unasked = given.side == "left" and subject.writes and spec.pad_sides == () and spec.step is None
+    surely = bool(where) and not unasked
     if not where and not bool(output.isfinite().all()):
         where = "outputs of padding alone"
     if where:
@@ -249,7 +252,15 @@ def _failed(subject: Subject, done: str, given: Padded, fault: Fault, evidence: 
         cause=CAUSES[fault.cause],
         fix=FIXES[fault.cause],
         references=REFERENCES,
-        evidence={"kind": fault.kind, "side": given.side, "read": given.read, "share": fault.share, **evidence},
+        evidence={
+            "kind": fault.kind,
+            "cause": fault.cause,
+            "side": given.side,
+            "read": given.read,
+            "share": fault.share,
+            "upside_down": upside_down(subject, given),
+            **evidence,
+        },
         script=_script(given),
     )
 
