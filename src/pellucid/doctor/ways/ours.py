@@ -10,7 +10,7 @@ from torch import Tensor
 from pellucid.config import model as config
 from pellucid.config.model import sound_frames
 from pellucid.config.parts import ALiBi, Learned, NoPositions, RelativeBias, Rotary, Sinusoidal, Stack
-from pellucid.doctor.spec import Batch, Positions, Spec
+from pellucid.doctor.spec import Batch, Call, Positions, Spec
 from pellucid.inference.decode import State
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder import Encoder
@@ -32,29 +32,31 @@ def spec_of(model: Any) -> Spec | None:
     """All that a spec says, for a model of ours; ``None`` for any other."""
     match model:
         case Decoder():
-            described = model.config
-            assert isinstance(described, config.Decoder)
-            told = _told(described.stack, described.front)
-            tied = {"target", "output"} <= set(described.tie)
-            return Spec(kind="decoder", call=_decoded, step=_step, reorder=_reorder, tied=tied, **told, **_trained())
+            return _decoder(model.config)
         case EncoderDecoder():
-            described = model.config
-            assert isinstance(described, config.EncoderDecoder)
-            told = _told(described.decoder, described.target)
-            tied = {"target", "output"} <= set(described.tie)
-            example = None
-            if isinstance(described.source, config.Audio):
-                sound = torch.zeros(1, described.source.mels, sound_frames(described.encoder))
-                example = Batch(ids=torch.zeros(1, 1, dtype=torch.long), source=sound)
-            return Spec(
-                kind="encoder_decoder", call=_translated, step=_step, reorder=_reorder, tied=tied, example=example,
-                **told, **_trained(),
-            )  # fmt: skip
+            return _both(model.config)
         case Encoder():
-            described = model.config
-            assert isinstance(described, config.Encoder)
-            return _encoder(described)
+            return _encoder(model.config)
     return None
+
+
+def _decoder(described: config.Decoder) -> Spec:
+    told = _told(described.stack, described.front)
+    tied = {"target", "output"} <= set(described.tie)
+    return Spec(kind="decoder", call=_decoded, step=_step, reorder=_reorder, tied=tied, **told, **_trained())
+
+
+def _both(described: config.EncoderDecoder) -> Spec:
+    told = _told(described.decoder, described.target)
+    tied = {"target", "output"} <= set(described.tie)
+    example = None
+    if isinstance(described.source, config.Audio):
+        sound = torch.zeros(1, described.source.mels, sound_frames(described.encoder))
+        example = Batch(ids=torch.zeros(1, 1, dtype=torch.long), source=sound)
+    return Spec(
+        kind="encoder_decoder", call=_translated, step=_step, reorder=_reorder, tied=tied, example=example,
+        **told, **_trained(),
+    )  # fmt: skip
 
 
 def _encoder(described: config.Encoder) -> Spec:
@@ -100,12 +102,16 @@ def _step(model: Decoder | EncoderDecoder, batch: Batch, state: State | None) ->
     if state is None:
         rows = batch.ids.size(0)
         if isinstance(model, EncoderDecoder):
+            assert batch.source is not None
             encoded = model.encode(batch.source, keep=batch.source_keep)
             state = State(model, model.new_cache(encoded, CAPACITY), encoded)
         else:
             state = State(model, model.new_cache(rows, CAPACITY), None)
     keep = None if batch.keep is None else batch.keep[:, -batch.ids.size(1) :]
     return state.scores(batch.ids, keep), state
+
+
+CALLS: dict[type, Call] = {Encoder: _read, Decoder: _decoded, EncoderDecoder: _translated}
 
 
 def _reorder(state: State, rows: Tensor) -> State:
@@ -124,7 +130,7 @@ def _loss(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
             labels = labels.masked_fill(~batch.keep, -100)
             if not isinstance(model, Encoder):
                 labels[:, :-1] = labels[:, :-1].masked_fill(~batch.keep[:, 1:], -100)
-    outputs = {Encoder: _read, Decoder: _decoded, EncoderDecoder: _translated}[type(model)](model, batch)
+    outputs = CALLS[type(model)](model, batch)
     asked = labels != -100
     total, *_ = cross_entropy.plain(outputs[asked].float(), labels[asked], 0.0, 0.0)
     return total / asked.sum(), outputs
