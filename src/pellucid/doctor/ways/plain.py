@@ -73,7 +73,7 @@ def spec_of(model: Any, said: Spec) -> Spec:
     words = None if vectors else size.vocabulary(model)
     kind, longest = said.kind, size.longest(model)
     if said.call is not None:
-        return Spec(kind=kind, vocab_size=words, features=vectors, max_length=longest)
+        return Spec(kind=kind, prefix=said.prefix, vocab_size=words, features=vectors, max_length=longest)
     known = signature(model)
     pair = known.pair if kind in (None, "encoder_decoder") else None
     if kind == "encoder_decoder" and pair is None and len(known.names) > 1:
@@ -84,7 +84,8 @@ def spec_of(model: Any, said: Spec) -> Spec:
         raise _untold(model, known, pair, missing)
     call = _pair_call(known, pair) if pair else _single_call(known)
     return Spec(
-        kind=kind or _named_kind(model), vocab_size=words, features=vectors, max_length=longest, call=call,
+        kind=kind or _named_kind(model), prefix=said.prefix, vocab_size=words, features=vectors,
+        max_length=longest, call=call,
     )  # fmt: skip
 
 
