@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 
 BLOCK = re.compile(r"^(.*\.)?\d+$")
+STILL, NOTHING = 1e-8, 1e-20
+"""Variance of a unit over that of the unit that varies most, and of a unit alone, below which it does not fire: layers
+without a norm before them may be small all over."""
+
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.ReLU6, nn.Hardswish)
 
 
@@ -77,9 +81,10 @@ def entropy(weights: Tensor) -> Tensor:
 
 
 def dead(hidden: Tensor, *, relu: bool) -> float:
-    """The share of units that never fire over (N, F): zero throughout, or without any variance."""
+    """The share of units that never fire over (N, F): zero throughout, or all but still beside those that vary most."""
     flat = hidden.reshape(-1, hidden.size(-1)).float()
-    still = (flat == 0).all(0) if relu else flat.var(0, correction=0) < 1e-8
+    spread = flat.var(0, correction=0)
+    still = (flat == 0).all(0) if relu else spread <= max(STILL * float(spread.max()), NOTHING)
     return float(still.float().mean())
 
 
