@@ -14,6 +14,7 @@ from pellucid.doctor.finding import Finding
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
 from pellucid.doctor.training import gradients_by_name, loss_of
+from pellucid.doctor.ways.signature import signature
 from pellucid.trace.calls import tensors_in
 
 CHECK = Check("params.coverage", "standard", "Does every parameter take part?")
@@ -23,6 +24,9 @@ RARE = re.compile(r"expert|moe|router", re.IGNORECASE)
 
 BESIDE = re.compile(r"pool|classifier|nsp|seq_relationship")
 """Heads beside the outputs that are looked at."""
+
+DEFAULTS = ("input_ids", "inputs_embeds", "position_ids", "positions", "token_type_ids", "labels", "targets")
+"""Inputs that a model makes for itself, or that the others stand for: no part waits for them."""
 
 REFERENCES = ("pytorch/pytorch#666", "Cerebras/modelzoo#85", "Lightning-AI/pytorch-lightning#20099")
 
@@ -84,7 +88,8 @@ def _unreached(
     if "unused" in subject.spec.declare:
         return None
     gradients = {name: g for name, g in gradients.items() if not RARE.search(name) and not _any(taught.get(name))}
-    never = [name for name, g in gradients.items() if g is None]
+    absent = _of_absent(subject, gradients)
+    never = [name for name, g in gradients.items() if g is None and name not in absent]
     if never and not all(BESIDE.search(name) for name in never):
         assert subject.module is not None
         idle = [name for name, part in subject.module.named_modules() if name and _own(part) and part not in used]
@@ -103,6 +108,24 @@ def _unreached(
         "its result is multiplied by zero, masked away or overwritten", "follow its result through forward",
         {"zero": zero}, _still_script(zero),
     )  # fmt: skip
+
+
+def _of_absent(subject: Subject, gradients: dict[str, Tensor | None]) -> set[str]:
+    """Silent parameters whose names, and no live one's, speak of an input that may be given and is not.
+
+    Such as ``encoder_attn`` where ``encoder_hidden_states`` is optional, or ``query_global`` and a global mask.
+    """
+    inputs = {name for name in signature(subject.model).optional if name not in DEFAULTS}
+    words = {word for name in inputs for word in name.lower().split("_") if len(word) > 3}
+    live = {word for name, g in gradients.items() if g is not None for word in _words(name)}
+    return {
+        name for name, g in gradients.items()
+        if g is None and any(a.startswith(b) or b.startswith(a) for a in _words(name) - live for b in words)
+    }  # fmt: skip
+
+
+def _words(name: str) -> set[str]:
+    return {word for word in re.split(r"[._]", name.lower()) if len(word) > 3}
 
 
 def _taught(subject: Subject) -> dict[str, Tensor | None]:

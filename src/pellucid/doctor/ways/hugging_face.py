@@ -24,7 +24,7 @@ SCALED_BEFORE = ("funnel", "prophetnet", "pegasus_x")
 """Models that scale queries, then add a bias or put them in blocks, so that products of what arrives have no scale."""
 
 RELATIVE = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "mpnet")
-SHARED = ("albert",)
+SHARED = ("albert", "zamba", "zamba2")
 TWO_WAY = ("xlnet", "xlm", "flaubert")
 """Models whose class is named after a language model, and which read both ways unless they are told otherwise."""
 
