@@ -30,8 +30,20 @@ def loss_of(spec: Spec) -> Loss | None:
     return None
 
 
-def next_token(spec: Spec) -> Loss:
-    """The plain loss of a decoder, for one that says of none: each position is asked for the next token."""
+def loss_for(subject: Subject) -> Loss | None:
+    """The loss as it is taken in training; the plain one of a decoder that says of none and has scores of all tokens.
+
+    ``None`` where nothing says how.
+    """
+    spec = subject.spec
+    if (loss := loss_of(spec)) is not None:
+        return loss
+    scores = subject.per_position and spec.vocab_size is not None and subject.output.size(-1) >= spec.vocab_size
+    return _next_token(spec) if spec.kind == "decoder" and scores and spec.features is None else None
+
+
+def _next_token(spec: Spec) -> Loss:
+    """Each position is asked for the next token."""
     call = spec.call
     assert call is not None
 

@@ -11,7 +11,7 @@ from pellucid.doctor.differences import mismatch
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.health import blocks
 from pellucid.doctor.subject import Subject
-from pellucid.doctor.training import Loss, loss_of, next_token, norm
+from pellucid.doctor.training import Loss, loss_for, norm
 
 CHECK = Check("health.gradients", "standard", "Do gradients reach every layer?")
 
@@ -25,13 +25,13 @@ def answer(subject: Subject) -> Finding:
     away = mismatch(subject) if "frozen" not in spec.declare else None
     if away is not None and away > tolerances.DERIVATIVE:
         return _cut(away)
-    loss = loss_of(spec)
-    if loss is None and (spec.kind != "decoder" or spec.features is not None):
+    loss = loss_for(subject)
+    if loss is None:
         return CHECK.skipped("nothing says how the loss is taken", "Spec(criterion=lambda outputs, batch: loss)")
     layers = blocks(module)
     if not layers:
         return CHECK.skipped("no list of layers is found")
-    found = _gradients(subject, module, loss or next_token(spec))
+    found = _gradients(subject, module, loss)
     done = f"took the gradient of the loss and its norm in {len(layers)} layers"
     if any(g is not None and not bool(g.isfinite().all()) for g in found.values()):
         return _infinite(done)

@@ -15,7 +15,7 @@ from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
-from pellucid.doctor.training import loss_of, next_token, trained, trainee
+from pellucid.doctor.training import loss_for, trained, trainee
 
 CHECK = Check("loss.random_floor", "full", "Is what cannot be predicted not predicted?")
 STEPS, ROWS, LAST, RATE = 200, 8, 25, 1e-3
@@ -30,8 +30,8 @@ def answer(subject: Subject) -> Finding:
         return CHECK.skipped("nothing is predicted from ids")
     if spec.smoothing:
         return CHECK.skipped("label smoothing moves the floor", "the loss without smoothing")
-    loss = loss_of(spec)
-    if loss is None and spec.kind != "decoder":
+    loss = loss_for(subject)
+    if loss is None:
         return CHECK.skipped("nothing says how the loss is taken", "Spec(criterion=lambda outputs, batch: loss)")
     words = subject.words[:MOST_SYMBOLS]
     length = min(subject.length, 16)
@@ -39,11 +39,13 @@ def answer(subject: Subject) -> Finding:
     def batch(step: int) -> Batch:
         draw = torch.Generator().manual_seed(10_000 * (subject.seed + 1) + step)
         ids = words[torch.randint(len(words), (ROWS, length), generator=draw)].to(subject.device)
+        if spec.kind != "encoder_decoder" or spec.example is not None:
+            return subject.batch(ROWS, length, seed=1000 + step).with_(ids=ids)
         source = words[torch.randint(len(words), (ROWS, length - 3), generator=draw)].to(subject.device)
-        return Batch(ids=ids, source=source if spec.kind == "encoder_decoder" else None)
+        return Batch(ids=ids, source=source)
 
     with trainee(subject, dropout=False) as model:
-        losses = trained(model, loss or next_token(spec), batch, steps=STEPS, lr=RATE, seed=subject.seed)
+        losses = trained(model, loss, batch, steps=STEPS, lr=RATE, seed=subject.seed)
     last, floor = losses[-LAST:], math.log(len(words))
     error = stdev(last) / math.sqrt(LAST)
     margin = max(tolerances.FLOOR_MARGIN, 4 * error)

@@ -10,7 +10,7 @@ from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.subject import Subject
-from pellucid.doctor.training import loss_of, next_token, trained, trainee
+from pellucid.doctor.training import loss_for, trained, trainee
 
 CHECK = Check("overfit.one_batch", "full", "Can one batch be learned by heart?")
 STEPS, ROWS, LENGTH, RATES = 200, 4, 12, (3e-3, 1e-3, 3e-4)
@@ -22,18 +22,18 @@ def answer(subject: Subject) -> Finding:
     spec = subject.spec
     if subject.module is None or not subject.writes or spec.features is not None:
         return CHECK.skipped("nothing is predicted from ids")
-    loss = loss_of(spec)
-    if loss is None and spec.kind != "decoder":
+    loss = loss_for(subject)
+    if loss is None:
         return CHECK.skipped("nothing says how the loss is taken", "Spec(criterion=lambda outputs, batch: loss)")
     batch = subject.batch(ROWS, min(LENGTH, subject.length), seed=40)
     target = tolerances.OVERFIT * math.log(len(subject.words)) + spec.smoothing * math.log(len(subject.words))
     reached, evaluated = math.inf, math.inf
     for rate in RATES:
         with trainee(subject, dropout=False) as model:
-            losses = trained(model, loss or next_token(spec), lambda _: batch, steps=STEPS, lr=rate, seed=subject.seed)
+            losses = trained(model, loss, lambda _: batch, steps=STEPS, lr=rate, seed=subject.seed)
             model.eval()
             with torch.no_grad():
-                value = float((loss or next_token(spec))(model, batch))
+                value = float(loss(model, batch))
         if min(losses[-5:]) < reached:
             reached, evaluated = min(losses[-5:]), value
         if reached <= target:
