@@ -152,7 +152,9 @@ def toeplitz_deviation(scores: Tensor) -> float:
     """How far (H, T, T) is from depending on distance alone: deviation along the diagonals over that of the whole.
 
     What all keys of a query have in common is no difference: ALiBi may add the key's position in place of its distance.
+    Nor is the first position, which some models keep for a token of its own that stands nowhere.
     """
+    scores = scores[:, 1:, 1:] if scores.size(-1) > 8 else scores
     own = scores.diagonal(dim1=-2, dim2=-1)[..., None].nan_to_num(0.0)
     return min(_along_diagonals(scores), _along_diagonals(scores - own))
 

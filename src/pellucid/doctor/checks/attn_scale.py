@@ -49,6 +49,8 @@ def scale_of(site: Site) -> float | Tensor | None:
     if site.replay is None:
         return site.scale
     scores = site.scores().double()
+    if scores.dim() != 4 or scores.shape[-2:] != (site.q.size(2), site.k.size(2)):
+        return None  # scores of other keys as well
     products = (site.q.double() @ for_each_head(site.k, site.q).double().mT).expand_as(scores)
     seen = (scores > tolerances.MASKED) & (site.weights() > 0)
     a, b = products[seen], scores[seen]

@@ -48,6 +48,8 @@ def answer(subject: Subject) -> Finding:
         away = float(torch.where(sums == 0, 0.0, (sums - 1).abs()).max())
         if away > tolerances.ROW_SUM * 10:
             over = next((name for dim, name in AXES.items() if _ones(weights.sum(dim))), "")
+            if not over and not site.verified and site.replay is not None and site.replay.step == "cat":
+                continue  # one softmax over these keys and others, as of a few global ones and a block
             seen = f"in {site.name} they sum to something else by up to {away:.2g}"
             return _failed(site, done, seen + (f": the softmax is over {over}" if over else ""), away, over)
         worst = max(worst, away)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ NO_LEFT_PAD = (
 UNSCALED = ("t5", "mt5", "umt5", "gpt_neo", "longt5", "switch_transformers")
 """Models whose scores are not divided by √head_dim, on purpose: the initialisation makes up for it."""
 
-SCALED_BEFORE = ("funnel", "prophetnet", "pegasus_x")
-"""Models that scale queries, then add a bias or put them in blocks, so that products of what arrives have no scale."""
+UNREADABLE = ("funnel", "prophetnet")
+"""Models that scale queries, then add a bias or put them in other places, so that the scale is not seen any more."""
 
 RELATIVE = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "mpnet")
 SHARED = ("albert", "zamba", "zamba2")
@@ -41,6 +41,9 @@ CACHES = ("cache", "past_key_values", "cache_params", "state")
 
 MASKED_ANEW = ("mamba", "mamba2", "falcon_mamba")
 """Models whose step takes the padding of the new tokens, and not of what is in the cache."""
+
+UNCACHED = ("recurrent_gemma",)
+"""Models that take a cache and return none."""
 
 UNORDERED = ("rwkv", "xlstm")
 """Models whose state has no rows that could be chosen."""
@@ -64,7 +67,7 @@ def spec_of(model: Any) -> Spec | None:
     special = {i for key in ("mask_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "unk_token_id")
                if isinstance(i := getattr(settings, key, None), int)}  # fmt: skip
     words = {"no_left_pad": NO_LEFT_PAD, "shared_layers": SHARED, "unused": UNUSED}
-    caches = (both or writes) and _cache(model) is not None
+    caches = (both or writes) and _cache(model) is not None and kind not in UNCACHED
     trained = "labels" in taken and (writes or both or "MaskedLM" in name) and kind != "prophetnet"
     return Spec(
         kind="encoder_decoder" if both else "decoder" if writes else "encoder" if reads else None,
@@ -218,10 +221,12 @@ def _window(kind: str, settings: Any) -> tuple[int, ...] | None:
     return tuple(width if "sliding" in kind or "local" in kind else 0 for kind in attending) or None
 
 
-def _scale(kind: str, settings: Any) -> float | None:
+def _scale(kind: str, settings: Any) -> float | Literal["learned"] | None:
     """What its config multiplies scores by, where that is not 1/√head_dim."""
-    if kind in (*UNSCALED, *SCALED_BEFORE):
+    if kind in UNSCALED:
         return 1.0
+    if kind in UNREADABLE:
+        return "learned"
     for name, power in (("attention_multiplier", 1.0), ("query_pre_attn_scalar", -0.5)):
         value = getattr(settings, name, None)
         if isinstance(value, float | int):
