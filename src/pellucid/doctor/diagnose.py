@@ -65,7 +65,7 @@ def diagnosed(findings: Sequence[Finding], spec: Spec) -> tuple[Diagnosis, ...]:
     for pattern in PATTERNS:
         if not any(check in open_ for check in pattern.begins) or not (why := pattern.when(found, spec)):
             continue
-        own = (*pattern.begins, *pattern.explains)
+        own = dict.fromkeys((*pattern.begins, *pattern.explains))
         explained = tuple(check for check in own if check in open_)
         open_ = [check for check in open_ if check not in explained]
         causes.append(
