@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
@@ -71,7 +71,7 @@ def _fault(subject: Subject, seen: Tensor, shape: str) -> Fault | None:
 def _beyond(subject: Subject, seen: Tensor) -> Fault | None:
     """A token that is seen from farther than all windows reach one after another."""
     spec, layers = subject.spec, _layers(subject)
-    if not all(spec.windows) or not layers:
+    if not all(spec.windows) or not layers or _otherwise(subject):
         return None
     reach = sum(spec.windows[layer % len(spec.windows)] - 1 for layer in range(layers))
     far = torch.ones_like(seen).tril(-reach - 1) & seen
@@ -113,6 +113,11 @@ def classified(seen: Tensor) -> str:
     if ahead:
         return "upper triangle"
     return "lower triangle" if full else "band, lower"
+
+
+def _otherwise(subject: Subject) -> bool:
+    """Whether something else than attention carries tokens on: convolutions, recurrences."""
+    return subject.module is not None and any(isinstance(m, nn.Conv1d | nn.RNNBase) for m in subject.module.modules())
 
 
 def _layers(subject: Subject) -> int:
