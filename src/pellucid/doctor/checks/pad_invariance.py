@@ -238,10 +238,13 @@ def _all_padding(subject: Subject, given: Padded) -> Iterator[Fault]:
 
 
 def _control(subject: Subject, given: Padded) -> float:
-    """How much padding matters when it is not masked."""
+    """How much padding matters when it is not masked, nor can be told by its id."""
     if not given.told:
         return 1.0
-    return gap(given.real(subject(given.with_keep(None))), given.real(subject(given.batch))).share
+    name = "source_keep" if given.read == "source" else "keep"
+    bare = (given.with_keep(None), given.replaced(subject).with_(**{name: None}))
+    masked = given.real(subject(given.batch))
+    return max(gap(given.real(subject(batch)), masked).share for batch in bare)
 
 
 def _failed(subject: Subject, done: str, given: Padded, fault: Fault, evidence: dict[str, float]) -> Finding:
