@@ -67,6 +67,7 @@ def spec_of(model: Any) -> Spec | None:
     special = {i for key in ("mask_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "unk_token_id")
                if isinstance(i := getattr(settings, key, None), int)}  # fmt: skip
     words = {"no_left_pad": NO_LEFT_PAD, "shared_layers": SHARED, "unused": UNUSED}
+    masked = "attention_mask" in taken
     caches = (both or writes) and _cache(model) is not None and kind not in UNCACHED
     trained = "labels" in taken and (writes or both or "MaskedLM" in name) and kind != "prophetnet"
     return Spec(
@@ -80,7 +81,7 @@ def spec_of(model: Any) -> Spec | None:
         max_length=_longest(text),
         example=_example(model, settings),
         call=_call,
-        masked="attention_mask" in taken,
+        masked=masked,
         step=_step if caches else None,
         reorder=_reorder if caches and kind not in UNORDERED else None,
         loss=_loss if trained else None,
@@ -89,7 +90,7 @@ def spec_of(model: Any) -> Spec | None:
         scale=_scale(kind, text),
         tied=_tied(model, settings, text),
         pooled=any(part in name for part in POOLED),
-        pad_sides=("left", "right") if caches and not both and kind not in NO_LEFT_PAD else None,
+        pad_sides=("left", "right") if caches and masked and not both and kind not in NO_LEFT_PAD else None,
         declare=frozenset(word for word, kinds in words.items() if kind in kinds),
     )
 
