@@ -42,10 +42,10 @@ def answer(subject: Subject) -> Finding:
             seen += f"; {', '.join(written[:3])} changed"
         return _failed(
             seen, STATE, "keep what belongs to one sequence in an argument and a return value, not in self",
-            {"gap": share, "written": written},
+            {"gap": share, "written": written}, KEPT,
         )  # fmt: skip
     if left := _left(subject):
-        return _failed(left, *LEFT[left], {"left": left})
+        return _failed(left, *LEFT[left], {"left": left}, SCRIPTS[left])
     if written:
         return CHECK.warned(
             DONE, f"a pass in evaluation mode writes to {', '.join(written[:5])}", evidence={"written": written}
@@ -87,6 +87,52 @@ LEFT = {
 }
 
 
+KEPT = """
+model.eval()
+texts = [sample(1), sample(1)[:, :2]]
+first = [call(ids) for ids in texts]
+call(sample(2))
+call(sample(3)[:2, :5])
+for ids, before in list(zip(texts, first))[::-1]:
+    after = call(ids)
+    assert torch.equal(before, after), f"the same batch differs by {(before - after).abs().max():.3g} the second time"
+"""
+SCRIPTS = {
+    INPUT: """
+model.eval()
+ids = sample(1)
+call(ids)
+assert torch.equal(ids, sample(1)), "it writes into what it reads"
+""",
+    SEED: """
+model.train()
+drawn = []
+for seed in (1, 2):
+    torch.manual_seed(seed)
+    call(sample(1))
+    drawn.append(torch.rand(()))
+assert drawn[0] != drawn[1], "after a pass all random numbers are the same"
+""",
+    MODE: """
+for training in (False, True):
+    model.train(training)
+    call(sample(1))
+    parts = [name for name, part in model.named_modules() if part.training != training]
+    assert not parts, f"a pass switched the mode of {parts}"
+""",
+    GRADIENTS: """
+with torch.enable_grad():
+    call(sample(1))
+    assert torch.is_grad_enabled(), "a pass switched gradients off"
+""",
+    DTYPE: """
+before = torch.get_default_dtype()
+call(sample(1))
+assert torch.get_default_dtype() == before, "a pass changed the default dtype"
+""",
+}
+
+
 def _left(subject: Subject) -> str:
     """What a pass leaves behind besides what it computes."""
     assert subject.spec.call is not None
@@ -117,20 +163,12 @@ def _same(batch: Batch, copies: list[Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip((batch.ids, batch.source), copies, strict=False) if x is not None)
 
 
-def _failed(seen: str, cause: str, fix: str, evidence: dict[str, object]) -> Finding:
+def _failed(seen: str, cause: str, fix: str, evidence: dict[str, object], script: str) -> Finding:
     return CHECK.failed(
         DONE,
         seen,
         cause=cause,
         fix=fix,
         evidence=evidence,
-        script="""
-model.eval()
-ids = sample(1)
-one = call(ids)
-assert torch.equal(ids, sample(1)), "it writes into what it reads"
-call(sample(2)[:2, :5])
-two = call(sample(1))
-assert torch.equal(one, two), f"the same batch differs by {(one - two).abs().max():.3g} the second time"
-""",
+        script=script,
     )

@@ -14,45 +14,67 @@ def attention(subject: Subject) -> Definition:
     return Definition(text.replace("call(ids)", "call(ids) if source is None else translated(source, ids)"), IMPORTS)
 
 
-IMPORTS = ("import torch.nn.functional as F",)
+IMPORTS = ("import math", "import torch.nn.functional as F")
 ATTENTION = """
 def attention(ids):  # of every place that attends, in order: q @ k.T, scores, weights, each (B, H, T, S)
-    names = [(torch.Tensor, "softmax"), (F, "scaled_dot_product_attention"), (torch, "softmax"), (torch, "matmul"),
-             (torch.Tensor, "matmul"), (torch.Tensor, "__matmul__"), (torch, "bmm"), (torch, "einsum")]
-    kept, seen, last = [getattr(owner, name) for owner, name in names], [], [torch.zeros(())]
+    T, seen, last, factors = torch.Tensor, [], [torch.zeros(())], {}
+    names = {"scale": [(T, "__mul__"), (T, "__rmul__"), (T, "__imul__"), (T, "mul"), (torch, "mul")],
+             "divide": [(T, "__truediv__"), (T, "__itruediv__"), (T, "div"), (torch, "div")],
+             "product": [(T, "__matmul__"), (T, "matmul"), (torch, "matmul"), (torch, "bmm"), (torch, "einsum")],
+             "softmax": [(T, "softmax"), (torch, "softmax")], "fused": [(F, "scaled_dot_product_attention")]}
 
-    def softmax(scores, *given, **named):
-        weights = kept[0](scores, *given, **named)
-        seen.append([last[0] if last[0].shape == scores.shape else None, scores, weights])
-        return weights
+    def factor(x):  # what a tensor was multiplied by, the last thing before it was used
+        return factors[id(x)][1] if id(x) in factors else 1.0
+
+    def scaling(function, inverse):
+        def run(x, other, **named):
+            before, found = factor(x), function(x, other, **named)
+            if torch.is_tensor(found) and not (torch.is_tensor(other) and other.dim()):
+                factors[id(found)] = found, before * float(1 / other if inverse else other)
+            return found
+        return run
 
     def product(function):
         def run(*given, **named):
-            last[0] = function(*given, **named)
-            left = next((x for x in given if torch.is_tensor(x)), last[0])
-            if seen and left.shape == seen[-1][1].shape:  # weights @ v, with what was done to the weights before
-                seen[-1][2] = left
-            return last[0]
-
+            found, operands = function(*given, **named), [x for x in given if torch.is_tensor(x)]
+            if seen and operands and operands[0].shape == seen[-1][1].shape:  # weights @ v
+                seen[-1][2] = operands[0]
+            last[0] = found / math.prod(map(factor, operands))
+            return found
         return run
 
-    def fused(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **named):
-        products = kept[5](q, k.repeat_interleave(q.size(-3) // k.size(-3), -3).transpose(-2, -1))
-        scores = products * (q.size(-1) ** -0.5 if scale is None else scale)
-        if is_causal:
-            scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), -torch.inf)
-        if attn_mask is not None:
-            boolean = attn_mask.dtype == torch.bool
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if boolean else scores + attn_mask
-        seen.append([products, scores, kept[0](scores, -1)])
-        return kept[1](q, k, v, attn_mask, dropout_p, is_causal, scale=scale, **named)
+    def softmax(function):
+        def run(scores, *given, **named):
+            weights = function(scores, *given, **named)
+            seen.append([last[0] if last[0].shape == scores.shape else None, scores, weights])
+            return weights
+        return run
 
-    for (owner, name), function in zip(names, kept):
-        setattr(owner, name, softmax if name == "softmax" else fused if owner is F else product(function))
+    def fused(function):
+        def run(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **named):
+            keys = k.repeat_interleave(q.size(-3) // k.size(-3), -3).transpose(-2, -1)
+            products = matmul(q, keys)
+            scores = products * (q.size(-1) ** -0.5 if scale is None else scale)
+            if is_causal:
+                scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), -torch.inf)
+            if attn_mask is not None:
+                boolean = attn_mask.dtype == torch.bool
+                scores = scores.masked_fill(~attn_mask, -torch.inf) if boolean else scores + attn_mask
+            seen.append([products / factor(q) / factor(k), scores, plain(scores, -1)])
+            return function(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, **named)
+        return run
+
+    kept = {(owner, name): getattr(owner, name) for group in names.values() for owner, name in group}
+    matmul, plain = kept[torch, "matmul"], kept[T, "softmax"]
+    stands = {"scale": lambda f: scaling(f, False), "divide": lambda f: scaling(f, True), "product": product,
+              "softmax": softmax, "fused": fused}
+    for group, places in names.items():
+        for owner, name in places:
+            setattr(owner, name, stands[group](kept[owner, name]))
     try:
         call(ids)
     finally:
-        for (owner, name), function in zip(names, kept):
+        for (owner, name), function in kept.items():
             setattr(owner, name, function)
     return seen
 """.strip()
