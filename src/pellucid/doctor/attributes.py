@@ -20,15 +20,17 @@ Made = Callable[[Tensor], Tensor]
 
 @contextmanager
 def attributes_kept(model: nn.Module | None, made: Made = lambda x: x) -> Iterator[None]:
-    """Attributes, and which buffers there are, are after the block what they were before it.
+    """Attributes, and which parts and buffers there are, are after the block what they were before it.
+
+    Some models exchange their own parts as they run: BigBird, when it meets a short text.
 
     Args:
         made: what tensors among them are within the block.
     """
     modules = [] if model is None else list(model.modules())
-    before = [(module, _own(module), dict(module._buffers)) for module in modules]
-    contents = [(value, _copied(value)) for _, own, _ in before for value in own.values() if _holds(value)]
-    for module, own, _ in before:
+    before = [(module, _own(module), dict(module._buffers), dict(module._modules)) for module in modules]
+    contents = [(value, _copied(value)) for _, own, *_ in before for value in own.values() if _holds(value)]
+    for module, own, *_ in before:
         for name, value in own.items():
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 vars(module)[name] = made(value)
@@ -39,12 +41,12 @@ def attributes_kept(model: nn.Module | None, made: Made = lambda x: x) -> Iterat
     finally:
         for value, copied in contents:
             _fill(value, copied)
-        for module, own, buffers in before:
+        for module, own, buffers, parts in before:
             for name in _own(module).keys() - own.keys():
                 del vars(module)[name]
             vars(module).update(own)
-            module._buffers.clear()
-            module._buffers.update(buffers)
+            _fill(module._buffers, buffers)
+            _fill(module._modules, parts)
 
 
 def _own(module: nn.Module) -> dict[str, Any]:

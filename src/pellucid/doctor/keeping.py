@@ -7,10 +7,12 @@ after; what the doctor itself changes of them it puts back.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ def kept(model: nn.Module | None) -> Iterator[None]:
     Raises:
         LeftChangedError: when parameters are not what they were, naming them.
     """
-    with torch.random.fork_rng(devices=_cuda(model)):
+    with torch.random.fork_rng(devices=_cuda(model)), _others():
         if model is None:
             yield
             return
@@ -62,6 +64,17 @@ def kept(model: nn.Module | None) -> Iterator[None]:
         raise LeftChangedError(f"examining the model changed {', '.join(changed[:5])}; load it anew")
     if _hooks(model) != hooks:
         raise LeftChangedError("examining the model left hooks on it; load it anew")
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    """The random states of Python and NumPy, which some models draw from, and BigBird even seeds."""
+    own, drawn = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(own)
+        np.random.set_state(drawn)
 
 
 def digests(tensors: dict[str, Tensor]) -> dict[str, str]:

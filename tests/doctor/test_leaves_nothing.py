@@ -1,0 +1,197 @@
+"""An examination leaves a model, and the random numbers, as they were: at every level, whatever happens within."""
+
+import random
+
+import callable_models as models
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pellucid as pl
+from pellucid.doctor import checks
+from pellucid.doctor.finding import Finding, Status
+from pellucid.doctor.keeping import LeftChangedError, digests, kept
+from pellucid.doctor.levels import LEVELS
+from pellucid.errors import UserError
+
+SLOW = pytest.param("full", marks=pytest.mark.slow)
+
+
+class Thorough(models.Body):
+    """A decoder with everything that could be left otherwise: a tie, zeros, buffers, dropout, a frozen part, a hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.head.weight = self.tok.weight
+        self.drop = nn.Dropout(0.1)
+        self.register_buffer("scale", torch.tensor(1.5))
+        self.register_buffer("count", torch.tensor(0), persistent=False)
+        nn.init.zeros_(self.layers[0].out.weight)
+        self.layers[1].n1.requires_grad_(False)
+        self.layers[1].eval()
+        self.seen, self.table = [], None
+        self.norm.register_forward_hook(lambda *_: None)
+
+    def forward(self, ids):
+        self.count += 1  # writes to a buffer
+        self.table = torch.arange(ids.size(1))  # and to an attribute
+        random.random(), np.random.rand()
+        return self.drop(self.logits(ids)) * self.scale
+
+
+def thorough():
+    torch.manual_seed(0)
+    model = Thorough().train()
+    model.layers[1].eval()
+    model.norm.weight.grad = torch.ones_like(model.norm.weight)
+    return model
+
+
+def state(model):
+    """All that must be the same afterwards, as what can be compared."""
+    modules = list(model.modules())
+    return {
+        "tensors": digests({**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}),
+        "identities": [id(x) for x in (*model.parameters(), *model.buffers())],
+        "gradients": {name: None if p.grad is None else p.grad.tolist() for name, p in model.named_parameters()},
+        "trained": {name: p.requires_grad for name, p in model.named_parameters()},
+        "modes": [module.training for module in modules],
+        "hooks": [
+            [list(getattr(m, n)) for n in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")] for m in modules
+        ],
+        "parts": [[(name, id(part)) for name, part in module._modules.items()] for module in modules],
+        "random": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()),
+    }
+
+
+@pytest.mark.parametrize("level", [*LEVELS[:-1], SLOW])
+def test_nothing_is_left_behind(level):
+    model = thorough()
+    before = state(model)
+    pl.doctor(model, level=level)
+    after = state(model)
+    assert all(before[part] == after[part] for part in before), [part for part in before if before[part] != after[part]]
+    assert model.head.weight is model.tok.weight
+    assert model.head.weight.data_ptr() == model.tok.weight.data_ptr()
+    assert model.table is None
+    assert model.seen == []
+
+
+def test_nor_when_a_check_raises(monkeypatch):
+    def breaks(subject):
+        subject.module.train(not subject.module.training)
+        subject.module.norm.weight.grad = None
+        for parameter in subject.module.parameters():
+            parameter.requires_grad_(False)
+        torch.manual_seed(7)
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(checks.eval_deterministic.CHECK, "answer", breaks)
+    model = thorough()
+    before = state(model)
+    report = pl.doctor(model, only=["eval.deterministic", "batch.independence"])
+    assert report["eval.deterministic"].status is Status.INCONCLUSIVE
+    assert "in the middle" in report["eval.deterministic"].seen
+    assert report["batch.independence"].status is not Status.INCONCLUSIVE  # others are asked all the same
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_nor_when_it_is_interrupted(monkeypatch, error):
+    def stops(subject):
+        raise error
+
+    monkeypatch.setattr(checks.eval_deterministic.CHECK, "answer", stops)
+    model = thorough()
+    before = state(model)
+    with pytest.raises(error):
+        pl.doctor(model, level="quick")
+    assert state(model) == before
+
+
+def test_nor_when_the_model_cannot_be_called():
+    class Broken(Thorough):
+        def forward(self, ids):
+            super().forward(ids)
+            raise ValueError("no")
+
+    torch.manual_seed(0)
+    model = Broken()
+    before = state(model)
+    with pytest.raises(UserError, match="does not run"):
+        pl.doctor(model)
+    assert state(model) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_comes_back_to_the_bit(dtype):
+    model = thorough().to(dtype)
+    before = state(model)
+    report = pl.doctor(model)
+    assert state(model) == before
+    assert report.healthy, str(report)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert model.head.weight.data_ptr() == model.tok.weight.data_ptr()
+
+
+def test_parts_that_share_one_storage_share_it_afterwards():
+    whole = torch.randn(2, models.WIDTH, models.WIDTH)
+    model = models.Plain()
+    model.layers[0].out.weight = nn.Parameter(whole[0])
+    model.layers[1].out.weight = nn.Parameter(whole[1])
+    pl.doctor(model)
+    first, second = model.layers[0].out.weight, model.layers[1].out.weight
+    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+    assert torch.equal(torch.stack([first, second]), whole)
+
+
+def test_a_part_that_is_exchanged_comes_back():
+    class Exchanging(models.Plain):
+        def forward(self, ids):
+            self.norm = nn.LayerNorm(models.WIDTH)
+            return self.logits(ids)
+
+    model = Exchanging()
+    before = state(model)
+    pl.doctor(model, level="quick")
+    assert state(model) == before
+
+
+def test_the_same_twice_and_after_another():
+    model = thorough()
+    first = pl.doctor(model, level="quick").as_dict() | {"seconds": 0}
+    pl.doctor(model, level="quick", seed=3)
+    assert pl.doctor(model, level="quick").as_dict() | {"seconds": 0} == first
+
+
+def test_attention_of_transformers_is_what_it_was():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    for implementation in ("eager", "sdpa"):
+        model = transformers.GPT2LMHeadModel._from_config(config, attn_implementation=implementation)
+        before = state(model)
+        report = pl.doctor(model, only=["backend.parity", "attn.mask"])
+        assert report["backend.parity"].status is Status.PASS
+        assert model.config._attn_implementation == implementation
+        assert state(model) == before
+
+
+def test_what_cannot_be_put_back_is_told():
+    model = models.Plain()
+    with pytest.raises(LeftChangedError, match="head"), kept(model), torch.no_grad():
+        model.head.weight.add_(1)
+
+
+def test_a_callable_is_left_alone():
+    model = models.Plain().train()
+    before = state(model)
+    pl.doctor(lambda ids: model.logits(ids), pl.Spec(vocab_size=models.VOCAB), level="quick")
+    assert state(model) == before
+
+
+def test_findings_are_in_the_order_of_the_checks():
+    report = pl.doctor(models.Plain(), level="quick")
+    names = [check.name for check in checks.CHECKS]
+    assert all(isinstance(finding, Finding) for finding in report)
+    assert [f.check for f in report] == sorted((f.check for f in report), key=names.index)
