@@ -358,7 +358,10 @@ def course(count=8, every=100, **of):
 
 
 BAD = {
-    "health.attention": {"entropy": lambda i: (0.6, 0.7, 0.8, 0.9) if i < 4 else (0.01, 0.02, 0.7, 0.01)},
+    "health.attention": {
+        "entropy": lambda i: (0.6, 0.7, 0.8, 0.9) if i < 4 else (0.01, 0.2, 0.7, 0.01),
+        "scores": lambda i: (40.0, 90.0, 7.0, 60.0),
+    },
     "health.ffn": {"dead": lambda i: 0.1 if i < 4 else 0.4},
     "health.residual": {"grown": lambda i: 2.0 if i < 4 else 400.0},
     "health.gradients": {"norm": lambda i: 1.5 if i < 4 else 400.0},
@@ -384,6 +387,8 @@ def test_what_lasts_is_said_and_what_passes_is_not(check):
 def test_few_sharp_heads_are_no_fault():
     sharp = course(entropy=lambda i: (0.001, 0.7, 0.8, 0.02, 0.3), scores=lambda i: (80.0, 8.0, 7.0, 60.0, 5.0))
     assert not judged(sharp, Setting())
+    copying = course(entropy=lambda i: (0.001, 0.002, 0.004, 0.02), scores=lambda i: (15.0, 18.0, 17.0, 14.0))
+    assert not judged(copying, Setting())  # every head looks at one key, and could still be turned
 
 
 def test_a_gradient_between_layers_and_heads_that_learn_nothing():

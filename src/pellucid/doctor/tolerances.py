@@ -73,9 +73,10 @@ OVERFIT = 0.1
 LASTING_RECORDS, LASTING_STEPS = 3, 20
 """A figure must be bad in so many records in a row, over so many steps at the least, before it is said."""
 
-SATURATED, SHARP, LARGE_SCORE, MANY_HEADS = 0.05, 0.3, 50.0, 0.5
-"""A head looks at one key alone when its entropy is below the first share of the greatest there can be, or below the
-second with scores above the third; that is worth a word when it is so of the last share of all heads."""
+SATURATED, SHARP, MANY_HEADS = (0.05, 20.0), (0.3, 50.0), 0.5
+"""A head is saturated when its entropy is below the first share of the greatest there can be and its scores reach the
+number beside it, in either pair: heads that copy are as sharp with less. Worth a word when it is so of the last share
+of all heads."""
 
 UNIFORM, LEARNED_BY = 0.999, 1000
 """A head whose entropy is above the first share has learned nothing, if the training is so many steps old."""

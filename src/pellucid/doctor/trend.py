@@ -202,14 +202,15 @@ def _attention(history: History) -> Iterator[Finding]:
 
 
 def _frozen(forward: Forward) -> float:
-    """The share of heads that look at one key alone."""
-    sharp = known = 0
-    for name, entropies in forward.entropy.items():
-        for entropy, score in zip(entropies, forward.scores[name], strict=True):
-            large = score > tolerances.LARGE_SCORE and entropy < tolerances.SHARP
-            sharp += entropy < tolerances.SATURATED or large
-            known += entropy == entropy
-    return sharp / known
+    """The share of heads that are saturated."""
+    pairs = (tolerances.SATURATED, tolerances.SHARP)
+    heads = [
+        any(entropy < sharp and score > large for sharp, large in pairs)
+        for name, entropies in forward.entropy.items()
+        for entropy, score in zip(entropies, forward.scores[name], strict=True)
+        if entropy == entropy
+    ]
+    return sum(heads) / len(heads)
 
 
 def _units(history: History) -> Iterator[Finding]:
