@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid.doctor.spec import Batch, Spec
-from zoo.base import BERT, GPT, VOCAB, WIDTH, Attention, Block, bert_spec, next_token_loss
+from zoo.base import BERT, GPT, VOCAB, WIDTH, Attention, Block, bert_spec
 from zoo.entry import Bug
 
 
