@@ -239,6 +239,14 @@ class HalfPrecision(Rotary):
         return torch.arange(start, start + length).bfloat16()[:, None] * frequencies
 
 
+class OneSpeed(Rotary):
+    """arange(0, K, 2) // K is zero throughout."""
+
+    def angles(self, length: int, width: int, start: int) -> Tensor:
+        frequencies = 10000.0 ** (-(torch.arange(0, width, 2) // width))
+        return torch.arange(start, start + length)[:, None] * frequencies
+
+
 class AlongHeads(Rotary):
     """Rotated by the number of the head: (B, T, H, K) was expected, and (B, H, T, K) given."""
 
@@ -385,6 +393,7 @@ BUGS = (
     _bug("rotate_half without its minus", "#35", _rotary(SignLost), ROPE),
     _bug("keys are rotated the other way", "#35", _rotary(Apart), ROPE),
     _bug("angles in bfloat16", "#36 EleutherAI/gpt-neox#1003", _rotary(HalfPrecision), ROPE),
+    _bug("all pairs turn at one speed", "#34", _rotary(OneSpeed), ROPE),
     _bug("rotated by the number of the head", "#35", _rotary(AlongHeads, positions="rotary"), PRESENT),
     _bug("rotated by the number of the row", "#31", _rotary(AlongRows, positions="rotary"), (*PRESENT, "pos.axis")),
     _bug("the rotated tensors are thrown away", "#33", _rotary(NotRotated), PRESENT),

@@ -27,13 +27,30 @@ def turned(reading: Reading) -> str:
     return ""
 
 
+def one_speed(reading: Reading) -> bool:
+    """Whether all pairs of channels that are rotated turn by the same angle from position to position."""
+    q = reading.first.q[0].double()
+    for pairs in _paired(q):
+        if not _same(pairs.norm(dim=-1)):
+            continue
+        turns = torch.view_as_complex(pairs.contiguous())
+        step = (turns[:, 1:] * turns[:, :-1].conj()).angle().abs()  # (H, T-1, K/2)
+        speeds = step.median(1).values.median(0).values
+        speeds = speeds[speeds > LOOSE]
+        return speeds.numel() > 1 and bool((speeds - speeds[0]).abs().max() <= LOOSE)
+    return False
+
+
+def _paired(x: Tensor) -> list[Tensor]:
+    """(…, K) as (…, K/2, 2): halves, and neighbours."""
+    if x.size(-1) % 2:
+        return []
+    return [torch.stack(x.chunk(2, -1), -1), x.reshape(*x.shape[:-1], -1, 2)]
+
+
 def _is_rotated(x: Tensor) -> bool:
     """Whether (G, T, K) differs between positions by rotations of pairs alone: each keeps its length."""
-    if x.size(-1) % 2:
-        return False
-    halves = torch.stack(x.chunk(2, -1), -1).norm(dim=-1)
-    pairs = x.reshape(*x.shape[:-1], -1, 2).norm(dim=-1)
-    return any(_same(lengths) for lengths in (halves, pairs))
+    return any(_same(pairs.norm(dim=-1)) for pairs in _paired(x))
 
 
 def _same(x: Tensor) -> bool:

@@ -21,8 +21,9 @@ ATTENDS = re.compile(r"attention|attn", re.IGNORECASE)
 OTHERS = re.compile(r"linear|retention|retnet|gated|delta|mamba|rwkv|kernel|performer|fourier|hyena", re.IGNORECASE)
 PRODUCTS = ("bmm", "mm", "baddbmm")
 NEUTRAL = {
-    "mul", "div", "add", "sub", "masked_fill", "where", "tril", "triu", "view", "_unsafe_view", "reshape", "expand",
-    "transpose", "permute", "t", "clone", "unsqueeze", "squeeze", "contiguous", "_to_copy", "slice", "detach", "alias",
+    "mul", "div", "add", "sub", "masked_fill", "where", "tril", "triu", "clamp", "_log_softmax", "view",
+    "_unsafe_view", "reshape", "expand", "transpose", "permute", "t", "clone", "unsqueeze", "squeeze", "contiguous",
+    "_to_copy", "slice", "detach", "alias",
 }  # fmt: skip
 """What is done to scores before their softmax, and makes no weights of them."""
 

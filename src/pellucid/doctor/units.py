@@ -84,10 +84,16 @@ def _linear(found: Units, last: _Last, name: str) -> object:
             if x.shape == before.shape and torch.equal(x, before):
                 found.bare.append((last.name, name))
             elif x.size(-1) in (before.size(-1), before.size(-1) // 2) and _tokens(x) >= FEW:
-                found.dead[name] = dead(x.detach(), relu=False)
+                found.dead[name] = still(x.detach())
         last.name, last.returned, last.width = name, result.detach(), x.size(-1)
 
     return hook
+
+
+def still(x: Tensor) -> float:
+    """The share of (…, F) that is one number over all tokens: what an activation gives that never fires."""
+    flat = x.reshape(-1, x.size(-1))
+    return float((flat == flat[:1]).all(0).float().mean())
 
 
 def _tokens(x: Tensor) -> int:

@@ -11,7 +11,7 @@ from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.constant import Reading, constant, toeplitz_deviation
 from pellucid.doctor.finding import Finding
-from pellucid.doctor.rotation import away, turned, unit_scores
+from pellucid.doctor.rotation import away, one_speed, turned, unit_scores
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("pos.rope", "quick", "Do relative positions depend on distance alone?")
@@ -45,6 +45,8 @@ def answer(subject: Subject) -> Finding:
     for reading in relative:
         if away(reading.scores()):
             return _upside(reading)
+        if one_speed(reading):
+            return _one_speed(reading)
     near = max(_deviation(reading) for reading in relative)
     length, far = _far(subject, near)
     done = f"read one token {length} times and compared the scores along each diagonal"
@@ -97,6 +99,15 @@ spread = max((row[row > -1e4].max() - row[row > -1e4].min()).item() for row in l
 assert spread > 1e-5, "the scores of a query do not differ between keys: queries alone are rotated"
 """,
 }
+ONE_SPEED = """
+model.eval()
+found = [scores for _, scores, _ in attention(sample(1)[:1, :1].repeat(1, 16)) if scores.shape[-2:] == (16, 16)]
+last = found[0].flatten(0, -3)[:, -1].detach().double()  # what the last query makes of each key
+sides, middle = last[:, 2:] + last[:, :-2], last[:, 1:-1]
+factor = (sides * middle).sum(-1, keepdim=True) / middle.square().sum(-1, keepdim=True)
+rest = (sides - factor * middle).abs().max() / last.abs().max()
+assert rest > 1e-3, "scores are one sinusoid of the distance, and should be a sum of many"
+"""
 UPSIDE = """
 model.eval()
 found = [scores for _, scores, _ in attention(sample(1)[:1, :1].repeat(1, 16)) if scores.shape[-2:] == (16, 16)]
@@ -142,6 +153,19 @@ def _part(reading: Reading, part: str) -> Finding:
         references=("Su et al. 2021, eq. 16",),
         evidence={"site": reading.first.name, "rotated": part},
         script=PARTS[part],
+    )
+
+
+def _one_speed(reading: Reading) -> Finding:
+    return CHECK.failed(
+        "read one token repeated, and followed queries from position to position",
+        f"in {reading.first.name}, all pairs of channels turn by the same angle: one frequency in place of many",
+        where=f"{reading.first.name} ({reading.first.module})",
+        cause="a whole division in the exponent: arange(0, K, 2) // K is zero throughout",
+        fix="base ** (-torch.arange(0, K, 2) / K)",
+        references=("Su et al. 2021, §3.2.2",),
+        evidence={"site": reading.first.name},
+        script=ONE_SPEED,
     )
 
 
