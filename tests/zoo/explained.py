@@ -39,7 +39,7 @@ CAUSES = (
         ProphetNetNgramSelfAttention.get_predict_relative_pos_embeddings flattens (batch, position, n-gram, head), looks
         up buckets in the order (n-gram, batch, head, position) and views the result as (batch, n-gram, head, position):
         relative positions of one place are added at others, of the future too. With the axes put in one order all four
-        findings vanish, to the last bit. The order came with huggingface/transformers#21870."""),
+        findings vanish. The order came with huggingface/transformers#21870."""),
     _of("Bart MBart Pegasus Blenderbot BlenderbotSmall Marian TrOCR PLBart Mvp", "ForCausalLM", "loss.alignment",
         kind="fault", why="""
         Labels are compared with logits in their place and shifted nowhere: with labels=input_ids, as every other causal

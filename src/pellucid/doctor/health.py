@@ -42,7 +42,7 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
         for path, part in model.named_modules()
         if isinstance(part, nn.ModuleList | nn.Sequential) and len(part) > 1
     }
-    found = {}
+    found: dict[str, nn.Module] = {}
     for path, part in lists.items():
         kinds = {type(layer) for layer in part}
         deep = all(any(True for _ in layer.children()) for layer in part)

@@ -91,7 +91,7 @@ def digests(tensors: dict[str, Tensor]) -> dict[str, str]:
 
 def _digest(tensor: Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(memoryview(flat.view(torch.uint8).numpy())).hexdigest() + str(tensor.dtype)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest() + str(tensor.dtype)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

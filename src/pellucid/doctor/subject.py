@@ -243,11 +243,10 @@ class _Called(nn.Module):
     def __init__(self, model: nn.Module, call: Any) -> None:
         super().__init__()
         self._modules = model._modules  # the paths of the model's own parts
-        self.called = lambda batch: call(model, batch)
+        self.called: Callable[[Batch], Tensor] = lambda batch: call(model, batch)
 
     def forward(self, batch: Batch) -> Tensor:
-        found: Tensor = self.called(batch)
-        return found
+        return self.called(batch)
 
 
 def influence(subject: Subject, batch: Batch) -> Tensor:
