@@ -72,7 +72,7 @@ CASES = [
     ("GPT", "training leak", "backend.parity", DECODER),
     ("GPT", "restart", "kv.parity", STEPS),
     ("GPT", "top left", "kv.parity", STEPS),
-    ("GPT", "left positions", "pad.invariance", {**STEPS, **KEEP}),
+    ("GPT", "left positions", "pad.invariance", {**STEPS, **KEEP, "pad_sides": ("left",)}),
     ("GPT", "padding", "pad.invariance", {**STEPS, **KEEP}),
     ("GPT", "unshifted", "loss.alignment", LOSS),
     ("GPT", "shifted twice", "loss.alignment", LOSS),

@@ -8,7 +8,8 @@ The names, (B, T) ids, (B, S) source, (B, T, V) outputs:
 
 - ``sample(seed)``, ``sample_source(seed)``: ids and a source; another seed gives another token in every place.
 - ``call(ids)``: outputs. Of an encoder–decoder with the same source for all rows.
-- ``masked(ids, keep)``: outputs, padding hidden; of an encoder–decoder ``masked(source, ids, keep)``, of the source.
+- ``masked(ids, keep)``: outputs, padding hidden; of an encoder–decoder ``masked(source, ids, keep)``, of the source,
+  and ``masked_target(source, ids, keep)``.
 - ``translated(source, ids)``: outputs of an encoder–decoder.
 - ``step(ids, cache, source=None)``: outputs of new ids, and the cache; ``stepped(ids, cache, keep)``: with padding, of
   which ``keep`` covers what is in the cache as well.
@@ -35,7 +36,7 @@ from pellucid.doctor.subject import Subject
 
 GRADIENTS = re.compile(r"grad|backward|attention\(|optimizer")
 """What a script does that takes gradients, or must not take the fast paths that PyTorch has where there are none."""
-FORWARD = ("call", "translated", "masked", "step", "stepped")
+FORWARD = ("call", "translated", "masked", "masked_target", "step", "stepped")
 
 WAKE = """
 for parameter in model.parameters():  # what starts at zero hides all that is behind it

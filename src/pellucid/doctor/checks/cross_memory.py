@@ -12,6 +12,7 @@ from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
 from pellucid.doctor.padding import Padded, masks_by_id, padded, seers
+from pellucid.doctor.scripts.padding import pad_script
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("cross.memory", "quick", "Is padding of the source hidden from the decoder?")
@@ -63,15 +64,7 @@ def _judged(subject: Subject, given: Padded, content: float, amount: float, evid
         "memory_key_padding_mask of nn.Transformer",
         references=("huggingface/transformers#47946", "keras-team/keras-io#1046", "NVIDIA/FasterTransformer#270"),
         evidence=evidence,
-        script="""
-model.eval()
-ids, source = sample(1), sample_source(2)
-keep = torch.ones_like(source, dtype=torch.bool)
-keep[1, -4:] = False
-other = torch.where(keep, source, sample_source(3))
-one, two = masked(source, ids, keep), masked(other, ids, keep)  # as you pass the mask of the source
-assert (one - two).abs().max() == 0, "the decoder sees padding of the source"
-""",
+        script=pad_script(subject, given, "content" if content > amount else "amount"),
     )
 
 

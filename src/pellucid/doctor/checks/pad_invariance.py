@@ -20,6 +20,7 @@ from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
 from pellucid.doctor.padding import Padded, masks_by_id, padded, seers, upside_down
+from pellucid.doctor.scripts.padding import pad_script
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("pad.invariance", "quick", "Does padding leave what is real alone?")
@@ -264,20 +265,5 @@ def _failed(subject: Subject, done: str, given: Padded, fault: Fault, evidence: 
             "upside_down": upside_down(subject, given),
             **evidence,
         },
-        script=_script(given),
+        script=pad_script(subject, given, fault.kind),
     )
-
-
-def _script(given: Padded) -> str:
-    return f"""
-model.eval()
-ids = sample(1)
-keep = torch.ones_like(ids, dtype=torch.bool)
-keep[1, {"-4:" if given.side == "right" else ":4"}] = False  # padding on the {given.side}, in the {given.read}
-other = torch.where(keep, ids, sample(2))
-one, two = masked(ids, keep), masked(other, keep)  # as you pass the mask: True where a token is real
-assert one.isfinite().all(), "NaN"
-assert (one - two)[keep].abs().max() == 0, "what stands in the padding matters"
-alone = masked(ids[1:2][:, keep[1]], None)
-assert (one[1][keep[1]] - alone[0]).abs().max() < 1e-4, "the amount of padding matters"
-"""

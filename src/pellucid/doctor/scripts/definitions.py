@@ -15,6 +15,7 @@ DEFINITIONS: dict[str, Callable[[Subject], Definition]] = {
     "translated": reading.translated,
     "call": reading.call,
     "masked": reading.masked,
+    "masked_target": reading.masked_target,
     "step": stepping.step,
     "stepped": stepping.stepped,
     "reorder": stepping.reorder,

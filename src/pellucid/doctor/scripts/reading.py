@@ -76,13 +76,24 @@ def masked(subject: Subject) -> Definition:
     return _calling(subject, "masked", given, names, "how the mask is given, True where a token is real")
 
 
+def masked_target(subject: Subject) -> Definition:
+    """Outputs of an encoder–decoder with the padding of what is written hidden."""
+    given = subject.batch()
+    length = given.ids.size(1)
+    keep = torch.arange(length) < torch.tensor([length, length - 1, max(1, length // 2)])[:, None]
+    keep = keep.to(given.ids.device)
+    names = {"source": given.source, "ids": given.ids, "keep": keep}
+    what = "how the mask of what is written is given, True where a token is real"
+    return _calling(subject, "masked_target", given.with_(keep=keep), names, what)
+
+
 def _calling(subject: Subject, name: str, given: Batch, names: dict[str, Any], what: str) -> Definition:
     run, head = subject.spec.call, f"{name}({', '.join(names)})"
     assert run is not None
     seen = watched(subject, lambda model: run(model, given))
     if seen is not None and (text := seen.call(names)) and (suffix := seen.output(seen.value)) is not None:
         return Definition(f"def {head}:\n    return {text}{suffix}")
-    kept = {"keep": "keep" if given.source is None else "source_keep"}
+    kept = {"keep": "keep" if given.source_keep is None else "source_keep"}
     told = ", ".join(f"{kept.get(each, each)}={each}" for each in names)
     definition = own(run, f"_{name}", f"def {head}:\n    return _{name}(model, as_batch({told}))")
     if definition is not None and holds(
