@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+import pellucid as pl
+from pellucid.doctor.finding import Status
 from pellucid.doctor.infer import subject_of
 from pellucid.doctor.spec import Batch, Spec
 from pellucid.errors import UserError
@@ -177,6 +179,15 @@ def test_what_cannot_be_examined_says_what_to_write(model, spec, words):
     with pytest.raises(UserError) as error:
         found(model, spec)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*DECODERS, "Bare", "Reader", "Pooled", "SourceTarget", "TargetSource"])
+def test_none_of_them_is_said_to_be_ill(name):
+    torch.manual_seed(0)
+    report = pl.doctor(getattr(models, name)())
+    wrong = {f.check: f.seen for f in report.of(Status.FAIL, Status.INCONCLUSIVE)}
+    assert not wrong, f"{wrong}\n{report}"
 
 
 def test_what_is_said_wins():

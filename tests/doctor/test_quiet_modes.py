@@ -1,0 +1,85 @@
+"""Dropout that drops nothing, and products of groups in double precision: what they change and what they leave."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import pellucid as pl
+from pellucid.doctor.finding import Status
+from pellucid.doctor.grouped import grouped_in_double
+from pellucid.doctor.undropped import undropped
+
+ONES = torch.ones(2, 3, 8)
+DROPS = {
+    "F.dropout": lambda x: F.dropout(x, 0.5),
+    "torch.dropout": lambda x: torch.dropout(x, 0.5, True),
+    "nn.Dropout": nn.Dropout(0.5),
+    "nn.Dropout1d": nn.Dropout1d(0.5),
+    "nn.AlphaDropout": nn.AlphaDropout(0.5),
+}
+
+
+@pytest.mark.parametrize("name", DROPS)
+def test_nothing_is_dropped_within_and_as_usual_after(name):
+    with undropped():
+        assert torch.equal(DROPS[name](ONES), ONES)
+    assert not torch.equal(DROPS[name](ONES), ONES)
+
+
+def test_nor_inside_attention():
+    q, k, v = torch.randn(3, 1, 2, 5, 8).unbind()
+    attend = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True).train()
+    with undropped():
+        plain = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3)
+        assert torch.equal(F.scaled_dot_product_attention(q, k, v, None, 0.5, True, scale=0.3), plain)
+        assert torch.equal(F.scaled_dot_product_attention(q, k, v, dropout_p=0.5, is_causal=True, scale=0.3), plain)
+        one, two = (attend(ONES, ONES, ONES)[0] for _ in range(2))
+    assert torch.equal(one, two)
+    assert not torch.equal(attend(ONES, ONES, ONES)[0], one)
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped product")
+def test_groups_are_multiplied_in_double_precision():
+    rows, matrices = torch.randn(7, 16, dtype=torch.float64), torch.randn(3, 16, 8, dtype=torch.float64)
+    ends = torch.tensor([2, 2, 6], dtype=torch.int32)
+    with grouped_in_double():
+        found = F.grouped_mm(rows, matrices, offs=ends)
+    assert torch.equal(found, torch.cat([rows[:2] @ matrices[0], rows[2:6] @ matrices[2], torch.zeros(1, 8)]))
+
+
+class Experts(nn.Module):
+    """A decoder whose tokens go to one of two experts, each with dropout of its own; ``leaks``: by the mean of all."""
+
+    def __init__(self, leaks: bool):
+        super().__init__()
+        self.table, self.places = nn.Embedding(61, 16), nn.Embedding(64, 16)
+        self.route = nn.Linear(16, 2)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Dropout(0.3)) for _ in range(2))
+        self.down, self.norm, self.leaks = nn.Linear(32, 16), nn.LayerNorm(16), leaks
+
+    def forward(self, ids):
+        x = self.table(ids) + self.places(torch.arange(ids.size(1)))
+        q = self.norm(x)
+        x = x + F.scaled_dot_product_attention(q[:, None], q[:, None], q[:, None], is_causal=True)[:, 0]
+        chosen = self.route(x - x.mean(1, keepdim=True) if self.leaks and self.training else x).argmax(-1)
+        hidden = x.new_zeros(*x.shape[:2], 32)
+        for number, expert in enumerate(self.experts):
+            hidden[chosen == number] = expert(x[chosen == number])  # as many random numbers as it has tokens
+        return (x + self.down(hidden)) @ self.table.weight.mT
+
+
+def causal(leaks):
+    torch.manual_seed(0)
+    report = pl.doctor(Experts(leaks), pl.Spec(kind="decoder"), only=["causal.prefix_invariance"])
+    return report["causal.prefix_invariance"]
+
+
+def test_random_numbers_that_fall_elsewhere_are_no_leak():
+    assert causal(leaks=False).status is Status.PASS
+
+
+def test_a_leak_in_training_is_one_without_them():
+    finding = causal(leaks=True)
+    assert finding.status is Status.FAIL
+    assert "only in training mode" in finding.seen
