@@ -59,8 +59,8 @@ class Batch:
     positions: Tensor | None = None
 
     def with_(self, **changes: Any) -> Batch:
-        """The same but for what is named."""
-        return replace(self, **changes)
+        """The same but for what is named, each in one piece of memory: some models ``view`` what they are given."""
+        return replace(self, **{name: None if x is None else x.contiguous() for name, x in changes.items()})
 
     def rows(self, chosen: Any) -> Batch:
         """Some of its rows."""

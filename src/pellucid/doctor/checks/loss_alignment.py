@@ -7,10 +7,8 @@ asked for the token after the last that it has read, wherever the shift is made,
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from pellucid.doctor import tolerances
+from pellucid.doctor.asking import known, match, padding_asked, ragged, told_by_labels
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.reading import Reading, reading_of
@@ -93,7 +91,7 @@ def answer(subject: Subject) -> Finding:
         return CHECK.unsure(DONE, "nothing is asked of random text")
     wanted = (1 - reading.shift) if subject.writes and reading.shift is not None else 0 if spec.labels == "same" else 1
     words = ray.labels.where(ray.labels != spec.pad_id, -1) if spec.pad_id is not None else ray.labels
-    matches = {k: _match(words, batch.ids, k) for k in OFFSETS}  # padding stands at every offset
+    matches = {k: match(words, batch.ids, k) for k in OFFSETS}  # padding stands at every offset
     best = max(matches, key=lambda k: matches[k])
     sure = matches[best] >= (tolerances.LABEL_MATCH if batch is not spec.batch else tolerances.LABEL_MATCH_OWN)
     evidence: dict[str, object] = {
@@ -103,7 +101,7 @@ def answer(subject: Subject) -> Finding:
     return (
         _softmax_twice(ray, evidence)
         or (_misplaced(matches[best], best, wanted, evidence, read=subject.writes) if sure and best != wanted else None)
-        or (_padding(ray, batch, wanted, subject, evidence) if batch.keep is not None else None)
+        or _padding(ray, batch, wanted, subject, evidence)
         or (None if sure else _unexplained(ray, batch, matches[best], best, subject, evidence))
         or (_wraps(evidence) if reading.wraps else None)
         or (_end(ray, subject, evidence) if batch is not spec.batch else None)
@@ -123,42 +121,6 @@ def _seen(subject: Subject) -> tuple[Batch, Xray]:
         if own is None or own.ids.dim() != 2:
             raise
     return own, xray(subject, own)
-
-
-def ragged(subject: Subject) -> Batch:
-    """Rows that end in the end token and are padded on the right, where there are such: padding must not be asked."""
-    batch, spec = subject.batch(), subject.spec
-    if spec.features is not None or spec.example is not None or not (subject.writes or spec.masked):
-        return batch
-    rows, length = batch.ids.shape
-    pad, end = (known(each, subject) for each in (spec.pad_id, spec.eos_id))
-    short = 2 if pad is not None else 0
-    lengths = torch.tensor([length - short * row for row in range(rows)])[:, None]
-    places = torch.arange(length)
-    ids = batch.ids.cpu()
-    if subject.writes and end is not None:
-        ids = torch.where(places == lengths - 1, end, ids)
-    if pad is None:
-        return batch.with_(ids=ids.to(batch.ids.device))
-    keep = places < lengths
-    return batch.with_(ids=torch.where(keep, ids, pad).to(batch.ids.device), keep=keep.to(batch.ids.device))
-
-
-def known(token: int | None, subject: Subject) -> int | None:
-    """A special token, if the vocabulary has it: some configs keep the ids of a larger one."""
-    size = subject.spec.vocab_size
-    return token if token is not None and (size is None or 0 <= token < size) else None
-
-
-def _match(labels: Tensor, text: Tensor, offset: int) -> float:
-    """The share of the asked positions whose label stands at an offset from them in some text."""
-    width, length = labels.size(1), text.size(1)
-    at = torch.arange(width, device=text.device)
-    inside = (at + offset >= 0) & (at + offset < length)
-    found, there = labels[:, inside], text[:, (at + offset)[inside]]
-    counted = found >= 0
-    # A few labels at the edges cannot stand in what was read: they are no evidence against an offset.
-    return float((found[counted] == there[counted]).float().mean()) if bool(counted.any()) else 0.0
 
 
 def _softmax_twice(ray: Xray, evidence: dict[str, object]) -> Finding | None:
@@ -186,30 +148,23 @@ def _softmax_twice(ray: Xray, evidence: dict[str, object]) -> Finding | None:
 def _padding(
     ray: Xray, batch: Batch, offset: int, subject: Subject, evidence: dict[str, object]
 ) -> Finding | None:  # fmt: skip
-    """Whether positions whose label is padding are asked, the first after a text apart where padding is the end too."""
-    assert batch.keep is not None
-    width, length = ray.labels.size(1), batch.keep.size(1)
-    keep = batch.keep
-    if subject.spec.pad_id == subject.spec.eos_id and subject.writes:
-        keep = keep | torch.cat([keep[:, :1], keep[:, :-1]], dim=1)
-    at = torch.arange(width, device=keep.device) + offset
-    inside = (at >= 0) & (at < length)
-    stray = ray.asked & ~keep[:, at.clamp(0, length - 1)] & inside & ray.balanced
-    real = ray.asked & keep[:, at.clamp(0, length - 1)] & inside
-    if not bool(stray.any()):
+    """Whether positions whose label is padding are asked; not by a loss that is told by its labels what to ignore."""
+    if batch.keep is None:
         return None
-    upside_down = not bool(real.any())
+    stray, real = padding_asked(ray, batch, offset, subject)
+    if not stray or told_by_labels(batch, offset, subject):
+        return None
+    upside_down = real == 0
     return CHECK.failed(
         DONE,
-        f"{int(stray.sum())} positions whose label is padding are asked"
-        + (", and no others" if upside_down else " as well"),
+        f"{stray} positions whose label is padding are asked" + (", and no others" if upside_down else " as well"),
         cause="the mask of what is ignored is upside down"
         if upside_down
         else "padding is not ignored: no ignore_index, one that is not the padding's id, a mask of the inputs where "
         "that of the labels is meant, or a smoothing term that is not masked",
         fix="labels.masked_fill(~keep, -100) and cross_entropy(…, ignore_index=-100); mask the smoothing term alike",
         references=("pytorch/pytorch#73205", "awslabs/sockeye#200"),
-        evidence={**evidence, "padding_asked": int(stray.sum())},
+        evidence={**evidence, "padding_asked": stray},
         script=_padding_script(subject.spec, offset),
     )
 
@@ -256,7 +211,7 @@ def _unexplained(
     if len(values) == 1 and not values & set(subject.words.tolist()):
         seen = f"every position is asked for token {values.pop()}"
         cause = "labels are the masked text, or the padding, and not the text itself"
-    elif batch.source is not None and batch.source.dim() == 2 and _match(ray.labels, batch.source, 0) == 1:
+    elif batch.source is not None and batch.source.dim() == 2 and match(ray.labels, batch.source, 0) == 1:
         seen, cause = "every position is asked for the token of the source", "labels are the source"
     else:
         return CHECK.unsure(
@@ -325,7 +280,7 @@ def _own(subject: Subject, reading: Reading, evidence: dict[str, object]) -> Fin
     except Exception:  # a batch the model does not take is said by data.labels
         return None
     wanted = 1 - reading.shift
-    matches = {k: _match(ray.labels, batch.ids[:4].to(ray.labels.device), k) for k in OFFSETS}
+    matches = {k: match(ray.labels, batch.ids[:4].to(ray.labels.device), k) for k in OFFSETS}
     best = max(matches, key=lambda k: matches[k])
     evidence["own_offsets"] = {str(k): round(v, 3) for k, v in matches.items()}
     if matches[best] < tolerances.LABEL_MATCH_OWN or matches[wanted] > 0.5 * matches[best]:

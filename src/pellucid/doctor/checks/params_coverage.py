@@ -47,7 +47,7 @@ def answer(subject: Subject) -> Finding:
         or _stale(subject)
         or _unreached(subject, used, gradients, taught)
         or _untaught(gradients, taught)
-        or _passed(subject, gradients)
+        or _passed(subject, gradients, taught)
     )
 
 
@@ -158,9 +158,9 @@ def _untaught(gradients: dict[str, Tensor | None], taught: dict[str, Tensor | No
     )  # fmt: skip
 
 
-def _passed(subject: Subject, gradients: dict[str, Tensor | None]) -> Finding:
+def _passed(subject: Subject, gradients: dict[str, Tensor | None], taught: dict[str, Tensor | None]) -> Finding:
     assert subject.module is not None
-    names = [name for name, g in gradients.items() if not _any(g)]
+    names = [name for name, g in gradients.items() if not _any(g) and not _any(taught.get(name))]
     if names and "unused" in subject.spec.declare:
         return CHECK.passed(DONE, f"{len(names)} parameters take no part, as declared", silent=names)
     if names:
