@@ -414,6 +414,7 @@ def bare_transformer() -> tuple[nn.Module, Spec]:
             layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 64, batch_first=True, norm_first=True)
             self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
             self.head = nn.Linear(WIDTH, VOCAB)
+            nn.init.normal_(self.head.weight, std=0.02)
 
         def forward(self, ids: Tensor) -> Tensor:
             x = self.tokens(ids) * math.sqrt(WIDTH) + self.positions(torch.arange(ids.size(1)))

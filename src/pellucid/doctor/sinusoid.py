@@ -22,6 +22,8 @@ from pellucid.doctor.subject import Subject
 ROTARY = re.compile(r"(^|[._])(cos|sin)|rope|rotary|freq", re.IGNORECASE)
 ROWS, CLOSE = 64, 1e-3
 BASE = 10000.0
+MISTAKEN = (BASE**2, BASE**0.5, math.exp(math.log10(BASE)))
+"""What frequencies are powers of where the exponent is doubled or halved, or a logarithm is taken of another base."""
 
 
 def tables(subject: Subject) -> dict[str, Tensor]:
@@ -136,8 +138,8 @@ def fault(table: Tensor) -> str:
     if distinct == 1 and fast.numel() * 2 >= table.size(1):
         return "all of its columns have one frequency"
     base = _base(fast, table.size(1))
-    if any(abs(math.log(base / wrong)) < 0.05 for wrong in (BASE**2, BASE**0.5)):
-        return f"its frequencies fall by the powers of {base:.3g} and not of {BASE:.0f}: an exponent of i/D or 4i/D"
+    if any(abs(math.log(base / wrong)) < 0.05 for wrong in MISTAKEN):
+        return f"its frequencies fall by the powers of {base:.3g} and not of {BASE:.0f}: i/D, 4i/D or log10"
     return ""
 
 

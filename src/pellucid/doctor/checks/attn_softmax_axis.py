@@ -46,7 +46,7 @@ def answer(subject: Subject) -> Finding:
         weights = site.weights().double()
         sums = weights.sum(-1)
         away = float(torch.where(sums == 0, 0.0, (sums - 1).abs()).max())
-        if away > tolerances.ROW_SUM * 10:
+        if not away <= tolerances.ROW_SUM * 10:  # NaN, as of a softmax over what is -inf throughout, is no sum of one
             over = next((name for dim, name in AXES.items() if _ones(weights.sum(dim))), "")
             if not over and not site.verified and site.replay is not None and site.replay.step == "cat":
                 continue  # one softmax over these keys and others, as of a few global ones and a block
@@ -92,7 +92,7 @@ def _changed(site: Site) -> tuple[str, bool]:
 
 
 def _ones(sums: Tensor) -> bool:
-    return bool(torch.allclose(sums, torch.ones((), dtype=sums.dtype), atol=1e-4))
+    return bool(torch.allclose(sums.nan_to_num(1.0), torch.ones((), dtype=sums.dtype), atol=1e-4))
 
 
 def _failed(site: Site, done: str, seen: str, away: float, over: str) -> Finding:

@@ -10,6 +10,10 @@ from pellucid.doctor.measures import gap
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("eval.deterministic", "quick", "Are two passes in evaluation mode the same?")
+NAN = """
+model.eval()
+assert not call(sample(1)).isnan().any(), "outputs are NaN"
+"""
 DONE = "ran the same batch three times in evaluation mode, with other random numbers each time"
 
 
@@ -22,6 +26,8 @@ def answer(subject: Subject) -> Finding:
         for seed in range(3):
             torch.manual_seed(seed)
             outputs.append(subject.spec.call(subject.model, batch))
+    if bool(outputs[0].isnan().any()):
+        return _nan()
     worst = max(gap(other, outputs[0]).share for other in outputs[1:])
     if worst == 0:
         return CHECK.passed(DONE, "the same bits each time")
@@ -43,4 +49,17 @@ torch.manual_seed(1)
 two = call(sample(1))
 assert torch.equal(one, two), f"two passes differ by {(one - two).abs().max():.3g}"
 """,
+    )
+
+
+def _nan() -> Finding:
+    return CHECK.failed(
+        DONE,
+        "outputs are NaN, for tokens that are all real",
+        cause="a softmax of -inf alone: a query that may see nothing, or a softmax over another axis than the keys; a "
+        "root of a negative number, a division by zero",
+        fix="find the first NaN: register_forward_hook on every module, and look which returns it; let every query see "
+        "itself at the least",
+        references=("pytorch/pytorch#41508", "pytorch/pytorch#103749"),
+        script=NAN,
     )
