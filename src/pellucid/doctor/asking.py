@@ -50,6 +50,13 @@ def match(labels: Tensor, text: Tensor, offset: int) -> float:
     return float((found[counted] == there[counted]).float().mean()) if bool(counted.any()) else 0.0
 
 
+def rows_of_others(labels: Tensor, text: Tensor, offset: int) -> bool:
+    """Whether every row is asked for the text of some row, and not all for their own."""
+    rows = range(labels.size(0))
+    found = [[match(labels[r : r + 1], text[o : o + 1], offset) >= tolerances.LABEL_MATCH for o in rows] for r in rows]
+    return all(map(any, found)) and not all(found[r][r] for r in rows)
+
+
 def padding_asked(ray: Xray, batch: Batch, offset: int, subject: Subject) -> tuple[int, int]:
     """How many positions are asked whose label is padding, and how many whose label is real.
 

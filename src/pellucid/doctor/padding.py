@@ -153,10 +153,10 @@ def upside_down(subject: Subject, given: Padded) -> bool:
 
 
 def masks_by_id(subject: Subject, given: Padded) -> bool:
-    """Whether the model hides the padding's id without being told: more is hidden in the short row than in the full."""
+    """Whether the model hides padding by its id without being told: a short row hides other keys than a full one."""
     if subject.module is None:
         return False
     size, rows = given.keep.size(1), given.keep.size(0)
     sites = [s for s in subject.attention_of(given.batch).sites if s.k.size(2) == size and s.q.size(0) == rows]
     hidden = [site.scores() <= HIDDEN for site in sites]
-    return any(bool((each[-1] & ~each[0]).any()) for each in hidden)
+    return any(bool((each != each[:1]).any()) for each in hidden)

@@ -8,7 +8,7 @@ asked for the token after the last that it has read, wherever the shift is made,
 from __future__ import annotations
 
 from pellucid.doctor import tolerances
-from pellucid.doctor.asking import known, match, padding_asked, ragged, told_by_labels
+from pellucid.doctor.asking import known, match, padding_asked, ragged, rows_of_others, told_by_labels
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.reading import Reading, reading_of
@@ -102,7 +102,7 @@ def answer(subject: Subject) -> Finding:
         _softmax_twice(ray, evidence)
         or (_misplaced(matches[best], best, wanted, evidence, read=subject.writes) if sure and best != wanted else None)
         or _padding(ray, batch, wanted, subject, evidence)
-        or (None if sure else _unexplained(ray, batch, matches[best], best, subject, evidence))
+        or (None if sure else _unexplained(ray, batch, matches, wanted, subject, evidence))
         or (_wraps(evidence) if reading.wraps else None)
         or (_end(ray, subject, evidence) if batch is not spec.batch else None)
         or _own(subject, reading, evidence)
@@ -205,17 +205,20 @@ def _misplaced(
 
 
 def _unexplained(
-    ray: Xray, batch: Batch, share: float, best: int, subject: Subject, evidence: dict[str, object]
+    ray: Xray, batch: Batch, matches: dict[int, float], wanted: int, subject: Subject, evidence: dict[str, object]
 ) -> Finding:
+    best = max(matches, key=lambda k: matches[k])
     values = set(ray.labels[ray.asked].tolist())
     if len(values) == 1 and not values & set(subject.words.tolist()):
         seen = f"every position is asked for token {values.pop()}"
         cause = "labels are the masked text, or the padding, and not the text itself"
     elif batch.source is not None and batch.source.dim() == 2 and match(ray.labels, batch.source, 0) == 1:
         seen, cause = "every position is asked for the token of the source", "labels are the source"
+    elif rows_of_others(ray.labels, batch.ids, wanted):
+        seen, cause = "every row is asked for the text of another", "texts and labels are shuffled or sorted apart"
     else:
         return CHECK.unsure(
-            DONE, f"no offset explains the labels; the nearest, {best:+d}, explains {share:.0%}", **evidence
+            DONE, f"no offset explains the labels; the nearest, {best:+d}, explains {matches[best]:.0%}", **evidence
         )
     return CHECK.failed(
         DONE,
