@@ -35,10 +35,10 @@ def _of(names: str, end: str, *checks: str, kind: str, why: str) -> Explained:
 
 CAUSES = (
     _of("ProphetNet", "ForConditionalGeneration", "causal.prefix_invariance", "prefix.length_invariance",
-        "pad.invariance", "influence.map", kind="fault", why="""
+        "pad.invariance", "influence.map", "kv.parity", kind="fault", why="""
         ProphetNetNgramSelfAttention.get_predict_relative_pos_embeddings flattens (batch, position, n-gram, head), looks
         up buckets in the order (n-gram, batch, head, position) and views the result as (batch, n-gram, head, position):
-        relative positions of one place are added at others, of the future too. With the axes put in one order all four
+        relative positions of one place are added at others, of the future too. With the axes put in one order all five
         findings vanish. The order came with huggingface/transformers#21870."""),
     _of("Bart MBart Pegasus Blenderbot BlenderbotSmall Marian TrOCR PLBart Mvp", "ForCausalLM", "loss.alignment",
         kind="fault", why="""

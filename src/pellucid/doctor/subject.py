@@ -37,6 +37,7 @@ class Subject:
     def __init__(self, model: Any, spec: Spec, *, seed: int = 0, build: str = "") -> None:
         assert spec.call is not None
         self.model, self.spec, self.seed, self.build = model, spec, seed, build
+        self._doubled = False
 
     # ---- what it is ----------------------------------------------------------------------------
 
@@ -135,7 +136,10 @@ class Subject:
         assert self.spec.call is not None
         with self.mode(train), torch.set_grad_enabled(grads):
             self.reseed()
-            return self.spec.call(self.model, self._fitting(batch))
+            output = self.spec.call(self.model, self._fitting(batch))
+        if self._doubled and not bool(output.isfinite().all()):
+            raise ArithmeticError("no numbers in double precision")  # a lowest number of float64, added to itself
+        return output
 
     def _fitting(self, batch: Batch) -> Batch:
         """Vectors, images and sounds in the precision that the model has just now."""
@@ -182,14 +186,17 @@ class Subject:
         return verdict(first.share, double, exact=exact), first, double
 
     def in_double(self, measured: Callable[[], T]) -> T | None:
-        """A measurement with the model in float64; ``None`` where the model cannot."""
+        """A measurement with the model in float64; ``None`` where the model cannot, or gives no numbers in it."""
         if self.module is None:
             return None
+        self._doubled = True
         try:
             with doubled(self.module), grouped_in_double():
                 return measured()
         except Exception:  # a model that makes tensors of its own in float32 need not run in float64
             return None
+        finally:
+            self._doubled = False
 
     # ---- what several checks ask ---------------------------------------------------------------
 
