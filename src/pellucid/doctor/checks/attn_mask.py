@@ -43,7 +43,7 @@ def answer(subject: Subject) -> Finding:
             seen = f"{site.name} gives up to {leaked:.2g} of its weight to keys it may not see"
             return _failed(site, done, seen, CAUSE_SEES, rule, _rule_lines(subject, site) + LEAKED)
         margin = min(margin, _margin(scores, rule) if not bool(rule.all()) else margin)
-        hidden = (scores <= tolerances.MASKED) & (weights == 0) & rule
+        hidden = hidden_in(site, scores, weights) & rule
         if not bool(hidden.any()):
             continue
         if blind := _blind(subject, site, hidden):
@@ -59,6 +59,20 @@ def answer(subject: Subject) -> Finding:
             evidence={"margin": margin},
         )
     return CHECK.passed(done, "every query sees what it should, and nothing else", margin=margin, sites=len(sites))
+
+
+def hidden_in(site: Site, scores: Tensor, weights: Tensor) -> Tensor:
+    """(B, H, T, S): what a mask hides; by what is done to the scores where that is known, else by how low they are."""
+    if site.replay is not None:
+        return (scores <= tolerances.MASKED) & (weights == 0)
+    formula, hidden = site.formula, torch.zeros_like(scores, dtype=torch.bool)
+    if formula.keep is not None:
+        hidden = hidden | ~formula.keep
+    if formula.bias is not None:
+        hidden = hidden | (formula.bias <= tolerances.MASKED)
+    if formula.causal:
+        hidden = hidden | torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    return hidden
 
 
 LEAKED = (

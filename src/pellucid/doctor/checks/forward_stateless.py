@@ -44,6 +44,11 @@ def answer(subject: Subject) -> Finding:
             seen, STATE, "keep what belongs to one sequence in an argument and a return value, not in self",
             {"gap": share, "written": written}, KEPT,
         )  # fmt: skip
+    if (stale := _stale_mask(subject)) > 0:
+        return _failed(
+            f"rows and their padding in another order give outputs that differ by {stale:.2g}: another batch's mask",
+            STATE, "make the mask of every batch anew, or keep it by more than its shape", {"gap": stale}, STALE,
+        )  # fmt: skip
     if left := _left(subject):
         return _failed(left, *LEFT[left], {"left": left}, SCRIPTS[left])
     if written:
@@ -71,6 +76,35 @@ def _others(subject: Subject) -> list[Batch]:
     if subject.spec.example is not None:
         return [subject.batch(seed=31)]
     return [subject.batch(3, max(1, length // 2), seed=31), subject.batch(2, length, seed=32)]
+
+
+STALE = """
+model.eval()
+ids = sample(1)
+keep = torch.ones_like(ids, dtype=torch.bool)
+keep[0, -4:] = False  # padding at the end of row 0
+one, two = masked(ids, keep), masked(ids.roll(1, 0), keep.roll(1, 0))  # the rows in another order
+gap = (one.roll(1, 0) - two).abs().max() / one.abs().max()
+assert gap < 1e-4, f"rows in another order differ by {gap:.3g}: the mask of the first batch is used again"
+"""
+
+
+def _stale_mask(subject: Subject) -> float:
+    """By how much outputs differ when rows are exchanged together with their padding, as a share of the largest."""
+    batch = subject.batch()
+    if not subject.spec.masked or subject.spec.example is not None or batch.ids.dim() != 2:
+        return 0.0
+    rows, length = batch.ids.shape
+    keep = torch.arange(length) < torch.tensor([length - 3 * row for row in range(rows)])[:, None]
+    padded = batch.with_(keep=keep.to(batch.ids.device))
+    order = torch.arange(rows).roll(1).to(batch.ids.device)
+
+    def pair() -> tuple[Tensor, Tensor]:
+        first = subject(padded)
+        return subject(padded.rows(order)), first[order]
+
+    agreed, found, _ = subject.agree(pair, exact=False)
+    return found.share if agreed is False and "batch_coupled" not in subject.spec.declare else 0.0
 
 
 INPUT = "it writes into what it was given to read"

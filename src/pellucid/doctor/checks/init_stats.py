@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+
+from torch import Tensor, nn
 
 from pellucid.doctor.check import Check
 from pellucid.doctor.checks.loss_init import fresh
@@ -12,6 +14,8 @@ from pellucid.doctor.subject import Subject
 CHECK = Check("init.stats", "quick", "Do the weights start as they do elsewhere?", awake=False)
 WIDE, NARROW = 5.0, 0.01
 RATIO = (0.1, 10.0)
+UNIT = (0.8, 1.25)
+"""A deviation that was forgotten is one."""
 
 
 @CHECK
@@ -30,12 +34,17 @@ def answer(subject: Subject) -> Finding:
     tables = {name for name, m in module.named_modules() if isinstance(m, nn.Embedding)}
     matrices = {name: value for name, value in stats.items() if name.rpartition(".")[0] not in tables}
     done = f"took the deviation of {len(matrices)} matrices, as a multiple of 1/√fan_in"
+    linear = {f"{path}.weight": m.weight for path, m in module.named_modules() if isinstance(m, nn.Linear)}
+    if fault := _fault(linear, matrices):
+        return _failed(done, *fault)
     wide = {name: value for name, value in matrices.items() if value > WIDE}
     evidence = {"largest": max(matrices.values(), default=0.0), "smallest": min(matrices.values(), default=0.0)}
     if wide:
         name = max(wide, key=lambda key: wide[key])
-        return CHECK.warned(done, f"{name} has {wide[name]:.2g} times 1/√fan_in", cause="drawn with a deviation of 1, or by "
-                            "another rule", fix="0.02, 1/√fan_in or Xavier's", evidence=evidence)  # fmt: skip
+        return CHECK.warned(
+            done, f"{name} has {wide[name]:.2g} times 1/√fan_in", cause="drawn by another rule",
+            fix="0.02, 1/√fan_in or Xavier's", evidence=evidence,
+        )  # fmt: skip
     ratio = _tokens_over_positions(subject)
     if ratio is not None and not RATIO[0] <= ratio <= RATIO[1]:
         return CHECK.warned(
@@ -45,6 +54,42 @@ def answer(subject: Subject) -> Finding:
             references=("jadore801120/attention-is-all-you-need-pytorch#138",),
         )  # fmt: skip
     return CHECK.passed(done, f"between {evidence['smallest']:.2g} and {evidence['largest']:.2g}", **evidence)
+
+
+def _fault(linear: Mapping[str, Tensor], matrices: Mapping[str, float]) -> tuple[str, str, str] | None:
+    """A matrix that surely starts wrong: which, what it is, and the cause."""
+    for name, weight in linear.items():
+        if (
+            weight.numel() > 16
+            and min(weight.shape) > 1
+            and bool((weight == weight.flatten()[0]).all() and weight.any())
+        ):
+            return name, f"{name} holds one number throughout: all that it computes is the same, and stays so", CONSTANT
+        deviation = float(weight.float().std()) if matrices.get(name, 0.0) > WIDE else 0.0
+        if UNIT[0] < deviation < UNIT[1]:
+            return name, f"{name} is drawn with a deviation of {deviation:.2g}, {matrices[name]:.2g}/√fan_in", DRAWN
+    return None
+
+
+CONSTANT = "nn.init.constant_ or ones_ for a matrix: units that begin alike have one gradient, and never part"
+DRAWN = "torch.randn, or normal_ without a deviation: sums of many such terms are too large for what follows"
+
+
+def _failed(done: str, name: str, seen: str, cause: str) -> Finding:
+    return CHECK.failed(
+        done,
+        seen,
+        where=name,
+        cause=cause,
+        fix="nn.init.normal_(weight, std=0.02), 1/√fan_in, or Xavier's",
+        references=("Glorot and Bengio 2010",),
+        evidence={"parameter": name},
+        script=f"""
+weight = dict(model.named_parameters())[{name!r}].detach()
+assert weight.std() > 0, "one number throughout"
+assert weight.std() * weight.size(-1) ** 0.5 < {WIDE}, f"a deviation of {{weight.std():.2g}}"
+""",
+    )
 
 
 def _tokens_over_positions(subject: Subject) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,12 @@ CHECK = Check("params.coverage", "standard", "Does every parameter take part?")
 DONE = "took gradients of the outputs, watched which modules run, and looked for modules that are not registered"
 RARE = re.compile(r"expert|moe|router", re.IGNORECASE)
 """Parts that a short batch need not reach."""
+
+ROUTER = re.compile(r"(^|\.)(router|gate)(\.\w+)?\.weight$", re.IGNORECASE)
+"""What chooses experts: it must learn from every batch, and has no gradient where its choice alone is used."""
+
+IDLE = 8
+"""Neighbouring outputs of a projection, at the least, that are not used where a part of it is forgotten."""
 
 BESIDE = re.compile(r"pool|classifier|nsp|seq_relationship")
 """Heads beside the outputs that are looked at."""
@@ -87,7 +94,10 @@ def _unreached(
     """Parameters without gradient, or with one of zero throughout; not of heads that the loss alone reads."""
     if "unused" in subject.spec.declare:
         return None
-    gradients = {name: g for name, g in gradients.items() if not RARE.search(name) and not _any(taught.get(name))}
+    untaught = {name: g for name, g in gradients.items() if not _any(taught.get(name))}
+    gradients = {
+        name: g for name, g in untaught.items() if not RARE.search(name) or (ROUTER.search(name) and g is None)
+    }
     absent = _of_absent(subject, gradients)
     never = [name for name, g in gradients.items() if g is None and name not in absent]
     if never and not all(BESIDE.search(name) for name in never):
@@ -102,12 +112,44 @@ def _unreached(
         )  # fmt: skip
     zero = [name for name, g in gradients.items() if g is not None and not _any(g)]
     if not zero:
-        return None
+        return _idle_rows(subject, gradients)
     return _failed(
         f"{_counted(zero)} a gradient of zero throughout",
         "its result is multiplied by zero, masked away or overwritten", "follow its result through forward",
         {"zero": zero}, _still_script(zero),
     )  # fmt: skip
+
+
+def _idle_rows(subject: Subject, gradients: dict[str, Tensor | None]) -> Finding | None:
+    """A part of one projection of which nothing is used, such as the values of a fused one."""
+    assert subject.module is not None
+    for path, part in subject.module.named_modules():
+        fused = {nn.Linear: "weight", nn.MultiheadAttention: "in_proj_weight"}.get(type(part), "")
+        name = f"{path}.{fused}"
+        gradient = gradients.get(name)
+        if not fused or gradient is None:
+            continue
+        idle = (gradient == 0).all(1)
+        if idle.numel() - int(idle.sum()) == subject.output.size(-1):
+            continue  # a table that was rounded up, of which the end is cut off
+        lengths = [len(list(run)) for zero, run in itertools.groupby(idle.tolist()) if zero]
+        if max(lengths, default=0) >= max(IDLE, idle.numel() // 4):
+            return _failed(
+                f"{max(lengths)} neighbouring outputs of the {idle.numel()} of {path} have no gradient",
+                "a part of a fused projection is used twice and another not at all: keys for values, queries for keys",
+                "q, k, v = self.qkv(x).chunk(3, dim=-1), each of them used once",
+                {"projection": path, "idle": idle.nonzero().flatten().tolist()}, _idle_script(name, max(lengths)),
+            )  # fmt: skip
+    return None
+
+
+def _idle_script(name: str, length: int) -> str:
+    return f"""
+model.eval()
+call(sample(1)).float().square().sum().backward()
+idle = (dict(model.named_parameters())[{name!r}].grad == 0).all(1).sum()
+assert idle < {length}, f"{{idle}} outputs of this projection are not used"
+"""
 
 
 def _of_absent(subject: Subject, gradients: dict[str, Tensor | None]) -> set[str]:
