@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pellucid.version import __version__
 
 if TYPE_CHECKING:
+    from pellucid import doctor
     from pellucid.analysis.compare import diff
     from pellucid.analysis.size import size
-    from pellucid import doctor
     from pellucid.config.presets import preset
     from pellucid.doctor.spec import Spec
     from pellucid.explorer.notebook import explore

@@ -24,7 +24,6 @@ from pellucid.models.build import build
 from pellucid.models.decoder import Decoder
 from pellucid.nn.attention import Attention
 
-
 # ---- faults ------------------------------------------------------------------------------------
 
 

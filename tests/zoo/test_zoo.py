@@ -136,5 +136,5 @@ def test_a_model_that_nobody_says_how_to_call():
         def forward(self, left, right, further):
             return left
 
-    with pytest.raises(UserError, match=r"Two\.forward needs left, right, further"):
+    with pytest.raises(UserError, match=r"Two needs left, right, further"):
         pl.doctor(Two(), pl.Spec(kind="decoder", vocab_size=9))

@@ -83,9 +83,7 @@ def doctor(
         "kind": kind, "vocab_size": vocab_size, "max_length": max_length, "window": window, "pad_id": pad_id,
         "bos_id": bos_id, "eos_id": eos_id, "declare": frozenset(declare or ()),
     }  # fmt: skip
-    told = Spec(**said)
-    if spec is not None:
-        told = told.over(spec_named(spec))
+    told = Spec(**said) if spec is None else Spec(**said).over(spec_named(spec))
     found = opened(target, device=device_of(device), seed=seed)
     report = _examined(target, found, told.over(found.spec), level, only or [], seed, quiet=json)
     _write(report, found, {"sarif": sarif, "junit": junit, "markdown": markdown, "html": html}, repro)

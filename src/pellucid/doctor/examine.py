@@ -56,17 +56,14 @@ def examine(
         UserError: for a model that cannot be called, or a name that is none.
     """
     began = time.perf_counter()
-    if level not in LEVELS:
-        raise UserError("level", f'found "{level}"', " or ".join(LEVELS), nearest(level, LEVELS))
     chosen = checks_of(only, level)
     module = model if isinstance(model, nn.Module) else None
     with kept(module), widened(module), torch.no_grad():
         with awake(module, seed):
             subject, inferred = subject_of(model, spec, seed=seed, build=build)
             found = dict(_asked([check for check in chosen if check.awake], subject, progress))
-        asleep = Subject(
-            model, subject.spec, seed=seed, build=build
-        )  # what was computed awake is not what training sees
+        # What was computed awake is not what training sees.
+        asleep = Subject(model, subject.spec, seed=seed, build=build)
         found |= dict(_asked([check for check in chosen if not check.awake], asleep, progress))
         scripts = Reproduction(subject)
         findings = tuple(scripts.complete(found[check], awake=check.awake) for check in chosen)
@@ -85,8 +82,10 @@ def checks_of(only: Sequence[str], level: Level) -> list[Check]:
     """The checks that are asked: those of a level, or those of some names and categories.
 
     Raises:
-        UserError: for a name that is none.
+        UserError: for a level or a name that is none.
     """
+    if level not in LEVELS:
+        raise UserError("level", f'found "{level}"', " or ".join(LEVELS), nearest(level, LEVELS))
     names = [check.name for check in CHECKS]
     for wanted in only:
         if wanted not in names and not any(name.startswith(f"{wanted}.") for name in names):

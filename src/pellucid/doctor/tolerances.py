@@ -21,10 +21,10 @@ CONTROL = 1e-6
 """A control moves the output by at least this share: below, nothing was mixed and nothing could have leaked."""
 
 LABEL_MATCH, LABEL_MATCH_OWN = 0.99, 0.95
-"""Share of asked positions that one offset must explain: of random text, and of the user's own, which is cut and masked."""
+"""Share of asked positions that one offset must explain: of random text, and of the user's own, cut and masked."""
 
 TOKEN_WEIGHTS, ROW_WEIGHTS = 1.001, 1.05
-"""Largest ratio of what two asked tokens weigh: over gathered batches, and over the rows of one, where it is estimated."""
+"""Largest ratio of what two asked tokens weigh: over gathered batches, and, estimated, over the rows of one."""
 
 GRADIENT = 1e-4
 """Norm of the difference of two gradients, as a share of the norm of one."""
@@ -48,7 +48,7 @@ FILL_MARGIN = 20.0
 """Nats between the lowest score that may be seen and the fill of what may not: e^-20 is 2e-9."""
 
 SAME = 1e-5
-"""Of what a model makes of equal tokens, the share of the largest value by which two numbers may differ and be the same."""
+"""Of what a model makes of equal tokens, the share of the largest by which two numbers may differ and be the same."""
 
 TOEPLITZ = 1e-2
 """Deviation along the diagonals of what depends on distance alone, over the spread of the whole."""

@@ -60,7 +60,8 @@ def _failed(seen: str, where: str, share: float) -> Finding:
         DONE,
         seen,
         where=where,
-        cause="something mixes over the batch axis: attention over the wrong axis (batch_first forgotten), heads folded "
+        cause="something mixes over the batch axis: attention over the wrong axis (batch_first forgotten), heads "
+        "folded "
         "into the batch in another order than they are unfolded, statistics or a routing over the batch, a mask "
         "repeated for the wrong rows",
         fix="(B, T, D) throughout, or batch_first=True; fold heads as x.transpose(1, 2).reshape(B * H, T, K) and masks "

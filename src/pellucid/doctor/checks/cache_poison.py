@@ -7,9 +7,10 @@ from torch import Tensor
 
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
-from pellucid.doctor.checks.kv_parity import part, prefill
+from pellucid.doctor.checks.kv_parity import part
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
+from pellucid.doctor.scripts.stepping import feeding
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
 
@@ -41,7 +42,8 @@ def answer(subject: Subject) -> Finding:
 
 
 def _run(subject: Subject, batch: Batch, poisoned: bool) -> Tensor:
-    assert subject.spec.step is not None and subject.spec.poison is not None
+    assert subject.spec.step is not None
+    assert subject.spec.poison is not None
     length = batch.ids.size(1)
     size = 1 if subject.spec.one_by_one else length - 2
     cache, found = None, None
@@ -59,15 +61,14 @@ def _run(subject: Subject, batch: Batch, poisoned: bool) -> Tensor:
 
 
 def _script(subject: Subject) -> str:
-    more = ", source" if subject.spec.kind == "encoder_decoder" else ""
-    read = prefill(subject)
+    feed = feeding(subject)
+    prompt = feed.prompt(subject.spec.one_by_one)
     return f"""
 model.eval()
-ids = sample(1)
-{"source = sample_source(9)" if more else ""}
-{read}
-one, _ = step(ids[:, 8:9], cache{more})
-{read}
-two, _ = step(ids[:, 8:9], poison(cache){more})
+{feed.lines}
+{prompt}
+one, _ = {feed.step("ids[:, 8:9]", "cache")}
+{prompt}
+two, _ = {feed.step("ids[:, 8:9]", "poison(cache)")}
 assert torch.equal(one, two), f"garbage in unused slots moves outputs by {{(one - two).abs().max():.3g}}"
 """

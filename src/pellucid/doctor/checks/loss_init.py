@@ -43,7 +43,8 @@ assert not ((logits >= 0).all() and torch.allclose(logits.sum(-1), torch.ones(()
 """,
         )
     below, above, beyond = tolerances.INITIAL_LOSS
-    seen = f"{loss:.2f} nats, where ln {size} is {floor:.2f} and scores of deviation {spread:.2g} predict {evidence['predicted']:.2f}"
+    predicted = f"scores of deviation {spread:.2g} predict {evidence['predicted']:.2f}"
+    seen = f"{loss:.2f} nats, where ln {size} is {floor:.2f} and {predicted}"
     if floor - below <= loss <= floor + above:
         return CHECK.passed(done, seen, **evidence)
     if fresh(subject) is not True:
@@ -52,7 +53,8 @@ assert not ((logits >= 0).all() and torch.allclose(logits.sum(-1), torch.ones(()
         return CHECK.failed(
             done,
             seen,
-            cause="the scores are too large at the start: the output projection, or the embedding it is tied to, is drawn "
+            cause="the scores are too large at the start: the output projection, or the embedding it is tied to, is "
+            "drawn "
             "with a deviation of 1, or the state is not normed before it",
             fix="draw the table with std 0.02 or 1/√d_model, or scale the state before a tied projection",
             references=("huggingface/transformers#26441",),

@@ -61,21 +61,25 @@ def answer(subject: Subject) -> Finding:
         fix="hide the future from every position, and ask each for the next token",
         references=("huggingface/transformers#48745", "lucidrains/linformer#25"),
         evidence=evidence,
-        script=f"""
+        script=_script(ROWS if spec.kind != "encoder_decoder" else 3, length, words.tolist(), floor),
+    )
+
+
+def _script(rows: int, length: int, words: list[int], floor: float) -> str:
+    return f"""
 for module in model.modules():
     if isinstance(module, torch.nn.Dropout):
         module.p = 0.0
 model.train()
 optimizer, losses = torch.optim.Adam(model.parameters(), {RATE}), []
-words = torch.tensor({words.tolist()})
+words = torch.tensor({words})
 torch.manual_seed(0)
 for _ in range({STEPS}):
-    loss, _ = loss_of(words[torch.randint(len(words), ({3 if spec.kind == "encoder_decoder" else ROWS}, {length}))])
+    loss, _ = loss_of(words[torch.randint(len(words), ({rows}, {length}))])
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     losses.append(loss.item())
 mean = sum(losses[-{LAST}:]) / {LAST}
 assert mean > {floor:.3f} - 0.1, f"the loss is {{mean:.3f}}, and tokens without any order have {floor:.3f} nats"
-""",
-    )
+"""

@@ -46,7 +46,8 @@ def answer(subject: Subject) -> Finding:
     return CHECK.warned(
         done,
         seen,
-        cause="parameters that are not trained, inputs that do not reach the outputs, labels that do not belong to them, "
+        cause="parameters that are not trained, inputs that do not reach the outputs, labels that do not belong to "
+        "them, "
         "or another computation in evaluation than in training mode",
         fix="see what else this report says; then train longer, or at another rate",
         evidence=evidence,
