@@ -287,6 +287,36 @@ class SoftmaxTwice(Attention):
         return scores.softmax(-1).softmax(-1)
 
 
+class OverRows(Attention):
+    """F.softmax(scores, dim=0)."""
+
+    def weights(self, scores: Tensor) -> Tensor:
+        return scores.softmax(0)
+
+
+class Logarithms(Attention):
+    """F.log_softmax for F.softmax."""
+
+    def masked(self, scores: Tensor, keep: Tensor | None) -> Tensor:
+        return scores.masked_fill(~self.allowed(*scores.shape[-2:]), -30.0)
+
+    def weights(self, scores: Tensor) -> Tensor:
+        return scores.log_softmax(-1)
+
+
+class Fused(Attention):
+    """One projection for queries, keys and values, of which the keys are taken for values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.q, self.k, self.v
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x: Tensor, keep: Any = None, past: Any = None) -> Any:
+        q, k, _ = (self.split(part) for part in self.qkv(x).chunk(3, -1))
+        return self.out(self.join(F.scaled_dot_product_attention(q, k, k, is_causal=True))), (k, k)
+
+
 class RotaryByView(Rotary):
     def split(self, x: Tensor) -> Tensor:
         return x.reshape(x.size(0), self.heads, x.size(1), -1)
@@ -328,6 +358,9 @@ BUGS = (
     _bug("heads attend to one another", "#58", lambda: (GPT(OverHeadsNotKeys), plain()), ("influence.map",)),
     _bug("rows attend to one another", "#18 batch_first", lambda: (GPT(OverBatch), plain()), ("batch.independence",)),
     _bug("an encoder's rows attend to one another", "#18 batch_first", lambda: (BERT(OverBatch), bert_spec(masked=False)), ("batch.independence",), "encoder"),
+    _bug("softmax over the rows of the batch", "#59", lambda: (GPT(OverRows), plain()), AXIS),
+    _bug("log_softmax for softmax", "#59", lambda: (GPT(Logarithms), plain()), AXIS),
+    _bug("a fused projection's keys are taken for values", "#64", lambda: (GPT(Fused), plain()), ("params.coverage",), level="standard"),
     _bug("keys are taken for values", "#64", lambda: (GPT(KeysAsValues), plain()), ("params.coverage",), level="standard"),
     _bug("queries are taken for keys", "#64", lambda: (GPT(QueriesAsKeys), plain()), ("params.coverage",), level="standard"),
     _bug("weights are computed and not applied", "#64", lambda: (GPT(WeightsNotApplied), plain()), ("params.coverage",), level="standard"),

@@ -190,6 +190,19 @@ class Remembering(Attention):
         return out, cache
 
 
+class MaskKept(Attention):
+    """The first mask is kept, and read from its beginning: right for a text, not for a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = torch.zeros(0, 0, dtype=torch.bool)
+
+    def allowed(self, queries: int, keys: int) -> Tensor:
+        if self.kept.size(0) < keys:
+            self.kept = torch.ones(keys, keys, dtype=torch.bool).tril()
+        return self.kept[:queries, :keys]
+
+
 class Counting(GPT):
     """A buffer counts positions, over all texts."""
 
@@ -379,6 +392,7 @@ BUGS = (
     _kv("keys and values exchanged in the cache", "#42", lambda: (GPT(Exchanged), gpt_spec())),
     _kv("is_causal with one query and many keys", "#39 pytorch/pytorch#108108", lambda: (GPT(TopLeft), gpt_spec())),
     _kv("is_causal with a chunk of queries", "#39 Dao-AILab/flash-attention#517", lambda: (GPT(TopLeftOfChunks), gpt_spec())),
+    _kv("a mask is kept and read from its beginning", "#39", lambda: (GPT(MaskKept), gpt_spec())),
     _kv("no mask once there is a cache", "#13 TinyLLM#18", lambda: (GPT(UnmaskedChunks), gpt_spec())),
     _kv("rotary positions start again at 0", "#37", lambda: (GPT(FromZero, learned=False), gpt_spec())),
     _kv("rotary positions of a chunk are one ahead", "#37", lambda: (GPT(OneTooFar, learned=False), gpt_spec())),

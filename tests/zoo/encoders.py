@@ -85,6 +85,17 @@ class FoldedWrongly(Attention):
         return scores.reshape(rows * heads, *scores.shape[2:]).masked_fill(~folded, -1e9).view_as(scores)
 
 
+class OfFirstBatch(Attention):
+    """A mask is kept for all batches of its shape."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.kept: dict[Any, Tensor] = {}
+
+    def masked(self, scores: Tensor, keep: Tensor | None) -> Tensor:
+        return super().masked(scores, None if keep is None else self.kept.setdefault(keep.shape, keep))
+
+
 class InFirstLayer(BERT):
     """Only the first layer is given the mask."""
 
@@ -316,6 +327,7 @@ BUGS = (
     _bug("padding is hidden by -5", "#4", lambda: (BERT(SmallFill), told())),
     _bug("every row has the first row's mask", "#22", lambda: (BERT(OfFirstRow), told())),
     _bug("masks are repeated in another order than heads", "#22 lsdefine/attention-is-all-you-need-keras#36", lambda: (BERT(FoldedWrongly), told())),
+    _bug("the first batch's mask is kept", "#22", lambda: (BERT(OfFirstBatch), told()), ("forward.stateless", *PAD)),
     _bug("only the first layer masks padding", "#18", lambda: (InFirstLayer(), told())),
     _bug("one of two layers masks padding", "#18", lambda: (BERT(Attention, Ignored), told())),
     _bug("padding is zeroed and seen", "#18", lambda: (TokensZeroed(), told())),

@@ -265,6 +265,43 @@ class SwitchesGradients(GPT):
         return super().embedded(ids, start)
 
 
+class Chosen(Block):
+    """The choice of an expert alone is used: the router has no gradient."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.router, self.other = nn.Linear(WIDTH, 2), copy.deepcopy(self.feed_forward)
+        nn.init.normal_(self.other[0].weight, std=0.02)
+        nn.init.normal_(self.other[2].weight, std=0.02)
+
+    def forward(self, x: Tensor, keep: Any = None, past: Any = None) -> Any:
+        attended, cache = self.attention(self.norm_1(x), keep, past)
+        x = x + attended
+        inside = self.norm_2(x)
+        first = self.router(inside).argmax(-1, keepdim=True) == 0
+        return x + torch.where(first, self.feed_forward(inside), self.other(inside)), cache
+
+
+class OneNumber(GPT):
+    """nn.init.ones_ for the projections of queries and keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for block in self.blocks:
+            nn.init.ones_(block.attention.q.weight)
+            nn.init.ones_(block.attention.k.weight)
+
+
+class DeviationOne(GPT):
+    """torch.randn for the projections, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for block in self.blocks:
+            block.attention.v.weight.data = torch.randn(WIDTH, WIDTH)
+            block.attention.out.weight.data = torch.randn(WIDTH, WIDTH)
+
+
 class FrozenEmbedding(GPT):
     """Tokens are looked up in .data."""
 
@@ -386,6 +423,9 @@ BUGS = (
     _bug("probabilities in place of scores", "check 10", lambda: (Probabilities(), plain()), INIT, level="quick"),
     _bug("a tied table of deviation one", "#56", lambda: (Wide(), plain(tied=True)), INIT, level="quick"),
     _bug("an output projection of deviation two", "#56", lambda: (WideHead(), plain()), INIT, level="quick"),
+    _bug("projections of ones", "Glorot and Bengio 2010", lambda: (OneNumber(), plain()), ("init.stats",), level="quick"),
+    _bug("projections of deviation one", "#56", lambda: (DeviationOne(), plain()), ("init.stats",), level="quick"),
+    _bug("a router without gradient", "#12", lambda: (GPT(block=Chosen), plain()), COVERAGE),
     _bug("a seed is set in every pass", "#57", lambda: (Seeding(dropout=0.1), plain()), STATE, level="quick"),
     _bug("it writes into what it reads", "#49", lambda: (WritesInput(), plain()), STATE, level="quick"),
     _bug("it switches its dropout off", "#63", lambda: (SwitchesMode(dropout=0.1), plain()), STATE, level="quick"),
