@@ -70,10 +70,12 @@ def _silent(subject: Subject, batch: Batch) -> list[int]:
 def _script() -> str:
     return """
 model.eval()
-ids, source = sample(1), sample_source(2)
-base = translated(source, ids)
+source = sample_source(2)
+longer, shorter = sample(1), sample(1)[:, : source.size(1) // 2]
 for position in range(source.size(1)):
     other = source.clone()
     other[:, position] = sample_source(3)[:, position]
-    assert (translated(other, ids) - base).abs().max() > 0, f"source position {position} moves nothing"
+    for ids in (longer, shorter):
+        moved = (translated(other, ids) - translated(source, ids)).abs().max()
+        assert moved > 0, f"source position {position} moves nothing of {ids.size(1)} outputs"
 """

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pellucid.doctor.check import Check
-from pellucid.doctor.checks.kv_parity import part, prefill, prompted
+from pellucid.doctor.checks.kv_parity import part, prompted
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.scripts.stepping import feeding
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
 
@@ -80,17 +81,16 @@ def _plain(subject: Subject, batch: Batch) -> Tensor:
 
 
 def _script(subject: Subject) -> str:
-    more = ", source" if subject.spec.kind == "encoder_decoder" else ""
-    chosen = ", source[rows]" if more else ""
-    read = prefill(subject)
+    feed = feeding(subject)
+    prompt = feed.prompt(subject.spec.one_by_one)
     return f"""
 model.eval()
-ids, rows = sample(1), torch.tensor([2, 0, 0])
-{"source = sample_source(9)" if more else ""}
-{read}
-one, _ = step(ids[rows, 8:9], reorder(cache, rows){chosen})
-{read}
-two, _ = step(ids[:, 8:9], cache{more})
+{feed.lines}
+rows = torch.tensor([2, 0, 0])
+{prompt}
+one, _ = {feed.step("ids[rows, 8:9]", "reorder(cache, rows)", "[rows]")}
+{prompt}
+two, _ = {feed.step("ids[:, 8:9]", "cache")}
 gap = (one - two[rows]).abs().max() / two.abs().max()
 assert gap < 1e-4, f"the reordered cache goes on otherwise, by {{gap:.3g}} of the largest output"
 """

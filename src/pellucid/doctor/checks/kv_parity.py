@@ -7,6 +7,7 @@ decides what is noise.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.padding import padded
+from pellucid.doctor.scripts.stepping import feeding
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.step_faults import step_fault
 from pellucid.doctor.subject import Subject
@@ -109,7 +111,15 @@ def _raised(subject: Subject, name: str, done: str, error: Exception, chunks: li
         fix="torch.cat([past, new], dim=2) for keys (B, H, S, K)",
         references=REFERENCES,
         evidence={"way": name, "chunks": chunks},
-        script=_script(chunks, subject),
+        script=f"""
+model.eval()
+try:
+{textwrap.indent(_script(chunks, subject).replace("model.eval()", "").strip(), "    ")}
+except AssertionError:
+    raise
+except Exception as error:
+    raise AssertionError(f"stepping raises {{type(error).__name__}}: {{error}}") from error
+""",
     )
 
 
@@ -161,14 +171,6 @@ def part(batch: Batch, at: int, size: int) -> Batch:
         keep=None if batch.keep is None else batch.keep[:, :end],
         positions=None if batch.positions is None else batch.positions[:, at:end],
     )
-
-
-def prefill(subject: Subject) -> str:
-    """Lines of a script that feed the first eight tokens."""
-    more = ", source" if subject.spec.kind == "encoder_decoder" else ""
-    if subject.spec.one_by_one:
-        return f"cache = None\nfor at in range(8):\n    _, cache = step(ids[:, at : at + 1], cache{more})"
-    return f"_, cache = step(ids[:, :8], None{more})"
 
 
 def left_padded(batch: Batch, shortest: int = 3) -> Batch:
@@ -232,15 +234,13 @@ def _failed(
 
 
 def _script(chunks: list[int], subject: Subject) -> str:
-    reads = subject.spec.kind == "encoder_decoder"
-    whole = "translated(sample_source(9), ids)" if reads else "call(ids)"
-    more = ", sample_source(9)" if reads else ""
+    feed = feeding(subject)
     return f"""
 model.eval()
-ids = sample(1)
-whole, cache, gaps, at = {whole}, None, [], 0
+{feed.lines}
+whole, cache, gaps, at = {feed.whole}, None, [], 0
 for size in {chunks}:
-    found, cache = step(ids[:, at : at + size], cache{more})
+    found, cache = {feed.step("ids[:, at : at + size]", "cache")}
     at += size
     gaps.append((found[:, -1] - whole[:, at - 1]).abs().max() / whole.abs().max())
 assert max(gaps) < 1e-4, f"writing with the cache differs from one pass by {{max(gaps):.3g}} of the largest output"

@@ -31,15 +31,15 @@ def to_fill(head: str, what: str) -> Definition:
     return Definition(f"def {head}:\n    raise NotImplementedError  # fill in: {what}")
 
 
-def own(function: Any, name: str, wrapper: str) -> Definition | None:
+def own(function: Any, name: str, wrapper: str, subject: Subject) -> Definition | None:
     """A function as its user wrote it, under a name of ours, and what calls it."""
-    found = source_of(function, name)
+    found = source_of(function, name, subject.model)
     return None if found is None else Definition(f"{found.lines()}\n\n{wrapper}", found.imports)
 
 
-def copied(function: Any, head: str, what: str) -> Definition:
+def copied(function: Any, head: str, what: str, subject: Subject) -> Definition:
     """A function as its user wrote it, under the name in ``head``; a line to fill in where that cannot be had."""
-    found = None if function is None else source_of(function, head.partition("(")[0])
+    found = None if function is None else source_of(function, head.partition("(")[0], subject.model)
     return to_fill(head, what) if found is None else Definition(found.lines(), found.imports)
 
 

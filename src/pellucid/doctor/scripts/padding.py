@@ -19,13 +19,16 @@ for row in (1, 2):
     assert gap < 1e-4, f"without its padding row {{row}} differs by {{gap:.3g}} of the largest output"
 """,
     "nan": """
-one = {run}{real}
-one.float().square().mean().backward()
+with torch.no_grad():
+    one = {run}
+assert one{real}.isfinite().all(), "NaN in outputs of real tokens"
+{run}{real}.float().square().mean().backward()
 bad = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-assert one.isfinite().all(), "NaN in outputs of real tokens"
 assert not bad, f"NaN in the gradients of {{bad}}"
 keep[2] = False  # a row that is padding throughout
-assert {run}[:2].isfinite().all() or not one.isfinite().all(), "its NaN reaches other rows"
+with torch.no_grad():
+    two = {run}
+assert two[:2].isfinite().all() or not one.isfinite().all(), "its NaN reaches other rows"
 """,
     "shape": """
 keep[:, {columns}] = False  # columns of padding alone
@@ -60,7 +63,8 @@ def pad_script(subject: Subject, given: Padded, kind: str) -> str:
     if both:
         lines.append("ids = sample(1)" if source else "source = sample_source(1)")
     lines.append("keep = torch.ones(text.shape[:2], dtype=torch.bool)")
-    cuts = ("-4:", "-8:") if right else (":4", ":8")
+    short = given.text.size(1) // 4
+    cuts = (f"-{short}:", f"-{2 * short}:") if right else (f":{short}", f":{2 * short}")
     lines.append(f"keep[1, {cuts[0]}] = keep[2, {cuts[1]}] = False  # padding of the {given.read} on the {given.side}")
     lines.append(f"text = text.where({wide}, torch.full_like(text, {fill}))")
     return "\n".join(lines) + LAWS[kind].format(**names)

@@ -95,7 +95,7 @@ def _calling(subject: Subject, name: str, given: Batch, names: dict[str, Any], w
         return Definition(f"def {head}:\n    return {text}{suffix}")
     kept = {"keep": "keep" if given.source_keep is None else "source_keep"}
     told = ", ".join(f"{kept.get(each, each)}={each}" for each in names)
-    definition = own(run, f"_{name}", f"def {head}:\n    return _{name}(model, as_batch({told}))")
+    definition = own(run, f"_{name}", f"def {head}:\n    return _{name}(model, as_batch({told}))", subject)
     if definition is not None and holds(
         subject, definition, lambda space: space[name](*names.values()), lambda model: run(model, given)
     ):

@@ -35,12 +35,17 @@ class Source:
         return "\n\n".join([*self.others, self.text])
 
 
-def source_of(function: Any, name: str, depth: int = 0) -> Source | None:
+def source_of(function: Any, name: str, model: Any = None, depth: int = 0) -> Source | None:
     """The definition of a function or lambda under a name.
+
+    Args:
+        model: whose methods are called by their name.
 
     Returns:
         ``None`` for what has no source, or needs something that cannot be written down.
     """
+    if model is not None and getattr(function, "__self__", None) is model:
+        return Source(f"{name} = model.{function.__name__}")
     if not isinstance(function, FunctionType) or depth > DEEPEST:
         return None
     node = _node(function)
@@ -62,7 +67,7 @@ def _provide(name: str, value: Any, imports: list[str], others: list[str], depth
         return True
     home, called = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     if isinstance(value, FunctionType) and not _importable(home):
-        found = source_of(value, name, depth + 1)
+        found = source_of(value, name, depth=depth + 1)
         if found is not None:
             imports.extend(found.imports)
             others.extend((*found.others, found.text))

@@ -31,9 +31,9 @@ def padded_loss(subject: Subject) -> Definition:
 def batch_loss(subject: Subject) -> Definition:
     """The loss of a batch with labels."""
     spec, head = subject.spec, "def batch_loss(batch):\n    "
-    found = own(spec.loss, "_loss", f"{head}return _loss(model, batch)[0]")
-    if spec.loss is None and (called := own(spec.call, "_call", "")) is not None:
-        taken = own(spec.criterion, "_criterion", f"{head}return _criterion(_call(model, batch), batch)")
+    found = own(spec.loss, "_loss", f"{head}return _loss(model, batch)[0]", subject)
+    if spec.loss is None and (called := own(spec.call, "_call", "", subject)) is not None:
+        taken = own(spec.criterion, "_criterion", f"{head}return _criterion(_call(model, batch), batch)", subject)
         found = None if taken is None else Definition(f"{called.text}{taken.text}", (*called.imports, *taken.imports))
     return found or to_fill("batch_loss(batch)", "your loss of batch.ids and batch.labels")
 
@@ -42,12 +42,14 @@ def accumulate(subject: Subject) -> Definition:
     """Gradients of several small batches together."""
     head = "accumulate(batches)"
     wrapper = f"def {head}:\n    return _accumulate(model, batches)"
-    return own(subject.spec.accumulate, "_accumulate", wrapper) or to_fill(head, "as you gather gradients in .grad")
+    return own(subject.spec.accumulate, "_accumulate", wrapper, subject) or to_fill(
+        head, "as you gather gradients in .grad"
+    )
 
 
 def schedule(subject: Subject) -> Definition:
     """Step → learning rate."""
-    return copied(subject.spec.schedule, "schedule(step)", "your learning rate at a step")
+    return copied(subject.spec.schedule, "schedule(step)", "your learning rate at a step", subject)
 
 
 def _losing(subject: Subject, name: str, arguments: str, given: Batch) -> Definition:
@@ -62,7 +64,7 @@ def _losing(subject: Subject, name: str, arguments: str, given: Batch) -> Defini
         return _whole(subject, name, given, f"{head}{source}", told) or _unknown(name, arguments)
     if spec.criterion is not None:
         taken = f"{head}{source}{outputs}return _criterion(outputs, as_batch({told})), outputs"
-        return own(spec.criterion, "_criterion", taken) or _unknown(name, arguments)
+        return own(spec.criterion, "_criterion", taken, subject) or _unknown(name, arguments)
     if spec.kind == "decoder" and spec.features is None:
         loss = "F.cross_entropy(outputs[:, :-1].flatten(0, 1), ids[:, 1:].flatten())"
         return Definition(f"{head}{outputs}return {loss}, outputs", FUNCTIONAL)
@@ -80,7 +82,7 @@ def _whole(subject: Subject, name: str, given: Batch, head: str, told: str) -> D
         loss, outputs = (part_of(seen.result, each) for each in seen.value)
         if loss is not None and outputs is not None:
             return Definition(f"{head}found = {text}\n    return found{loss}, found{outputs}")
-    definition = own(run, f"_{name}", f"{head}return _{name}(model, as_batch({told}))")
+    definition = own(run, f"_{name}", f"{head}return _{name}(model, as_batch({told}))", subject)
     if definition is None or given.source is not None:
         return definition
     inputs = [given.ids] if given.keep is None else [given.ids, given.keep]
