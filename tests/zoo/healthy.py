@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid.doctor.spec import Spec
-from zoo.arithmetic import NoSoftmax
+from zoo.arithmetic import Noisy, NoSoftmax
 from zoo.base import GPT, HEADS, WIDTH, Attention, Block, Rotary, angles, gpt_spec, rotated
 from zoo.caches import Blind, InRoom, Padded, padded_spec
 from zoo.decoders import PrefixSeen, Window
@@ -413,6 +413,7 @@ HEALTHY = (
     _is("softmax with one added", "Miller 2023", lambda: (GPT(OffByOne), gpt_spec(declare={"not_softmax"}))),
     _is("talking heads", "Shazeer et al. 2020", lambda: (GPT(TalkingHeads), gpt_spec())),
     _is("gated attention", "Qwen 3 Next", lambda: (GPT(Gated), gpt_spec())),
+    _is("noise in evaluation mode, declared", "Noisy Top-K", lambda: (GPT(Noisy), gpt_spec(declare={"stochastic"}))),
     _is("linear attention", "Katharopoulos et al. 2020", lambda: (GPT(LinearAttention), plain())),
     _is("scores without a softmax, declared", "RetNet", lambda: (GPT(NoSoftmax), plain(declare={"not_softmax"}))),
     _is("a causal convolution in attention", "Primer", lambda: (GPT(Convolved, learned=False), plain())),

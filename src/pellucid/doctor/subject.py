@@ -25,6 +25,10 @@ T = TypeVar("T")
 ROWS, LENGTH, SOURCE_LENGTH, MAP_LENGTH = 3, 24, 17, 16
 
 
+RANDOM = "two passes in evaluation mode differ by what is drawn: shapes cannot be compared"
+"""What checks say of such a model that compare passes of different shapes."""
+
+
 class Subject:
     """A model, its complete spec, and everything that several checks ask of it, computed once.
 
@@ -204,6 +208,20 @@ class Subject:
     def output(self) -> Tensor:
         """Of the first probe."""
         return self(self.batch())
+
+    @cached_property
+    def random(self) -> bool:
+        """Whether two passes in evaluation mode differ when other random numbers are drawn.
+
+        What draws another count of them for other shapes then differs whatever else is right.
+        """
+        assert self.spec.call is not None
+        found = []
+        with self.mode(False), torch.no_grad():
+            for seed in (1, 2):
+                torch.manual_seed(seed)
+                found.append(self.spec.call(self.model, self._fitting(self.batch())))
+        return bool(gap(*found))
 
     @property
     def per_position(self) -> bool:

@@ -9,7 +9,7 @@ from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.localise import first_row
 from pellucid.doctor.measures import gap
-from pellucid.doctor.subject import Subject
+from pellucid.doctor.subject import RANDOM, Subject
 
 CHECK = Check("batch.independence", "quick", "Is every row of a batch alone?")
 DONE = "replaced the first row, permuted the rows, and ran a row alone"
@@ -20,6 +20,8 @@ def answer(subject: Subject) -> Finding:
     """Replacing is compared bit for bit; permuting and a batch of one within rounding."""
     if "batch_coupled" in subject.spec.declare:
         return CHECK.skipped("rows are declared to be coupled")
+    if subject.random:
+        return CHECK.unsure("", RANDOM)
     batch = subject.batch()
     base = subject(batch)
     rows = base.size(0)

@@ -19,7 +19,7 @@ from pellucid.doctor.padding import padded
 from pellucid.doctor.scripts.stepping import feeding
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.step_faults import step_fault
-from pellucid.doctor.subject import Subject
+from pellucid.doctor.subject import RANDOM, Subject
 
 CHECK = Check("kv.parity", "quick", "Does writing with a cache give what one pass gives?")
 UNEVEN = (7, 1, 5, 1, 2)
@@ -69,6 +69,8 @@ def answer(subject: Subject) -> Finding:
         return CHECK.skipped(f"nothing is written step by step by an {subject.spec.kind}")
     if subject.spec.step is None:
         return CHECK.skipped("nothing says how to step", "Spec(step=lambda model, batch, cache: (outputs, cache))")
+    if subject.random:
+        return CHECK.unsure("", RANDOM)
     batch = prompted(subject)
     ways = feedings(batch.ids.size(1), subject.spec.one_by_one)
     done = f"fed {batch.ids.size(1)} tokens through the cache ({', '.join(ways)}) and compared with one pass"

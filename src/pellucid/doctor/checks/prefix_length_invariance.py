@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
-from pellucid.doctor.subject import Subject
+from pellucid.doctor.subject import RANDOM, Subject
 
 CHECK = Check("prefix.length_invariance", "quick", "Do outputs stay when what follows is cut off?")
 
@@ -20,6 +20,8 @@ def answer(subject: Subject) -> Finding:
         return CHECK.skipped(f"the outputs of an {subject.spec.kind} depend on all that it reads")
     if not subject.per_position:
         return CHECK.skipped("there is no output for every position", "Spec(call=…) that returns (B, T, V)")
+    if subject.random:
+        return CHECK.unsure("", RANDOM)
     batch = subject.batch()
     length, first = batch.ids.size(1), subject.spec.prefix or 1
     cuts = sorted({cut for cut in (1, 3, length // 3, length // 2, length - 1) if first <= cut < length})
