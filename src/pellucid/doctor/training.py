@@ -56,16 +56,13 @@ def _next_token(spec: Spec) -> Loss:
 
 @contextmanager
 def trainee(subject: Subject, *, dropout: bool = True) -> Iterator[nn.Module]:
-    """A copy of the model to train, all of it; the model itself is left alone.
+    """A copy of the model to train, but for what is not to be trained; the model itself is left alone.
 
     Args:
         dropout: whether it keeps its dropout.
     """
     assert subject.module is not None
     model = copy.deepcopy(subject.module)
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and not parameter.requires_grad and "frozen" not in subject.spec.declare:
-            parameter.requires_grad_(False)
     model.train()
     with without_dropout(model) if not dropout else _as_it_is(), torch.enable_grad():
         yield model
