@@ -15,7 +15,8 @@ The names, (B, T) ids, (B, S) source, (B, T, V) outputs:
   which ``keep`` covers what is in the cache as well.
 - ``reorder(cache, rows)``, ``poison(cache)``: as in the spec.
 - ``loss_of(ids)``: loss and outputs; ``padded_loss(ids, keep)``: with padding.
-- ``batch_loss(batch)``: of what ``as_batch(ids, keep=…, labels=…)`` gives; ``accumulate(batches)``: gathers gradients.
+- ``batch_loss(batch)``: loss and outputs of ``as_batch(ids, keep=…, labels=…)``; ``accumulate(batches)``: gathers
+  gradients.
 - ``schedule(step)``: the learning rate.
 - ``attention(ids)``: products of queries and keys, scores and weights of every place that attends.
 """

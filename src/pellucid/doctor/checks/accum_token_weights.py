@@ -105,7 +105,7 @@ whole, *halves = (
     for rows in (slice(0, 4), slice(0, 2), slice(2, 4))
 )
 parameters = [p for p in model.parameters() if p.requires_grad]
-full = torch.cat([g.flatten() for g in torch.autograd.grad(batch_loss(whole), parameters)])
+full = torch.cat([g.flatten() for g in torch.autograd.grad(batch_loss(whole)[0], parameters)])
 accumulate(halves)
 found = torch.cat([p.grad.flatten() for p in parameters])
 apart = (found - full).norm() / full.norm()

@@ -12,6 +12,7 @@ from pellucid.doctor.asking import known, match, padding_asked, ragged, rows_of_
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.reading import Reading, reading_of
+from pellucid.doctor.scripts.data import own_batch
 from pellucid.doctor.spec import Batch, Spec
 from pellucid.doctor.subject import Subject
 from pellucid.doctor.xray import NO_LOSS, UnseenError, Xray, xray
@@ -58,12 +59,13 @@ assert loss > 0, f"a negative loss: {loss:.3g}"
 assert weight > 0.5, f"gradients are {weight:.2g} of what those of a cross-entropy of these outputs are"
 """
 OWN = """
-ids, labels = ..., ...  # fill in: a batch as you train on it, labels as the loss is given them
-outputs = call(ids).requires_grad_()
-loss = ...  # fill in: your loss of these outputs and labels
+model.eval()
+{batch}
+loss, outputs = batch_loss(as_batch(ids, keep=keep, labels=labels))
 (gradient,) = torch.autograd.grad(loss, outputs)
-asked = gradient.abs().amax(-1)[:, :-1] > 0
-assert (gradient.argmin(-1)[:, :-1] == ids[:, 1:])[asked].float().mean() > 0.9, "labels are not the next tokens"
+pull, label = gradient[:, : ids.size(1) - {offset}].min(-1)  # what each position is pushed towards
+share = (label == ids[:, {offset} : {offset} + label.size(1)])[pull < 0].float().mean()
+assert share > 0.9, f"of your labels {{share:.0%}} stand {offset:+d} from the position that is asked for them"
 """
 WRAPS = """
 model.eval()
@@ -185,9 +187,9 @@ assert asked[1, : ids.size(1) - {first + 1}].any(), "nothing else is asked"
 
 
 def _misplaced(
-    share: float, best: int, wanted: int, evidence: dict[str, object], *, read: bool = True, whose: str = ""
+    share: float, best: int, wanted: int, evidence: dict[str, object], *, read: bool = True, own: str = ""
 ) -> Finding:
-    apart = best - wanted + 1
+    apart, whose = best - wanted + 1, "in your own batch " if own else ""
     return CHECK.failed(
         DONE,
         f"{whose}{share:.0%} of the labels stand {best:+d} from their position, and should stand {wanted:+d}",
@@ -200,7 +202,7 @@ def _misplaced(
             "huggingface/transformers#47394", "Project-MONAI/GenerativeModels#314", "huggingface/transformers#32944",
         ),
         evidence={**evidence, "offset": best, "apart": apart if read else None},
-        script=OWN if whose else SCRIPT if read else SAME,
+        script=own or (SCRIPT if read else SAME),
     )  # fmt: skip
 
 
@@ -288,4 +290,5 @@ def _own(subject: Subject, reading: Reading, evidence: dict[str, object]) -> Fin
     evidence["own_offsets"] = {str(k): round(v, 3) for k, v in matches.items()}
     if matches[best] < tolerances.LABEL_MATCH_OWN or matches[wanted] > 0.5 * matches[best]:
         return None
-    return _misplaced(matches[best], best, wanted, evidence, whose="in your own batch ")
+    script = OWN.format(batch=own_batch(batch), offset=wanted)
+    return _misplaced(matches[best], best, wanted, evidence, own=script)

@@ -29,13 +29,26 @@ def padded_loss(subject: Subject) -> Definition:
 
 
 def batch_loss(subject: Subject) -> Definition:
-    """The loss of a batch with labels."""
+    """Loss and outputs of a batch with labels."""
     spec, head = subject.spec, "def batch_loss(batch):\n    "
-    found = own(spec.loss, "_loss", f"{head}return _loss(model, batch)[0]", subject)
-    if spec.loss is None and (called := own(spec.call, "_call", "", subject)) is not None:
-        taken = own(spec.criterion, "_criterion", f"{head}return _criterion(_call(model, batch), batch)", subject)
-        found = None if taken is None else Definition(f"{called.text}{taken.text}", (*called.imports, *taken.imports))
-    return found or to_fill("batch_loss(batch)", "your loss of batch.ids and batch.labels")
+    if spec.loss is not None:
+        found = own(spec.loss, "_loss", f"{head}return _loss(model, batch)", subject)
+    elif spec.criterion is not None:
+        called = own(spec.call, "_call", "", subject)
+        body = "outputs = _call(model, batch)\n    return _criterion(outputs, batch), outputs"
+        taken = own(spec.criterion, "_criterion", head + body, subject)
+        both = called is not None and taken is not None
+        found = Definition(f"{called.text}{taken.text}", (*called.imports, *taken.imports)) if both else None  # type: ignore[union-attr]
+    elif spec.kind == "decoder" and spec.features is None:
+        outputs = "call(batch.ids) if batch.keep is None else masked(batch.ids, batch.keep)"
+        outputs = outputs if spec.masked else "call(batch.ids)"
+        loss = "F.cross_entropy(outputs[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())"
+        found = Definition(f"{head}outputs = {outputs}\n    return {loss}, outputs", FUNCTIONAL)
+    else:
+        found = None
+    return found or to_fill(
+        "batch_loss(batch)", "your loss of batch.ids and batch.labels, and the outputs it is taken of"
+    )
 
 
 def accumulate(subject: Subject) -> Definition:
