@@ -58,6 +58,13 @@ class FillLowest(Fill):
     fill = torch.finfo(torch.float32).min
 
 
+class MaskedAgain(Attention):
+    """Hidden before the softmax, and once more after it, so that a query that sees nothing gives no NaN."""
+
+    def weights(self, scores: Tensor) -> Tensor:
+        return scores.softmax(-1).masked_fill(scores == -torch.inf, 0.0)
+
+
 class AddedTenThousand(Attention):
     """(1 - mask) · -10000 is added, as BERT's first code did."""
 
@@ -380,6 +387,7 @@ HEALTHY = (
     _is("sub-layers that begin at zero", "ReZero", lambda: (GPT(block=ZeroOutputs, std=None), gpt_spec())),
     _is("a mask of -1e9", "the annotated Transformer", lambda: (GPT(Fill), gpt_spec())),
     _is("a mask of -1e4 with room", "GPT-2", lambda: (GPT(FillTenThousand), gpt_spec())),
+    _is("masked again after the softmax", "CPM-Ant", lambda: (GPT(MaskedAgain), gpt_spec())),
     _is("-1e4 added", "BERT", lambda: (GPT(AddedTenThousand), gpt_spec())),
     _is("a mask of the lowest number", "transformers", lambda: (GPT(FillLowest), gpt_spec())),
     _is("a triangle in a buffer", "minGPT", lambda: (GPT(BufferMask), gpt_spec())),

@@ -53,7 +53,7 @@ def answer(subject: Subject) -> Finding:
             seen = f"in {site.name} they sum to something else by up to {away:.2g}"
             return _failed(site, done, seen + (f": the softmax is over {over}" if over else ""), away, over)
         worst = max(worst, away)
-        changed, known = _changed(site)
+        changed, known = _changed(site, weights)
         if changed and not known:
             return _failed(site, done, f"in {site.name} they are multiplied by {changed} after the softmax", 0.0, "")
         gated = gated or (f"in {site.name} they are multiplied by {changed} after the softmax" if changed else "")
@@ -78,12 +78,16 @@ def _plainly(seen: str, where: str, cause: str) -> Finding:
     )
 
 
-def _changed(site: Site) -> tuple[str, bool]:
-    """What weights are multiplied by, in words, and whether that may be a gate: one number for all keys of a query."""
-    factor = site.formula.factor
-    if factor is None or bool((factor == 1).all()):
+def _changed(site: Site, weights: Tensor) -> tuple[str, bool]:
+    """What weights are multiplied by, in words, and whether that may be a gate: one number for all keys of a query.
+
+    A mask that is applied again after the softmax, against NaN, changes nothing.
+    """
+    if site.formula.factor is None:
         return "", False
-    factor = factor.double()
+    factor = site.formula.factor.double()
+    if bool((weights * factor == weights).all()):
+        return "", False
     if factor.size(-1) > 1 and bool((factor != factor[..., :1]).any()):
         hidden = bool(((factor == 0) | (factor == factor.max())).all())
         return ("a mask" if hidden else "numbers that differ from key to key"), False
