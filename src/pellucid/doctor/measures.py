@@ -34,23 +34,42 @@ def gap(found: Tensor, expected: Tensor) -> Gap:
     """Compares two outputs (B, T, …) of one shape. NaN in the same place in both is no difference."""
     if found.numel() == 0:
         return Gap(0.0)
-    a, b = found.detach().double(), expected.detach().double()
-    both = a.isnan() & b.isnan() | (a == b)
-    difference = torch.where(both, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf)
+    difference = _apart(found, expected)
     flat = difference.reshape(difference.size(0), difference.size(1) if difference.dim() > 1 else 1, -1).amax(-1)
     at = int(flat.argmax())
-    largest = b[b.isfinite()].abs().max().clamp_min(1e-30) if b.isfinite().any() else torch.tensor(1.0)
-    share = float(flat.max() / largest)
-    return Gap(share, at // flat.size(1), at % flat.size(1))
+    return Gap(float(flat.max()) / _largest(expected), at // flat.size(1), at % flat.size(1))
 
 
 def moved(found: Tensor, expected: Tensor) -> Tensor:
     """(B, T): by how much each position differs, as a share of the largest output."""
-    a, b = found.detach().double(), expected.detach().double()
+    difference = _apart(found, expected)
+    return difference.reshape(*difference.shape[:2], -1).amax(-1).double() / _largest(expected)
+
+
+def _apart(found: Tensor, expected: Tensor) -> Tensor:
+    """Absolute differences; infinite where one is NaN and the other is not.
+
+    Vocabularies are large, and most outputs are the same to the last bit: no pass over them is made in vain.
+    """
+    a, b = found.detach(), expected.detach()
+    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    if torch.equal(a, b):
+        return torch.zeros(a.shape, dtype=wide, device=a.device)
+    a, b = a.to(wide), b.to(wide)
+    difference = (a - b).abs()
+    if bool(difference.amax().isfinite()):
+        return difference
     both = a.isnan() & b.isnan() | (a == b)
-    difference = torch.where(both, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf)
-    largest = b[b.isfinite()].abs().max().clamp_min(1e-30) if b.isfinite().any() else torch.tensor(1.0)
-    return difference.reshape(*difference.shape[:2], -1).amax(-1) / largest
+    return torch.where(both, 0.0, difference).nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def _largest(x: Tensor) -> float:
+    """The largest finite absolute value; 1 where none is."""
+    largest = x.detach().abs().amax()
+    if not bool(largest.isfinite()):
+        finite = x.detach()[x.detach().isfinite()]
+        largest = finite.abs().amax() if finite.numel() else torch.ones(())
+    return max(float(largest), 1e-30)
 
 
 def verdict(single: float, double: float | None, *, exact: bool) -> bool | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 from contextlib import nullcontext
 
+from torch import Tensor
+
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
@@ -79,7 +81,7 @@ def _leaks(subject: Subject, batch: Batch, cuts: list[int], *, train: bool) -> t
     base = subject(batch, train=train)
     if bool((moved(subject(batch, train=train), base) > 0).any()):
         return {}, 0.0  # not the same twice: another check says so, and here nothing could be told
-    found = _moved(subject, batch, cuts, train)
+    found = _moved(subject, batch, cuts, train, base)
     if found and train:
         with undropped():
             found = _moved(subject, batch, cuts, train)
@@ -93,12 +95,15 @@ def _leaks(subject: Subject, batch: Batch, cuts: list[int], *, train: bool) -> t
     return {cut: share for cut, share in found.items() if double.get(cut, 0.0) > share * tolerances.SHRUNK}, 0.0
 
 
-def _moved(subject: Subject, batch: Batch, cuts: list[int], train: bool) -> dict[int, float]:
-    base, found = subject(batch, train=train), {}
+def _moved(
+    subject: Subject, batch: Batch, cuts: list[int], train: bool, base: Tensor | None = None
+) -> dict[int, float]:
+    base = subject(batch, train=train) if base is None else base
+    found: dict[int, float] = {}
     # A routing over the sequence leaks by jumps: at one cut several futures are tried.
     middle = cuts[len(cuts) // 2 :][:1]
     for cut, draw in (*itertools.product(cuts, (DRAW,)), *itertools.product(middle, MORE)):
-        after = moved(subject(_after(subject, batch, cut, draw), train=train), base)[:, :cut]
+        after = moved(subject(_after(subject, batch, cut, draw), train=train)[:, :cut], base[:, :cut])
         if after.numel() and float(after.max()) > 0:
             found[cut] = max(found.get(cut, 0.0), float(after.max()))
     return found
