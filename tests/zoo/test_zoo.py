@@ -18,7 +18,6 @@ import pellucid as pl
 import zoo
 from pellucid.doctor.checks import CHECKS
 from pellucid.doctor.finding import Report
-from pellucid.errors import UserError
 from zoo.entry import Bug, Healthy
 
 SEEDS = (0, 1, 2)
@@ -129,12 +128,3 @@ def test_nothing_is_left_behind(name):
         kept = attributes[id(module)]
         assert vars(module).keys() == kept.keys()
         assert all(vars(module)[key] is value for key, value in kept.items() if isinstance(value, torch.Tensor))
-
-
-def test_a_model_that_nobody_says_how_to_call():
-    class Two(torch.nn.Module):
-        def forward(self, left, right, further):
-            return left
-
-    with pytest.raises(UserError, match=r"Two needs left, right, further"):
-        pl.doctor(Two(), pl.Spec(kind="decoder", vocab_size=9))

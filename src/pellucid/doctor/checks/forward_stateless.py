@@ -173,21 +173,20 @@ def _left(subject: Subject) -> str:
     batch, dtype, states = subject.batch(), torch.get_default_dtype(), []
     copies = [x.clone() for x in (batch.ids, batch.source) if x is not None]
     try:
-        for train in (False, True):
-            with subject.mode(train), torch.enable_grad():
-                modes = {} if subject.module is None else {part: part.training for part in subject.module.modules()}
-                for seed in (1, 2):
-                    torch.manual_seed(seed)
-                    subject.spec.call(subject.model, batch)
-                    states.append(torch.get_rng_state())
-                    if not torch.is_grad_enabled():
-                        return GRADIENTS
-                if any(part.training != training for part, training in modes.items()):
-                    return MODE
-            if torch.get_default_dtype() != dtype:
-                return DTYPE
-            if torch.equal(states[-1], states[-2]):
-                return SEED
+        with subject.mode(True), torch.enable_grad():
+            modes = {} if subject.module is None else {part: part.training for part in subject.module.modules()}
+            for seed in (1, 2):
+                torch.manual_seed(seed)
+                subject.spec.call(subject.model, batch)
+                states.append(torch.get_rng_state())
+                if not torch.is_grad_enabled():
+                    return GRADIENTS
+            if any(part.training != training for part, training in modes.items()):
+                return MODE
+        if torch.get_default_dtype() != dtype:
+            return DTYPE
+        if torch.equal(*states):
+            return SEED
     finally:
         torch.set_default_dtype(dtype)
     return "" if _same(batch, copies) else INPUT
