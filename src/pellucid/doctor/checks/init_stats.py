@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from pellucid.doctor.subject import Subject
 CHECK = Check("init.stats", "quick", "Do the weights start as they do elsewhere?", awake=False)
 WIDE, NARROW = 5.0, 0.01
 RATIO = (0.1, 10.0)
+ROUTER = re.compile(r"router|gate", re.IGNORECASE)
+"""Published routers are drawn so on purpose."""
+
 UNIT = (0.8, 1.25)
 """A deviation that was forgotten is one."""
 
@@ -65,9 +69,11 @@ def _fault(linear: Mapping[str, Tensor], matrices: Mapping[str, float]) -> tuple
             and bool((weight == weight.flatten()[0]).all() and weight.any())
         ):
             return name, f"{name} holds one number throughout: all that it computes is the same, and stays so", CONSTANT
-        deviation = float(weight.float().std()) if matrices.get(name, 0.0) > WIDE else 0.0
-        if UNIT[0] < deviation < UNIT[1]:
-            return name, f"{name} is drawn with a deviation of {deviation:.2g}, {matrices[name]:.2g}/√fan_in", DRAWN
+    wide = [name for name in linear if matrices.get(name, 0.0) > WIDE and not ROUTER.search(name)]
+    unit = [name for name in wide if UNIT[0] < float(linear[name].float().std()) < UNIT[1]]
+    if len(unit) > 1:
+        seen = f"{unit[0]} and {len(unit) - 1} more are drawn with a deviation of 1, {matrices[unit[0]]:.2g}/√fan_in"
+        return unit[0], seen, DRAWN
     return None
 
 
