@@ -204,6 +204,7 @@ def _lost_in_saving(subject: Subject) -> Finding | None:
 
 def _tie_script(token: int, meant: bool) -> str:
     return f"""
+model.eval()
 tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding) and m.num_embeddings > {token}]
 ids = sample(1)[:1]
 ids[ids == {token}] = {token - 1}  # the token is not read

@@ -60,7 +60,8 @@ def attention(ids):  # of every place that attends, in order: q @ k.T, scores, w
             if attn_mask is not None:
                 boolean = attn_mask.dtype == torch.bool
                 scores = scores.masked_fill(~attn_mask, -torch.inf) if boolean else scores + attn_mask
-            seen.append([products / factor(q) / factor(k), scores, plain(scores, -1)])
+            weights = torch.dropout(plain(scores, -1), dropout_p, dropout_p > 0)
+            seen.append([products / factor(q) / factor(k), scores, weights])
             return function(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, **named)
         return run
 
