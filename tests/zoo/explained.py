@@ -60,13 +60,12 @@ CAUSES = (
         MiniMaxCache overrides batch_select_indices and not reorder_cache: the states of its linear layers stay with the
         rows they were, which torch.equal before and after shows."""),
     _of("CpmAnt", "ForCausalLM", "causal.prefix_invariance", "prefix.length_invariance", "influence.map", "kv.parity",
-        "decode.reorder", "pad.invariance", "attn.softmax_axis", kind="limit", why="""
+        "decode.reorder", "pad.invariance", kind="limit", why="""
         CpmAntModel.forward marks every token as context, which all see: a text is read both ways, after 32 tokens of a
-        prompt, and its length is counted by the id 0; attention_mask and the cache are as for a single growing text.
-        Weights are masked again after the softmax, for rows that see nothing."""),
+        prompt, and its length is counted by the id 0; attention_mask and the cache are as for a single growing text."""),
     _of("CpmAnt", "ForCausalLM", "loss.alignment", kind="fault", why="""
         Labels are compared with logits in their place and shifted nowhere."""),
-    _of("CpmAnt", "ForCausalLM", "loss.init", kind="fault", why="""
+    _of("CpmAnt", "ForCausalLM", "loss.init", "init.stats", kind="fault", why="""
         Weights are drawn with a deviation of 1 (init_std), the projection to the vocabulary too."""),
     _of("CpmAnt", "ForCausalLM", "params.sharing", kind="fault", why="""
         tie_word_embeddings is true, _tied_weights_keys is empty, and the two are two parameters."""),
