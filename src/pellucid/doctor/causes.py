@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pellucid.doctor import signs
 from pellucid.doctor.diagnose import Pattern
+from pellucid.doctor.leaks import FLOOR, LEAKS
 from pellucid.doctor.signs import (
     ALIGNMENT,
     CACHE,
@@ -24,92 +25,12 @@ from pellucid.doctor.signs import (
     SOURCE,
 )
 
-FLOOR = ("loss.random_floor", "overfit.one_batch")
-LEAK = (PREFIX, MASK, MAP, CACHE, PADDING, "decode.reorder", "backend.parity", *FLOOR)
-"""What fails with a leak: a prefix lacks what it saw, a cache never had it, padding comes with another mask."""
-
 PASSES = (
     CAUSAL, PREFIX, CACHE, PADDING, MASK, MAP, ROWS, SOURCE, MEMORY, ENCODER, SHARING, ALIGNMENT, "eval.deterministic",
     "backend.parity", "forward.stateless", "decode.reorder", "cache.poison", "pos.axis", "pos.present", "pos.rope",
     "attn.softmax_axis", "health.gradients",
 )  # fmt: skip
 """What compares two passes."""
-
-LEAKS: tuple[Pattern, ...] = (
-    Pattern(
-        name="rows and positions are mixed by BatchNorm", when=signs.norm_over_batch, begins=(ROWS, CAUSAL),
-        explains=(*LEAK, "pos.axis"), fix='LayerNorm over the last axis; or declare={"batch_coupled"}',
-        references=("DeepXi#18",),
-    ),
-    Pattern(
-        name="the encoder is told the target", when=signs.encoder_told, begins=(ENCODER,), explains=(CAUSAL, *LEAK),
-        fix="encode(source) once, before and without the target", references=("pytorch/pytorch#31567",),
-    ),
-    Pattern(
-        name="the target is encoded in place of the source", when=signs.told_by_target, begins=(CAUSAL,),
-        explains=(SOURCE, MEMORY, *LEAK), fix="memory = encode(source); decode(target, memory)",
-        references=("keras-team/keras-io#1046",),
-    ),
-    Pattern(
-        name="the causal mask is lost on the path that training takes",
-        when=signs.holds(CAUSAL, "only_in_training", True, "the future leaks in training mode and not in evaluation"),
-        begins=(CAUSAL,),
-        explains=LEAK, references=("keras-team/keras#23038",),
-        fix="apply the mask in the branch that runs with dropout or returns scores as well; compare both branches",
-    ),
-    Pattern(
-        name="the causal mask is upside down",
-        when=signs.holds(MAP, "shape", "upper triangle", "positions see the future and not the past"),
-        begins=(CAUSAL, MAP), explains=LEAK,
-        fix="True keeps in scaled_dot_product_attention, and drops in nn.MultiheadAttention: torch.ones(T, T).tril() "
-        "for the first, .triu(1) for the second",
-        references=("rasbt/LLMs-from-scratch#1061", "pytorch/pytorch#170400"),
-    ),
-    Pattern(
-        name="the softmax is taken over another axis than the keys", when=signs.seen("attn.softmax_axis"),
-        begins=("attn.softmax_axis",), explains=(CAUSAL, *LEAK), fix="scores.softmax(-1), of scores (B, H, T, S)",
-        references=("labmlai/annotated_deep_learning_paper_implementations#146",),
-    ),
-    Pattern(
-        name="heads are split by view or reshape, without a transpose", when=signs.seen("attn.heads"),
-        begins=("attn.heads",),
-        explains=(CAUSAL, ROWS, "pos.rope", *LEAK),
-        fix="x.view(B, T, H, K).transpose(1, 2) to split; .transpose(1, 2).reshape(B, T, H * K) to join",
-        references=("jsbaan/transformer-from-scratch#6", "ajhalthor/Transformer-Neural-Network#4"),
-    ),
-    Pattern(
-        name="positions are mixed by a reshape, without a transpose", when=signs.heads_by_length, begins=(CAUSAL,),
-        explains=LEAK, references=("jsbaan/transformer-from-scratch#6",),
-        fix="x.view(B, T, H, K).transpose(1, 2) to split heads; .transpose(1, 2).reshape(B, T, H * K) to join them",
-    ),
-    Pattern(
-        name="a norm takes its statistics over time", when=signs.norm_over_time, begins=(CAUSAL,), explains=LEAK,
-        fix="norms over the last axis alone: LayerNorm(D), and not LayerNorm([T, D]) or statistics over axis 1",
-        references=("google-deepmind/dm-haiku#700", "DeepXi#18"),
-    ),
-    Pattern(
-        name="experts choose their tokens from the whole sequence", when=signs.experts, begins=(CAUSAL,),
-        explains=LEAK,
-        fix='let tokens choose their experts; or declare={"expert_choice"} and do not write text with it',
-        references=("allenai/OLMoE#46",),
-    ),
-    Pattern(
-        name="the causal mask is right within the window only", when=signs.beyond_window, begins=(CAUSAL,),
-        explains=LEAK,
-        fix="combine masks as booleans: causal & near; an additive mask must not be multiplied",
-        references=("huggingface/transformers#31673",),
-    ),
-    Pattern(
-        name="a layer has no causal mask", when=signs.no_mask, begins=(CAUSAL,), explains=LEAK,
-        fix="give every layer the mask: scores.masked_fill(~torch.ones(T, T).tril().bool(), -inf), or is_causal=True",
-        references=("huggingface/transformers#48745", "facebookresearch/xformers#103"),
-    ),
-    Pattern(
-        name="something besides attention mixes over time", when=signs.mixed, begins=(CAUSAL,), explains=LEAK,
-        fix="look at what the named module does over the axis of time: pooling, convolution, statistics, sorting",
-        references=("lucidrains/linformer#25", "karpathy/nanochat#844"),
-    ),
-)  # fmt: skip
 
 SEQUENCES: tuple[Pattern, ...] = (
     Pattern(
@@ -129,7 +50,8 @@ SEQUENCES: tuple[Pattern, ...] = (
     ),
     Pattern(
         name="rows of a batch are mixed", when=signs.seen(ROWS), begins=(ROWS,),
-        explains=(PADDING, CACHE, "decode.reorder", "pos.axis", "cache.poison"),
+        explains=(PADDING, CACHE, MAP, "decode.reorder", "pos.axis", "pos.present", "cache.poison",
+                  "forward.stateless"),
         fix="(B, T, D) throughout, or batch_first=True; fold heads and masks in one order",
         references=("lsdefine/attention-is-all-you-need-keras#36", "OpenNMT/OpenNMT-py#502"),
     ),
@@ -183,6 +105,12 @@ SEQUENCES: tuple[Pattern, ...] = (
 )  # fmt: skip
 
 CACHES: tuple[Pattern, ...] = (
+    Pattern(
+        name="positions are told wrongly, or to no one", when=signs.seen("pos.present"), begins=("pos.present",),
+        explains=(PREFIX, CACHE, "pos.sinusoid", "pos.axis"), fix="tokens + positions[:, :T], of shape (1, T, D); as "
+        "many positions as the longest text has",
+        references=("Lightning-AI/pytorch-lightning#20099", "DiffPoseTalk#20"),
+    ),
     Pattern(
         name="layers share their place in the cache", when=signs.shared_cache, begins=(SHARING,), explains=(CACHE,),
         fix="make each layer anew, with a number of its own", references=("IDEA-Research/DAB-DETR#17",),
@@ -282,13 +210,18 @@ LEARNING: tuple[Pattern, ...] = (
     Pattern(
         name="parts never run, or are cut off from the gradient", when=signs.has(COVERAGE, "silent"),
         begins=(COVERAGE,),
-        explains=("health.gradients", "overfit.one_batch"),
+        explains=("health.gradients", "overfit.one_batch", MAP),
         fix="call them in forward, without no_grad, detach or .data",
         references=("Cerebras/modelzoo#85", "Lightning-AI/pytorch-lightning#20099"),
     ),
     Pattern(
+        name="units of the feed-forward network are dead", when=signs.seen("health.ffn"), begins=("health.ffn",),
+        explains=(COVERAGE,), fix="a lower rate, biases that start at zero, GELU in place of ReLU",
+        references=("autonomousvision/transfuser#146",),
+    ),
+    Pattern(
         name="scores have the wrong scale", when=signs.seen("attn.scale"), begins=("attn.scale",),
-        explains=("health.attention", "overfit.one_batch", "health.gradients"),
+        explains=("health.attention", "overfit.one_batch", "health.gradients", PREFIX),
         fix="scores / √head_dim, once; Spec(scale=…) where it is meant otherwise",
         references=("mlc-ai/mlc-llm#3426", "NVIDIA/Megatron-LM#848"),
     ),
@@ -297,7 +230,7 @@ LEARNING: tuple[Pattern, ...] = (
 PATTERNS: tuple[Pattern, ...] = (
     Pattern(
         name="something of one call is kept in the module, and changes the next",
-        when=signs.always("a batch gives something else after another was read, and so do all comparisons"),
+        when=signs.stateful,
         begins=("forward.stateless",), explains=PASSES,
         fix="keep what belongs to one text in an argument and a return "
         "value, not in self", references=("OpenNMT/OpenNMT-py#502",),

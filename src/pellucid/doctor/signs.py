@@ -39,6 +39,13 @@ def has(check: str, key: str) -> Sign:
     return lambda found, spec: found.seen(check) if found.evidence(check, key) else ""
 
 
+def stateful(found: Found, spec: Spec) -> str:
+    """A pass changes the next; rows that see one another only seem to do so."""
+    if found.failed(ROWS) and "another order" in found.seen("forward.stateless"):
+        return ""
+    return f"{found.seen('forward.stateless')}: so do all comparisons of two passes"
+
+
 # ---- what sees the future ---------------------------------------------------------------------------
 
 
