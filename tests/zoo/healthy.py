@@ -275,6 +275,14 @@ class TalkingHeads(Attention):
         return torch.einsum("bhts,hg->bgts", super().scores(q, k), self.mix)
 
 
+class Differences(Attention):
+    """One softmax less a share of another: the Differential Transformer."""
+
+    def weights(self, scores: Tensor) -> Tensor:
+        one, other = scores.softmax(-1).chunk(2, 1)
+        return torch.cat([one - 0.3 * other, other - 0.3 * one], 1)
+
+
 class Gated(Attention):
     """Each head's output is gated by what the query reads."""
 
@@ -420,6 +428,7 @@ HEALTHY = (
     _is("attention sinks", "GPT-OSS", lambda: (GPT(Sinks), gpt_spec())),
     _is("softmax with one added", "Miller 2023", lambda: (GPT(OffByOne), gpt_spec(declare={"not_softmax"}))),
     _is("talking heads", "Shazeer et al. 2020", lambda: (GPT(TalkingHeads), gpt_spec())),
+    _is("differences of softmaxes", "Ye et al. 2024", lambda: (GPT(Differences), gpt_spec())),
     _is("gated attention", "Qwen 3 Next", lambda: (GPT(Gated), gpt_spec())),
     _is("noise in evaluation mode, declared", "Noisy Top-K", lambda: (GPT(Noisy), gpt_spec(declare={"stochastic"}))),
     _is("linear attention", "Katharopoulos et al. 2020", lambda: (GPT(LinearAttention), plain())),

@@ -22,6 +22,9 @@ STEPS = (1e-6, 1e-5, 1e-4, 1e-3)
 models that compute a part in float32, as norms of ``transformers`` do. A fault shows with all of them."""
 
 NOTHING = 1e-12
+NEGLIGIBLE = 1e-4
+"""A share of what the table that matters most does to the outputs; of one that does less, rounding is seen."""
+
 ROUTED = re.compile(r"expert|moe|router", re.IGNORECASE)
 """Where tokens go to experts, a small move can send one elsewhere: there is no derivative to compare with."""
 
@@ -58,28 +61,33 @@ def _mismatch(subject: Subject, moved: list[nn.Parameter]) -> float | None:
         return None
     with torch.enable_grad():
         found = torch.autograd.grad((output * weights).sum(), moved, allow_unused=True)
-    worst = None
-    for parameter, gradient in zip(moved, found, strict=True):
-        change = torch.randn(parameter.shape, generator=draw, dtype=torch.float64).to(parameter) * _size(parameter)
-        told = 0.0 if gradient is None else float((gradient * change).sum())
-        apart = _apart(told, lambda step, p=parameter, c=change: _difference(subject, batch, weights, p, c, step))  # type: ignore[misc]
-        if apart is not None:
-            worst = apart if worst is None else max(worst, apart)
-    return worst
+    changes = [torch.randn(p.shape, generator=draw, dtype=torch.float64).to(p) * _size(p) for p in moved]
+    told = [0.0 if g is None else float((g * change).sum()) for g, change in zip(found, changes, strict=True)]
+    floor = max(NOTHING, NEGLIGIBLE * max(abs(one) for one in told))
+    apart = [
+        _apart(said, floor, lambda step, p=parameter, c=change: _difference(subject, batch, weights, p, c, step))  # type: ignore[misc]
+        for parameter, change, said in zip(moved, changes, told, strict=True)
+    ]
+    return max((share for share in apart if share is not None), default=None)
 
 
-def _apart(told: float, difference: Callable[[float], float]) -> float | None:
-    """The least distance of what a gradient says from a difference, over the steps."""
-    nearest = None
+def _apart(told: float, floor: float, difference: Callable[[float], float]) -> float | None:
+    """The least distance of what a gradient says from a difference, over the steps.
+
+    ``None`` where no two steps in a row agree with each other: then they show rounding and no derivative.
+    """
+    found: list[float] = []
+    settled, nearest = False, 1.0
     for step in STEPS:
-        found = difference(step)
-        largest = max(abs(told), abs(found))
-        share = None if largest < NOTHING else abs(found - told) / largest
-        if share is not None:
-            nearest = share if nearest is None else min(nearest, share)
-        if nearest is not None and nearest < tolerances.DERIVATIVE / 10:
-            break
-    return nearest
+        found.append(difference(step))
+        largest = max(abs(told), abs(found[-1]))
+        if largest < floor:
+            continue
+        nearest = min(nearest, abs(found[-1] - told) / largest)
+        if nearest < tolerances.DERIVATIVE / 10:
+            return nearest
+        settled = settled or (len(found) > 1 and abs(found[-1] - found[-2]) < tolerances.DERIVATIVE * abs(found[-1]))
+    return nearest if settled else None
 
 
 def _difference(

@@ -51,6 +51,9 @@ def answer(subject: Subject) -> Finding:
             if not over and not site.verified and site.replay is not None and site.replay.step == "cat":
                 continue  # one softmax over these keys and others, as of a few global ones and a block
             seen = f"in {site.name} they sum to something else by up to {away:.2g}"
+            if not over and _are_differences(weights, sums):
+                gated = gated or f"{seen}, as differences of two softmaxes do"
+                continue
             return _failed(site, done, seen + (f": the softmax is over {over}" if over else ""), away, over)
         worst = max(worst, away)
         changed, known = _changed(site, weights)
@@ -93,6 +96,12 @@ def _changed(site: Site, weights: Tensor) -> tuple[str, bool]:
         return ("a mask" if hidden else "numbers that differ from key to key"), False
     same = bool((factor == factor.flatten()[0]).all())
     return (f"{float(factor.flatten()[0]):.3g}", False) if same else ("a gate", True)
+
+
+def _are_differences(weights: Tensor, sums: Tensor) -> bool:
+    """Whether weights are below zero here and there, and those of every query have one sum between 0 and 1."""
+    same = float((sums - sums[..., :1]).abs().max()) <= 1e-4
+    return bool((weights < 0).any()) and same and bool(((sums > 0) & (sums < 1)).all())
 
 
 def _ones(sums: Tensor) -> bool:
