@@ -1,0 +1,187 @@
+"""How the engine's queries look at keys: at those of their own text, at those remembered, at those of a source.
+
+Shapes: N positions of all texts, B texts, T new positions, S keys, H query heads, G key/value heads, K head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pellucid.inference.engine.memory import Memory
+from pellucid.models.tower import Tower
+from pellucid.nn.attention import Attention
+from pellucid.nn.kernels import auto
+from pellucid.nn.masks import Mask, Sites
+
+Masks = dict[int | None, Tensor | None]
+"""What is added to the scores, for each window that a tower has; ``None`` for nothing."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Texts of one length, which stand one behind the other from ``start`` on.
+
+    Attributes:
+        rows: which of all texts they are.
+    """
+
+    start: int
+    length: int
+    rows: tuple[int, ...]
+
+    @property
+    def stop(self) -> int:
+        """Where the next group begins."""
+        return self.start + self.length * len(self.rows)
+
+    def cut(self, x: Float[Tensor, "N H K"]) -> Float[Tensor, "B H T K"]:
+        """Its heads."""
+        return x[self.start : self.stop].view(len(self.rows), self.length, *x.shape[1:]).transpose(1, 2)
+
+
+def grouped(lengths: Sequence[int]) -> list[Group]:
+    """Texts by length: those of one length together, the shortest first."""
+    groups: list[Group] = []
+    for length in sorted(set(lengths)):
+        rows = tuple(row for row, own in enumerate(lengths) if own == length)
+        groups.append(Group(groups[-1].stop if groups else 0, length, rows))
+    return groups
+
+
+def attentions(tower: Tower) -> list[Attention]:
+    """The self-attention of each layer."""
+    return [block.self_attention for block in tower.blocks]  # type: ignore[misc]
+
+
+class Whole:
+    """Texts that are read from their beginning, each group for itself: nothing is padded.
+
+    Args:
+        remember: told the keys and values of each layer and group.
+    """
+
+    def __init__(
+        self, tower: Tower, groups: Sequence[Group], remember: Callable[[int, Group, Tensor, Tensor], None] | None
+    ) -> None:
+        self.tower, self.groups, self.remember, self.sites = tower, groups, remember, attentions(tower)
+        device = tower.device
+        at = [Sites(torch.arange(g.length, device=device).expand(len(g.rows), -1)) for g in groups]
+        self.masks = [
+            {w: Mask(query=s, key=s, causal=tower.causal, window=w, bias=tower.bias) for w in set(tower.windows)}
+            for s in at
+        ]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N HK"]:
+        site, window = self.sites[layer], self.tower.windows[layer]
+        context = q.new_empty(q.size(0), q.size(1) * q.size(2))
+        for group, masks in zip(self.groups, self.masks, strict=True):
+            keys, values = group.cut(k), group.cut(v)
+            if self.remember is not None:
+                self.remember(layer, group, keys, values)
+            part = auto(
+                group.cut(q),
+                keys,
+                values,
+                masks[window],
+                scale=site.scale,
+                softcap=site.softcap,
+                dropout=0.0,
+                tap=_pass,
+            )
+            context[group.start : group.stop] = part.transpose(1, 2).flatten(0, 1).flatten(1)
+        return context
+
+
+def _pass(name: str, tensor: Tensor, /, *operands: object) -> Tensor:
+    return tensor
+
+
+class Onward:
+    """T new positions of every row, behind what its memory holds.
+
+    Args:
+        masks: what is added to the scores of (B, T) queries on all keys.
+        places: the slots of the new positions.
+    """
+
+    def __init__(self, tower: Tower, memory: Memory, masks: Masks, places: Int[Tensor, "B T"]) -> None:
+        self.windows, self.sites = tower.windows, attentions(tower)
+        self.memory, self.masks, self.places = memory, masks, places
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N HK"]:
+        batch, new = self.places.shape
+        q, k, v = (x.view(batch, new, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        keys, values = self.memory.put(layer, k, v, self.places)
+        site = self.sites[layer]
+        return attend(q, keys, values, self.masks[self.windows[layer]], site.scale, site.softcap)
+
+
+class Reading:
+    """Queries of T positions of every row, over its source."""
+
+    def __init__(self, tower: Tower, memory: Memory, batch: int) -> None:
+        self.sites = [block.cross_attention for block in tower.blocks]
+        self.memory, self.batch = memory, batch
+
+    def __call__(self, layer: int, q: Float[Tensor, "N H K"]) -> Float[Tensor, "N HK"]:
+        source, site = self.memory.source, self.sites[layer]
+        assert source is not None  # whoever reads has one
+        q = q.view(self.batch, -1, *q.shape[1:]).transpose(1, 2)
+        mask = self.memory.source_mask
+        return attend(q, source.keys[layer], source.values[layer], mask, site.scale, site.softcap)
+
+
+def attend(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B G S K"],
+    v: Float[Tensor, "B G S K"],
+    mask: Float[Tensor, "#B #H #T S"] | None,
+    scale: float,
+    softcap: float | None,
+) -> Float[Tensor, "N HK"]:
+    """softmax(softcap(q kᵀ · scale) + mask) v, one row for each query."""
+    groups = q.size(1) // k.size(1)
+    if softcap is None:
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=groups > 1)
+    else:
+        k, v = (x if groups == 1 else x.repeat_interleave(groups, dim=1) for x in (k, v))
+        scores = softcap * torch.tanh(q @ k.mT * (scale / softcap))
+        context = (scores if mask is None else scores + mask).softmax(dim=-1) @ v
+    return context.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def masks_of(
+    tower: Tower,
+    queries: Int[Tensor, "B T"],
+    keys: Int[Tensor, "B S"],
+    seen: Tensor | None,
+    *,
+    all_seen: bool,
+) -> Masks:
+    """What is added to the scores, for each window of a tower.
+
+    Args:
+        queries: positions of the new tokens. keys: those of the slots.
+        seen: which slots each query may see at all (B, T, S); by default those not behind it.
+        all_seen: that no slot is hidden, but by a window.
+    """
+    bias = None if tower.bias is None else tower.bias(queries, keys)
+    distance = queries[:, :, None] - keys[:, None, :]
+    visible = None if all_seen else (distance >= 0 if seen is None else seen)
+    found: Masks = {}
+    for window in set(tower.windows):
+        near = visible
+        if window is not None and keys.size(1) > window:
+            near = distance < window if visible is None else visible & (distance < window)
+        if near is None:
+            found[window] = bias
+            continue
+        zero = torch.zeros((), device=queries.device) if bias is None else bias
+        found[window] = torch.where(near[:, None], zero, -torch.inf)
+    return found

@@ -1,0 +1,159 @@
+"""What the engine remembers of texts in the making: keys and values in slots, of a source once.
+
+Room is made in buckets, and read up to the longest live text. Rows may be of any lengths; they come, go and change
+order.
+
+Shapes: R rows, G key/value heads, C slots of room, S slots in use, K head_dim, T new positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+SMALLEST, LARGEST = 32, 256
+"""Room doubles from the smallest bucket to the largest, then grows by the largest."""
+
+
+def bucket(length: int) -> int:
+    """The room that is made for so many slots."""
+    room = SMALLEST
+    while room < length and room < LARGEST:
+        room *= 2
+    return room if room >= length else -(-length // LARGEST) * LARGEST
+
+
+@dataclass
+class Source:
+    """What rows remember of what they read: (R, G, S, K) for each layer, and how long each is."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    lengths: list[int]
+
+    def mask(self) -> Float[Tensor, "R 1 1 S"] | None:
+        """What is added to the scores of queries that look at it; ``None`` where every row fills its slots."""
+        longest = self.keys[0].size(2)
+        if min(self.lengths) == longest:
+            return None
+        device = self.keys[0].device
+        real = torch.arange(longest, device=device) < torch.tensor(self.lengths, device=device)[:, None]
+        return torch.zeros(real.shape, device=device).masked_fill_(~real, -torch.inf)[:, None, None]
+
+    def select(self, rows: Sequence[int]) -> Source:
+        """These rows, in this order, and no more slots than they need."""
+        lengths = [self.lengths[row] for row in rows]
+        index, longest = torch.tensor(rows, device=self.keys[0].device), max(lengths, default=0)
+        return Source([k[index, :, :longest] for k in self.keys], [v[index, :, :longest] for v in self.values], lengths)
+
+    def join(self, other: Source) -> Source:
+        """These rows and those."""
+        longest = max(self.keys[0].size(2), other.keys[0].size(2))
+        pairs = [(self.keys, other.keys), (self.values, other.values)]
+        keys, values = ([stacked(a, b, longest) for a, b in zip(*pair, strict=True)] for pair in pairs)
+        return Source(keys, values, self.lengths + other.lengths)
+
+
+class Memory:
+    """Rows of texts, fed so far up to their lengths; position p of a row stands in its slot p.
+
+    Args:
+        layers: how many.
+        rows: how many.
+    """
+
+    def __init__(self, layers: int, rows: int, source: Source | None = None) -> None:
+        self.keys: list[Tensor | None] = [None] * layers
+        self.values: list[Tensor | None] = [None] * layers
+        self.lengths = [0] * rows
+        self.source = source
+        self.source_mask = None if source is None else source.mask()
+
+    @property
+    def even(self) -> bool:
+        """Whether all rows are equally long."""
+        return min(self.lengths) == max(self.lengths)
+
+    def places(self, new: int, device: torch.device) -> Int[Tensor, "R T"]:
+        """The slots of so many new positions of each row."""
+        return torch.tensor(self.lengths, device=device)[:, None] + torch.arange(new, device=device)
+
+    def put(
+        self, layer: int, k: Float[Tensor, "R G T K"], v: Float[Tensor, "R G T K"], places: Int[Tensor, "R T"]
+    ) -> tuple[Float[Tensor, "R G S K"], Float[Tensor, "R G S K"]]:
+        """Files the keys and values of a layer's new positions; returns all that stand up to the longest row's end."""
+        used = max(self.lengths) + k.size(2)
+        keys, values = self._roomy(self.keys[layer], k, used), self._roomy(self.values[layer], v, used)
+        self.keys[layer], self.values[layer] = keys, values
+        if self.even:
+            keys[:, :, used - k.size(2) : used], values[:, :, used - k.size(2) : used] = k, v
+        else:
+            rows = torch.arange(len(self.lengths), device=k.device)[:, None]
+            keys[rows, :, places], values[rows, :, places] = k.transpose(1, 2), v.transpose(1, 2)
+        return keys[:, :, :used], values[:, :, :used]
+
+    def fill(self, layer: int, rows: Sequence[int], k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]) -> None:
+        """Files the first keys and values of some rows, which are equally long; all rows' room is made at once."""
+        used, shape = max(self.lengths), (len(self.lengths), k.size(1), 0, k.size(3))
+        empty = k.new_empty(shape)
+        self.keys[layer] = keys = self._roomy(self.keys[layer], empty, used)
+        self.values[layer] = values = self._roomy(self.values[layer], empty, used)
+        first, length = rows[0], k.size(2)
+        if list(rows) == list(range(first, first + len(rows))):
+            keys[first : first + len(rows), :, :length], values[first : first + len(rows), :, :length] = k, v
+        else:
+            index = torch.tensor(rows, device=k.device)
+            keys[index, :, :length], values[index, :, :length] = k, v
+
+    def _roomy(self, slots: Tensor | None, like: Tensor, used: int) -> Tensor:
+        if slots is not None and slots.size(2) >= used:
+            return slots
+        grown = like.new_zeros(like.size(0), like.size(1), bucket(used), like.size(3))
+        if slots is not None:
+            grown[:, :, : slots.size(2)] = slots
+        return grown
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keeps these rows, in this order; one may be there twice."""
+        used = max((self.lengths[row] for row in rows), default=0)
+        index = torch.tensor(rows, dtype=torch.long)
+        for slots in (self.keys, self.values):
+            for layer, each in enumerate(slots):
+                if each is not None:
+                    picked = each.new_zeros(len(rows), each.size(1), bucket(used), each.size(3))
+                    picked[:, :, :used] = each[:, :, :used][index.to(each.device)]
+                    slots[layer] = picked
+        self.lengths = [self.lengths[row] for row in rows]
+        if self.source is not None:
+            self.source = self.source.select(rows)
+            self.source_mask = self.source.mask() if rows else None
+
+    def join(self, other: Memory) -> None:
+        """Takes in the rows of another behind its own."""
+        room = bucket(max(self.lengths + other.lengths))
+        for own, others in ((self.keys, other.keys), (self.values, other.values)):
+            for layer, (a, b) in enumerate(zip(own, others, strict=True)):
+                assert a is not None
+                assert b is not None  # rows that are joined have been prefilled
+                own[layer] = stacked(a, b, room)
+        self.lengths = self.lengths + other.lengths
+        if self.source is not None and other.source is not None:
+            self.source = self.source.join(other.source)
+            self.source_mask = self.source.mask()
+
+    def crop(self, lengths: Sequence[int]) -> None:
+        """Forgets what each row was fed beyond these lengths."""
+        self.lengths = [min(own, length) for own, length in zip(self.lengths, lengths, strict=True)]
+
+
+def stacked(a: Float[Tensor, "R G A K"], b: Float[Tensor, "Q G B K"], room: int) -> Float[Tensor, "P G C K"]:
+    """Rows of one and the other, with so many slots."""
+    both = a.new_zeros(a.size(0) + b.size(0), a.size(1), room, a.size(3))
+    for part, rows in ((a, both[: a.size(0)]), (b, both[a.size(0) :])):
+        used = min(part.size(2), room)
+        rows[:, :, :used] = part[:, :, :used]
+    return both

@@ -1,0 +1,107 @@
+"""The engine writes what the model itself writes, whatever parts it is made of, and however rows come and go."""
+
+import pytest
+import torch
+from families import CHOICES, VOCAB, small
+
+import pellucid as pl
+from pellucid.errors import UserError
+from pellucid.inference.engine import Engine
+from pellucid.inference.writer import Plain
+
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [3, 4, 5]]
+SOURCES = [[7, 8], [9, 10, 11, 12], [13], [5, 6, 4, 3, 2, 9]]
+
+
+def texts(family, rows=range(4)):
+    sources = [SOURCES[row] for row in rows] if family == "encoder_decoder" else None
+    return [PROMPTS[row] for row in rows], sources
+
+
+def near(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+def test_rows_come_and_go_as_with_the_model_itself(family, choice):
+    model = small(family, **CHOICES[choice])
+    plain, engine = Plain(model), Engine(model)
+    (expected, slow), (found, fast) = plain.prefill(*texts(family)), engine.prefill(*texts(family))
+    near(found, expected)
+
+    def both(tokens):
+        near(engine.extend(tokens, fast), plain.extend(tokens, slow))
+        assert fast.lengths == slow.lengths
+
+    both(torch.tensor([[1], [2], [3], [4]]))
+    both(torch.tensor([[5, 6, 7], [8, 9, 10], [11, 12, 13], [14, 15, 16]]))
+    for rows in (slow, fast):
+        rows.select([2, 0, 2])
+    both(torch.tensor([[20], [21], [22]]))
+    for writer, rows in ((plain, slow), (engine, fast)):
+        rows.join(writer.prefill(*texts(family, [1, 3]))[1])
+    both(torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]))
+    for rows in (slow, fast):
+        rows.crop([9, 4, 8, 2, 5])
+    both(torch.tensor([[11], [12], [13], [14], [15]]))
+
+
+@pytest.mark.parametrize("choice", ["plain", "rotary", "alibi", "grouped", "window"])
+@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+def test_greedy_tokens_are_those_of_the_model(family, choice):
+    model = small(family, **CHOICES[choice])
+    prompts, sources = texts(family)
+    found = Engine(model).generate(prompts, sources=sources, max_new_tokens=12, ends=(3, 7))
+    for row, prompt in enumerate(prompts):
+        source = None if sources is None else torch.tensor([sources[row]])
+        alone = pl.Prompt(torch.tensor([prompt]), source=source)
+        assert found[row] == pl.generate(model, alone, max_new_tokens=12, ends=(3, 7))[0]
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+def test_rounded_weights_give_nearly_the_same(family, weights):
+    model = small(family)
+    exact, _ = Engine(model).prefill(*texts(family))
+    found, _ = Engine(model, weights).prefill(*texts(family))
+    away = (found - exact).norm() / exact.norm()
+    assert 0 < away < 0.05
+
+
+@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+def test_a_row_in_whole_steps_does_not_depend_on_its_neighbours(family):
+    engine = Engine(small(family), "int8")
+    prompts, sources = texts(family)
+    together = engine.generate(prompts, sources=sources, max_new_tokens=10)
+    alone = [
+        engine.generate([prompt], sources=None if sources is None else [sources[row]], max_new_tokens=10)[0]
+        for row, prompt in enumerate(prompts)
+    ]
+    assert together == alone
+
+
+def test_it_steps_aside_for_a_trace():
+    model = small("decoder")
+    engine = Engine(model)
+    with pl.trace(model, watch="logits") as tape, pytest.warns(UserWarning, match="steps aside"):
+        found = engine.generate([[5, 6, 7]], max_new_tokens=3)
+    assert "logits" in tape.names
+    assert found == engine.generate([[5, 6, 7]], max_new_tokens=3)
+
+
+def test_a_text_ends_where_the_positions_do():
+    model = small("decoder", **CHOICES["learned"])
+    (written,) = Engine(model).generate([list(range(1, 31))], max_new_tokens=100)
+    assert len(written) == 11
+    with pytest.raises(UserError, match="41 tokens"):
+        Engine(model).prefill([[1] * 41])
+
+
+def test_the_likeliest_are_found_block_by_block():
+    from pellucid.inference.engine.head import likeliest
+
+    scores = torch.randn(5, 64 * 40 + 7, generator=torch.Generator().manual_seed(0))
+    expected = scores.topk(32).indices.sort().values
+    assert torch.equal(likeliest(scores, 32).sort().values, expected)
+    assert VOCAB < 64  # where small vocabularies take the plain way
