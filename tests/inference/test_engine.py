@@ -6,7 +6,7 @@ from families import CHOICES, VOCAB, small
 
 import pellucid as pl
 from pellucid.errors import UserError
-from pellucid.inference.engine import Engine
+from pellucid.inference.engine import EncoderEngine, Engine
 from pellucid.inference.writer import Plain
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [3, 4, 5]]
@@ -105,3 +105,28 @@ def test_the_likeliest_are_found_block_by_block():
     expected = scores.topk(32).indices.sort().values
     assert torch.equal(likeliest(scores, 32).sort().values, expected)
     assert VOCAB < 64  # where small vocabularies take the plain way
+
+
+@pytest.mark.parametrize("choice", ["plain", "rotary", "alibi", "relative-bias", "grouped", "window", "softcap"])
+@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+def test_beams_find_the_texts_of_the_plain_search(family, choice):
+    model = small(family, **CHOICES[choice])
+    prompts, sources = texts(family)
+    for beams, penalty in ((1, pl.Wu(0.6)), (3, pl.Wu(0.6)), (4, pl.Power(1.0))):
+        found = Engine(model, leaving=0.1).beam_search(
+            prompts, sources=sources, beams=beams, max_new_tokens=9, ends=(3, 7), penalty=penalty
+        )
+        for row, prompt in enumerate(prompts):
+            source = None if sources is None else torch.tensor([sources[row]])
+            alone = pl.Prompt(torch.tensor([prompt]), source=source)
+            (best,) = pl.beam_search(model, alone, beams=beams, max_new_tokens=9, ends=(3, 7), penalty=penalty)
+            assert [h.tokens for h in found[row]] == [h.tokens for h in best]
+            assert [h.score for h in found[row]] == pytest.approx([h.score for h in best], abs=1e-4)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_an_encoder_says_what_it_says_of_each_text_alone(choice):
+    model = small("encoder", **CHOICES[choice])
+    found = EncoderEngine(model).outputs(SOURCES)
+    for row, output in zip(SOURCES, found, strict=True):
+        near(output, model(torch.tensor([row]))[0].detach())

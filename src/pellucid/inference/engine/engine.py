@@ -18,9 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.errors import UserError
+from pellucid.inference.beam import PAPER, Hypothesis, LengthPenalty
+from pellucid.inference.engine.beams import Search
 from pellucid.inference.engine.head import Head
 from pellucid.inference.engine.layers import Layers, joined
-from pellucid.inference.engine.looking import Group, Onward, Reading, Whole, grouped, masks_of
+from pellucid.inference.engine.looking import Group, Onward, Reading, Whole, flat, grouped, masks_of
 from pellucid.inference.engine.memory import Memory, Source
 from pellucid.inference.engine.products import Products, Weights
 from pellucid.inference.sampling import GREEDY, Sampling
@@ -29,9 +31,6 @@ from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.models.tower import CrossTower
 from pellucid.nn.embedding import TokenFront
 from pellucid.nn.positions import check_length
-
-LEAVING = 0.25
-"""Share of a batch that must have finished before the others are moved together."""
 
 
 class Engine:
@@ -42,14 +41,15 @@ class Engine:
     Args:
         model: in evaluation mode; its weights are read now, and changes made to them later are not seen.
         weights: the type that they are read in: ``float32`` is exact, ``bfloat16`` and ``int8`` are faster.
+        leaving: share of a batch that must have finished before the others are moved together.
 
     Raises:
         UserError: for ``int8`` where there is no kernel for it.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: WritingModel, weights: Weights = "float32") -> None:
-        self.model, self.weights, self.device = model, weights, model.device
+    def __init__(self, model: WritingModel, weights: Weights = "float32", *, leaving: float = 0.25) -> None:
+        self.model, self.weights, self.device, self.leaving = model, weights, model.device, leaving
         self.tower = model.decoder if isinstance(model, EncoderDecoder) else model
         self.limit = self.tower.max_length
         products = Products(weights, self.device)
@@ -74,7 +74,7 @@ class Engine:
         def remember(layer: int, group: Group, k: Tensor, v: Tensor) -> None:
             memory.fill(layer, group.rows, k, v)
 
-        tokens, positions = self._flat(prompts, groups)
+        tokens, positions = flat(prompts, groups, self.device)
         look = Whole(self.tower, groups, remember)
         read = None if memory.source is None else _ReadingGroups(self.tower, memory, groups)
         states = self.layers(tokens, positions, look, read)
@@ -114,19 +114,19 @@ class Engine:
         if self.encoder is None:
             states = model.encode(torch.stack([torch.as_tensor(s, device=self.device) for s in sources])).states
             groups = [Group(0, states.size(1), tuple(range(len(sources))))]
-            flat = states.flatten(0, 1).float()
+            read = states.flatten(0, 1).float()
         else:
             check_length(max(map(len, sources)), model.encoder.max_length, "source")
             groups = grouped([len(source) for source in sources])
-            tokens, positions = self._flat(sources, groups)
-            flat = self.encoder(tokens, positions, Whole(model.encoder, groups, None))
+            tokens, positions = flat(sources, groups, self.device)
+            read = self.encoder(tokens, positions, Whole(model.encoder, groups, None))
         lengths = [0] * len(sources)
         for group in groups:
             for row in group.rows:
                 lengths[row] = group.length
         keys, values = [], []
         for site, project in zip(self.tower._crossings(), self.crossings, strict=True):  # type: ignore[union-attr]
-            heads = project(flat).view(flat.size(0), -1, site.head_dim).split(site.key.out_features // site.head_dim, 1)
+            heads = project(read).view(read.size(0), -1, site.head_dim).split(site.key.out_features // site.head_dim, 1)
             keys.append(_in_rows(site.key_norm(heads[0]), groups, len(sources)))
             values.append(_in_rows(heads[1], groups, len(sources)))
         return Source(keys, values, lengths)
@@ -142,8 +142,7 @@ class Engine:
         sampling: Sampling = GREEDY,
     ) -> list[list[int]]:
         """The new tokens of each row, without the one that ends it. Rows that have finished leave the batch."""
-        longest = max(map(len, prompts))
-        room = max_new_tokens if self.limit is None else min(max_new_tokens, self.limit - longest + 1)
+        room = self._room(prompts, max_new_tokens)
         logits, rows = self.prefill(prompts, sources)
         choose, drawing = sampling.chooser(self.device), sampling.seed is not None
         texts: list[list[int]] = [[] for _ in prompts]
@@ -159,18 +158,40 @@ class Engine:
             if not live or count + 1 == room:
                 break
             # Draws of all rows come from one generator, in order: there, rows stay where they are.
-            if not drawing and len(live) <= (1 - LEAVING) * len(here):
+            if not drawing and len(live) <= (1 - self.leaving) * len(here):
                 stay = [place for place, row in enumerate(here) if row in live]
                 rows.select(stay)
                 here, tokens = [here[place] for place in stay], tokens[stay]
             logits = self.extend(tokens[:, None], rows)[:, 0]
         return texts
 
-    def _flat(self, texts: Ids, groups: Sequence[Group]) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
-        """The tokens of all texts, group after group, and their positions."""
-        tokens = [token for group in groups for row in group.rows for token in texts[row]]
-        positions = [p for group in groups for _ in group.rows for p in range(group.length)]
-        return torch.tensor(tokens, device=self.device), torch.tensor(positions, device=self.device)
+    @torch.inference_mode()
+    def beam_search(
+        self,
+        prompts: Ids,
+        *,
+        sources: Sequence[Any] | None = None,
+        beams: int,
+        max_new_tokens: int,
+        ends: Sequence[int],
+        penalty: LengthPenalty = PAPER,
+        written: int = 0,
+    ) -> list[list[Hypothesis]]:
+        """The best ``beams`` texts of each row, best first: those of :func:`pellucid.inference.beam.beam_search`.
+
+        Args:
+            written: how many tokens at the end of the prompt count as written, where a first token is forced.
+        """
+        if self._watched():
+            raise UserError("beams", "the model is being traced", "beam_search(model, …), which can be looked into")
+        search = Search(beams, tuple(ends), penalty, written)
+        return search.run(self, prompts, sources, self._room(prompts, max_new_tokens))
+
+    def _room(self, prompts: Ids, wanted: int) -> int:
+        """How many new tokens there are positions for; the last one is never fed back."""
+        longest = max(map(len, prompts))
+        check_length(longest, self.limit, "prompt")
+        return wanted if self.limit is None else min(wanted, self.limit - longest + 1)
 
     def _watched(self) -> bool:
         if self.model._tape is None:

@@ -102,10 +102,15 @@ class Layers:
         self.final_norm = change(tower.final_norm)
 
     def __call__(
-        self, tokens: Int[Tensor, " N"], positions: Int[Tensor, " N"], look: Look, read: Read | None = None
+        self,
+        tokens: Int[Tensor, " N"],
+        positions: Int[Tensor, " N"],
+        look: Look,
+        read: Read | None = None,
+        types: Int[Tensor, " N"] | None = None,
     ) -> Float[Tensor, "N D"]:
         """The last hidden states of tokens at their positions."""
-        x = self.tower.embedding(tokens[None], positions[None], None)[0].float()
+        x = self.tower.embedding(tokens[None], positions[None], None if types is None else types[None])[0].float()
         rotate = self.tower.rotation(positions[None])
         for layer in self.layers:
             x = layer(x, rotate, look, read)

@@ -54,6 +54,15 @@ def grouped(lengths: Sequence[int]) -> list[Group]:
     return groups
 
 
+def flat(
+    texts: Sequence[Sequence[int]], groups: Sequence[Group], device: torch.device
+) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+    """The numbers of all texts, group after group, and their positions."""
+    numbers = [number for group in groups for row in group.rows for number in texts[row]]
+    positions = [p for group in groups for _ in group.rows for p in range(group.length)]
+    return torch.tensor(numbers, device=device), torch.tensor(positions, device=device)
+
+
 def attentions(tower: Tower) -> list[Attention]:
     """The self-attention of each layer."""
     return [block.self_attention for block in tower.blocks]  # type: ignore[misc]
@@ -146,12 +155,13 @@ def attend(
     softcap: float | None,
 ) -> Float[Tensor, "N HK"]:
     """softmax(softcap(q kᵀ · scale) + mask) v, one row for each query."""
-    groups = q.size(1) // k.size(1)
-    if softcap is None:
+    groups, several = q.size(1) // k.size(1), q.size(2) > 1
+    if softcap is None and not (several and groups == 1 and q.device.type == "cpu"):
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=groups > 1)
-    else:
+    else:  # of a few queries, as of beams, a CPU makes plain products sooner
         k, v = (x if groups == 1 else x.repeat_interleave(groups, dim=1) for x in (k, v))
-        scores = softcap * torch.tanh(q @ k.mT * (scale / softcap))
+        scores = (q * scale) @ k.mT
+        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
         context = (scores if mask is None else scores + mask).softmax(dim=-1) @ v
     return context.transpose(1, 2).flatten(0, 1).flatten(1)
 

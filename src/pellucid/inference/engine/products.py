@@ -67,7 +67,7 @@ STEPS = 127
 
 def steps_of(x: Float[Tensor, "N K"]) -> Float[Tensor, "N 1"]:
     """The size of a step for each row: its largest entry is 127 of them."""
-    return torch.linalg.vector_norm(x, math.inf, dim=-1, keepdim=True).clamp_(min=1e-30).div_(STEPS)
+    return x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-30).div_(STEPS)
 
 
 @dataclass(frozen=True)
@@ -194,16 +194,26 @@ class Products:
         chosen: list[tuple[float, Way]] = []
         for rows, after in zip(ROWS, (*ROWS[1:], math.inf), strict=True):
             x = torch.ones(rows, weight.size(1), device=weight.device)
-            times = [_seconds(way, x, pack) for way, pack in zip(self.ways, packs, strict=True)]
+            times = [
+                _seconds(way, x, pack, large=weight.numel() > SMALL) for way, pack in zip(self.ways, packs, strict=True)
+            ]
             chosen.append((math.sqrt(rows * after), self.ways[times.index(min(times))]))
         return chosen
 
 
-def _seconds(way: Way, x: Tensor, packed: Any) -> float:
+CACHE = 16_000_000
+"""Numbers that are read before each run: more than a cache holds, so that weights come from memory, as in a step."""
+
+SMALL = 1_000_000
+"""Weights of so few numbers stay in a cache."""
+
+
+def _seconds(way: Way, x: Tensor, packed: Any, *, large: bool) -> float:
     """The least of a few runs, after one that warms up."""
     way.multiply(x, packed, None)
-    times = []
-    for _ in range(5):
+    times, others = [], torch.empty(CACHE if large else 0, device=x.device).zero_()
+    for _ in range(4):
+        others.sum()
         began = time.perf_counter()
         way.multiply(x, packed, None)
         times.append(time.perf_counter() - began)
