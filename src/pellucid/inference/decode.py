@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pellucid.config.model import stacks
+from pellucid.inference.rules import Written
 from pellucid.inference.sampling import GREEDY, Sampling
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder_decoder import EncoderDecoder
@@ -121,8 +122,10 @@ def stream(
             choose.follow(model, "sampling")
             ended = torch.zeros(logits.size(0), dtype=torch.bool, device=logits.device)
             last = torch.tensor(tuple(ends), dtype=torch.long, device=logits.device)
+            written = Written.after(prompt.tokens, prompt.keep)
             for count in range(max_new_tokens):
-                tokens = choose(logits)
+                tokens = choose(logits, written)
+                written = written.add(tokens)
                 over = ended.tolist()
                 yield [None if done else token for token, done in zip(tokens.tolist(), over, strict=True)]
                 ended = ended | torch.isin(tokens, last)

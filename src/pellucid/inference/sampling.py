@@ -5,23 +5,17 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.errors import UserError
+from pellucid.inference.rules import AnyRule, Filter, Rule, Written, apply, check
 from pellucid.trace import Elementwise, Operation, Softmax, Step, Tapped
 from pellucid.trace.working import Index, Operand, Working, along, at, literal, picked, row, worked
-
-Filter = Callable[[Float[Tensor, "B V"]], Float[Tensor, "B V"]]
-
-
-def _check(holds: bool, where: str, found: object, expected: str) -> None:
-    if not holds:
-        raise UserError(where, f"found {found}", expected)
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,7 @@ class Temperature:
     value: float
 
     def __post_init__(self) -> None:
-        _check(self.value > 0, "temperature", self.value, "more than 0; for the likeliest token leave sampling out")
+        check(self.value > 0, "temperature", self.value, "more than 0; for the likeliest token leave sampling out")
 
     def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """The scores, rescaled."""
@@ -45,7 +39,7 @@ class TopK:
     k: int
 
     def __post_init__(self) -> None:
-        _check(self.k > 0, "top_k", self.k, "more than 0")
+        check(self.k > 0, "top_k", self.k, "more than 0")
 
     def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """The scores, -inf where dropped."""
@@ -60,7 +54,7 @@ class TopP:
     p: float
 
     def __post_init__(self) -> None:
-        _check(0 < self.p <= 1, "top_p", self.p, "more than 0 and at most 1")
+        check(0 < self.p <= 1, "top_p", self.p, "more than 0 and at most 1")
 
     def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """The scores, -inf where dropped; the likeliest always stays."""
@@ -79,13 +73,33 @@ class MinP:
     p: float
 
     def __post_init__(self) -> None:
-        _check(0 <= self.p <= 1, "min_p", self.p, "between 0 and 1")
+        check(0 <= self.p <= 1, "min_p", self.p, "between 0 and 1")
 
     def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """The scores, -inf where dropped."""
         log_probability = logits.log_softmax(dim=-1)
         floor = log_probability.amax(dim=-1, keepdim=True) + torch.tensor(self.p).log()
         return logits.masked_fill(log_probability < floor, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Typical:
+    """Only the tokens stay whose surprise is nearest to the mean, as many as reach p (Meister et al. 2022, eq. 9)."""
+
+    p: float
+
+    def __post_init__(self) -> None:
+        check(0 < self.p <= 1, "typical_p", self.p, "more than 0 and at most 1")
+
+    def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        """The scores, -inf where dropped; the most typical token always stays."""
+        log_probability = logits.log_softmax(dim=-1)
+        probability = log_probability.exp()
+        entropy = -torch.nansum(probability * log_probability, dim=-1, keepdim=True)  # 0 times -inf counts as 0
+        order = (-log_probability - entropy).abs().argsort(dim=-1)
+        ranked = probability.gather(-1, order)
+        dropped = ranked.cumsum(dim=-1) - ranked >= self.p
+        return logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -104,11 +118,11 @@ class Sampling:
     """How to choose: no filters and no draw is greedy.
 
     Args:
-        filters: applied in order before the draw.
+        filters: applied in order before the draw; rules that look at what was written may stand among them.
         seed: of the draws; ``None`` takes the likeliest token instead of drawing.
     """
 
-    filters: Sequence[Filter] = ()
+    filters: Sequence[AnyRule] = ()
     seed: int | None = None
 
     def chooser(self, device: torch.device) -> Chooser:
@@ -119,15 +133,19 @@ class Sampling:
 class Chooser(Tapped):
     """Chooses the next token of each row; names what it does where the model that it follows is traced."""
 
-    def __init__(self, filters: Sequence[Filter], seed: int | None, device: torch.device) -> None:
+    def __init__(self, filters: Sequence[AnyRule], seed: int | None, device: torch.device) -> None:
         super().__init__()
         self.filters = tuple(filters)
         self.generator = None if seed is None else torch.Generator(device).manual_seed(seed)
 
-    def forward(self, logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
+    def forward(self, logits: Float[Tensor, "B V"], written: Written | None = None) -> Int[Tensor, " B"]:
+        """The next token of each row; ``written`` may be left out where nothing was."""
         scores = self.tap("scores", logits.float(), logits)
+        if written is None:
+            written = Written.of([()] * logits.size(0), logits.device)
         for i, keep in enumerate(self.filters):
-            scores = self.tap(f"filtered_{i}", keep(scores), scores)
+            operands = (scores, written) if isinstance(keep, Rule) else (scores,)
+            scores = self.tap(f"filtered_{i}", apply((keep,), scores, written), *operands)
         if self.generator is None and not self.is_watched("probabilities"):
             return self.tap("token", scores.argmax(dim=-1), scores)
         probabilities = self.tap("probabilities", scores.softmax(dim=-1), scores)
@@ -162,22 +180,27 @@ def _edges(probabilities: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
 
 @dataclass(frozen=True)
 class Filtered:
-    """Scores, of which a filter rescales or drops some."""
+    """Scores, of which a filter rescales or drops some. Operands: the scores, for a rule what was written too."""
 
-    keep: Filter
+    keep: AnyRule
 
     @property
     def formula(self) -> str:
         return str(self.keep)
 
-    def compute(self, *operands: Tensor) -> Tensor:
-        return self.keep(operands[0])
+    def compute(self, *operands: Any) -> Tensor:
+        return self.keep(*operands)
 
     def explain(self, index: Index, *operands: Operand) -> Working:
-        left = self.keep(operands[0].value)[index].item()
+        left = self.compute(*(operand.value for operand in operands))[index].item()
         what = "dropped" if left == -torch.inf else "left"
         batch, token = index
-        step = Step(f"{what} by {self.keep}", left, _code(self.keep, token))
+        if isinstance(self.keep, Rule):
+            written: Written = operands[1].value
+            code = self.keep.line(token, written.lists()[batch], written.lists(whole=True)[batch])
+        else:
+            code = _code(self.keep, token)
+        step = Step(f"{what} by {self.keep}", left, code)
         return picked(row(operands[0], (batch,)), token, lambda total: [step])
 
 
@@ -193,6 +216,10 @@ def _code(keep: Filter, token: int) -> str:
             return f"order = x.argsort(descending=True).tolist()\ny = y if {before} < {literal(p)} else -torch.inf"
         case MinP(p):
             return f"y = y if x.softmax(dim=0)[{token}] >= {literal(p)} * x.softmax(dim=0).max() else -torch.inf"
+        case Typical(p):
+            far = "(-x.log_softmax(dim=0) - torch.special.entr(x.softmax(dim=0)).sum()).abs()"
+            before = f"x.softmax(dim=0)[order][: order.index({token})].sum()"
+            return f"order = {far}.argsort().tolist()\ny = y if {before} < {literal(p)} else -torch.inf"
         case Never(tokens):
             return f"y = y if {token} not in {tokens} else -torch.inf"
         case _:
