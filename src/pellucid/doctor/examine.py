@@ -19,6 +19,7 @@ from pellucid.doctor.keeping import kept
 from pellucid.doctor.levels import LEVELS, Level, within
 from pellucid.doctor.localise import placed
 from pellucid.doctor.precision import widened
+from pellucid.doctor.quiet import quiet
 from pellucid.doctor.reproduce import Reproduction
 from pellucid.doctor.spec import Spec
 from pellucid.doctor.subject import Subject
@@ -58,7 +59,7 @@ def examine(
     began = time.perf_counter()
     chosen = checks_of(only, level)
     module = model if isinstance(model, nn.Module) else None
-    with kept(module), widened(module), torch.no_grad():
+    with quiet(), kept(module), widened(module), torch.no_grad():
         with awake(module, seed):
             subject, inferred = subject_of(model, spec, seed=seed, build=build)
             found = dict(_asked([check for check in chosen if check.awake], subject, progress))
