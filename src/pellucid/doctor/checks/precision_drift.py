@@ -30,6 +30,7 @@ def answer(subject: Subject) -> Finding:
     single = subject(batch)
     done = "ran it in bfloat16 and float16 on the same batch"
     drift: dict[str, float] = {}
+    unrun: dict[str, str] = {}
     for dtype in HALF:
         name = str(dtype).split(".")[-1]
         try:
@@ -37,14 +38,17 @@ def answer(subject: Subject) -> Finding:
         except Exception as error:
             if "overflow" in str(error):
                 return _overflow(done, name, str(error))
-            drift[name] = float("nan")
+            unrun[name] = ": ".join((type(error).__name__, *str(error).strip().splitlines()[:1]))
             continue
         if bool(outputs.isnan().any()) and not bool(single.isnan().any()):
             return _overflow(done, name, "outputs are NaN")
         drift[name] = gap(outputs, single).share
-    told = ", ".join(f"{name} {share:.2g}" for name, share in drift.items() if share == share)
+    if not drift:
+        return CHECK.skipped(f"in half precision it does not run: {next(iter(unrun.values()))}")
+    told = ", ".join(f"{name} {share:.2g}" for name, share in drift.items())
+    more = "".join(f"; in {name} it does not run: {why}" for name, why in unrun.items())
     return CHECK.passed(
-        done, f"deviation from float32, as a share of the largest output: {told or 'not run'}", drift=drift
+        done, f"deviation from float32, as a share of the largest output: {told}{more}", drift=drift, unrun=unrun
     )
 
 
