@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pellucid.doctor import signs
 from pellucid.doctor.diagnose import Pattern
-from pellucid.doctor.leaks import FLOOR, LEAKS
+from pellucid.doctor.leaks import BOOLEAN, FLOOR, LEAKS
 from pellucid.doctor.signs import (
     ALIGNMENT,
     CACHE,
@@ -24,6 +24,7 @@ from pellucid.doctor.signs import (
     SHARING,
     SOURCE,
 )
+from pellucid.doctor.step_faults import ADDED
 
 PASSES = (
     CAUSAL, PREFIX, CACHE, PADDING, MASK, MAP, ROWS, SOURCE, MEMORY, ENCODER, SHARING, ALIGNMENT, "eval.deterministic",
@@ -133,10 +134,15 @@ CACHES: tuple[Pattern, ...] = (
         references=("mistralai/mistral-inference#88", "huggingface/transformers#45242"),
     ),
     Pattern(
+        name=f"{ADDED}, in steps", begins=(CACHE,), explains=("decode.reorder",),
+        when=signs.holds(CACHE, "added", True, "what is added to the scores of a step is 0 and 1, and nothing else"),
+        fix=BOOLEAN,
+    ),
+    Pattern(
         name="the mask of a step hides what it may see, or shows what it may not", begins=(CACHE,),
-        when=signs.holds(CACHE, "why", "masked", "keys of a step are those of one pass, and others of them are seen"),
+        when=signs.step_masked,
         explains=("decode.reorder",), fix="with T queries and S keys, query i sees keys up to S - T + i: "
-        "torch.ones(T, S).tril(S - T); is_causal counts from the top left",
+        "torch.ones(T, S, dtype=torch.bool).tril(S - T), boolean; is_causal counts from the top left",
         references=("pytorch/pytorch#108108", "Dao-AILab/flash-attention#517"),
     ),
     Pattern(
@@ -144,7 +150,7 @@ CACHES: tuple[Pattern, ...] = (
         when=signs.holds(CACHE, "way", "uneven chunks", "steps of one token agree with one pass, and chunks do not"),
         begins=(CACHE,),
         explains=("decode.reorder",), fix="with T queries and S keys, query i sees keys up to S - T + i: "
-        "torch.ones(T, S).tril(S - T); is_causal counts from the top left",
+        "torch.ones(T, S, dtype=torch.bool).tril(S - T), boolean; is_causal counts from the top left",
         references=("pytorch/pytorch#108108", "Dao-AILab/flash-attention#517"),
     ),
     Pattern(
@@ -166,25 +172,35 @@ CACHES: tuple[Pattern, ...] = (
         fix="append keys and values of every layer; count positions from the cache's length; mask by it",
         references=("huggingface/transformers#45242", "mistralai/mistral-inference#88"),
     ),
+    Pattern(
+        name="part of the cache keeps its rows when beams are chosen", begins=("decode.reorder",),
+        part=("decode.reorder", "kept"), when=signs.holds_any("decode.reorder", "kept", "rows that were chosen anew "
+        "must be so in every tensor of the cache"),
+        fix="choose the rows of this part as well, by the same index",
+        references=("awslabs/sockeye#731", "jadore801120/attention-is-all-you-need-pytorch#28"),
+    ),
 )  # fmt: skip
 
 LEARNING: tuple[Pattern, ...] = (
     Pattern(
         name="labels are not shifted: each position is asked for what it reads", begins=(ALIGNMENT,), explains=FLOOR,
         when=signs.holds(ALIGNMENT, "apart", 0, "the label of a position is the last token that it has read"),
-        fix="cross_entropy(logits[:, :-1], ids[:, 1:]), or a decoder that reads [start, ids[:-1]]",
+        fix="F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()), or a decoder that reads "
+        "[start, ids[:-1]]",
         references=("Project-MONAI/GenerativeModels#314", "huggingface/transformers#27517"),
     ),
     Pattern(
         name="labels are shifted twice", begins=(ALIGNMENT,), explains=FLOOR,
         when=signs.holds(ALIGNMENT, "apart", 2, "the label of a position is the token after the next"),
-        fix="shift once: where the model shifts, give it the ids as labels",
+        fix="shift once: either the caller gives the ids themselves and the loss shifts, or the caller gives targets "
+        "that already stand one ahead and the loss takes logits and targets as they are",
         references=("huggingface/transformers#47394", "huggingface/transformers#32944"),
     ),
     Pattern(
         name="labels are shifted the wrong way", begins=(ALIGNMENT,), explains=FLOOR,
         when=signs.holds(ALIGNMENT, "apart", -1, "the label of a position is the token before the last read"),
-        fix="cross_entropy(logits[:, :-1], ids[:, 1:])", references=("Project-MONAI/GenerativeModels#314",),
+        fix="F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())",
+        references=("Project-MONAI/GenerativeModels#314",),
     ),
     Pattern(
         name="the model returns probabilities, and the loss takes their softmax", when=signs.twice_softmax,
@@ -204,7 +220,9 @@ LEARNING: tuple[Pattern, ...] = (
     ),
     Pattern(
         name="parts are not registered in the model", when=signs.has(COVERAGE, "hidden"), begins=(COVERAGE,),
-        explains=("health.gradients", "overfit.one_batch"), fix="nn.ModuleList, nn.ModuleDict or nn.Parameter",
+        explains=("health.gradients", "overfit.one_batch"),
+        fix="register them: a list of modules as nn.ModuleList, a dictionary as nn.ModuleDict, a tensor as "
+        "nn.Parameter",
         references=("pytorch/pytorch#666",),
     ),
     Pattern(

@@ -45,6 +45,7 @@ class Pattern:
         when: whether the findings look like it; the sentence that says why, or nothing.
         begins: the checks of which one must be failed and not yet explained: the cause is theirs.
         explains: further checks whose failure it explains.
+        part: a figure of a check that the cause is named with.
     """
 
     name: str
@@ -53,6 +54,11 @@ class Pattern:
     begins: tuple[str, ...]
     explains: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    part: tuple[str, str] | None = None
+
+    def named(self, found: Found) -> str:
+        """The cause, with the part that it is about."""
+        return self.name if self.part is None else f"{self.name}: {found.evidence(*self.part)}"
 
 
 def diagnosed(findings: Sequence[Finding], spec: Spec) -> tuple[Diagnosis, ...]:
@@ -69,7 +75,9 @@ def diagnosed(findings: Sequence[Finding], spec: Spec) -> tuple[Diagnosis, ...]:
         explained = tuple(check for check in own if check in open_)
         open_ = [check for check in open_ if check not in explained]
         causes.append(
-            Diagnosis(name=pattern.name, why=why, fix=pattern.fix, references=pattern.references, explains=explained)
+            Diagnosis(
+                name=pattern.named(found), why=why, fix=pattern.fix, references=pattern.references, explains=explained
+            )
         )
     return (*causes, *(_alone(finding) for finding in findings if finding.check in open_))
 

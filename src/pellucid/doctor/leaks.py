@@ -5,7 +5,12 @@ from __future__ import annotations
 from pellucid.doctor import signs
 from pellucid.doctor.diagnose import Pattern
 from pellucid.doctor.signs import CACHE, CAUSAL, ENCODER, MAP, MASK, MEMORY, PADDING, PREFIX, ROWS, SOURCE
+from pellucid.doctor.step_faults import ADDED
 
+BOOLEAN = (
+    "make the mask boolean, True where a query may look: torch.ones(T, S, dtype=torch.bool).tril(S - T); or, to "
+    "add it, -inf where it may not and 0 elsewhere"
+)
 FLOOR = ("loss.random_floor", "overfit.one_batch")
 LEAK = (PREFIX, MASK, MAP, CACHE, PADDING, "decode.reorder", "backend.parity", *FLOOR)
 """What fails with a leak: a prefix lacks what it saw, a cache never had it, padding comes with another mask."""
@@ -36,8 +41,8 @@ LEAKS: tuple[Pattern, ...] = (
         name="the causal mask is upside down",
         when=signs.holds(MAP, "shape", "upper triangle", "positions see the future and not the past"),
         begins=(CAUSAL, MAP), explains=LEAK,
-        fix="True keeps in scaled_dot_product_attention, and drops in nn.MultiheadAttention: torch.ones(T, T).tril() "
-        "for the first, .triu(1) for the second",
+        fix="True keeps in scaled_dot_product_attention, and drops in nn.MultiheadAttention: "
+        "torch.ones(T, T, dtype=torch.bool).tril() for the first, .triu(1) for the second",
         references=("rasbt/LLMs-from-scratch#1061", "pytorch/pytorch#170400"),
     ),
     Pattern(
@@ -70,6 +75,10 @@ LEAKS: tuple[Pattern, ...] = (
         references=("allenai/OLMoE#46",),
     ),
     Pattern(
+        name=ADDED, begins=(CAUSAL, MASK), explains=LEAK, fix=BOOLEAN,
+        when=signs.holds(MASK, "added", True, "what is added to the scores is 0 and 1, and nothing else"),
+    ),
+    Pattern(
         name="the causal mask is right within the window only", when=signs.beyond_window, begins=(CAUSAL,),
         explains=LEAK,
         fix="combine masks as booleans: causal & near; an additive mask must not be multiplied",
@@ -77,7 +86,8 @@ LEAKS: tuple[Pattern, ...] = (
     ),
     Pattern(
         name="a layer has no causal mask", when=signs.no_mask, begins=(CAUSAL,), explains=LEAK,
-        fix="give every layer the mask: scores.masked_fill(~torch.ones(T, T).tril().bool(), -inf), or is_causal=True",
+        fix="give every layer the mask: scores.masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -inf), or "
+        "is_causal=True",
         references=("huggingface/transformers#48745", "facebookresearch/xformers#103"),
     ),
     Pattern(

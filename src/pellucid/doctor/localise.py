@@ -91,10 +91,34 @@ def told(call: Call, path: str) -> str:
 
 def _line(kind: type[nn.Module]) -> str:
     """The file, as it is called from here where it is ours to edit, and the line of its ``forward``."""
+    return written_at(kind.forward) or kind.__module__
+
+
+def written_at(function: Any) -> str:
+    """The file and line of a function; empty where it has none."""
     try:
-        path, line = Path(inspect.getsourcefile(kind.forward) or ""), inspect.getsourcelines(kind.forward)[1]
+        path, line = Path(inspect.getsourcefile(function) or ""), inspect.getsourcelines(function)[1]
     except (OSError, TypeError):
-        return kind.__module__
+        return ""
+    return file_line(path, line)
+
+
+def assigned_at(kind: type, name: str) -> str:
+    """The file and line at which a class first gives itself an attribute; that of the class where no line says so."""
+    for around in kind.__mro__:
+        try:
+            lines, first = inspect.getsourcelines(around)
+            path = Path(inspect.getsourcefile(around) or "")
+        except (OSError, TypeError):
+            continue
+        for number, line in enumerate(lines):
+            if re.search(rf"\bself\.{re.escape(name)}\s*(:[^=]+)?=(?!=)", line):
+                return file_line(path, first + number)
+    return written_at(kind)
+
+
+def file_line(path: Path, line: int) -> str:
+    """A place, by the path from here where the file is ours to edit."""
     here = Path.cwd()
     inside = path.is_relative_to(here) and "site-packages" not in path.parts
     return f"{path.relative_to(here).as_posix() if inside else path.name}:{line}"

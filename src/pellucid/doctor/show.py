@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pellucid.doctor.finding import Diagnosis, Finding, Report, Status
-from pellucid.doctor.report.parts import explained, headline, influence, question, told, unanswered
+from pellucid.doctor.report.parts import explained, headline, influence, question, references, told, unanswered
 from pellucid.doctor.report.picture import characters
 
 Style = Literal["head", "FAIL", "WARN", "INCONCLUSIVE", "PASS", "SKIP", "text"]
@@ -57,9 +57,8 @@ def _cause(report: Report, number: int, cause: Diagnosis, findings: tuple[Findin
     if cause.why not in [finding.seen for finding in findings]:
         yield from _wrapped(f"   why: {cause.why}", "text", "        ")
     yield from _wrapped(f"   fix: {cause.fix}", "text", "        ")
-    said = {reference for finding in findings for reference in finding.references}
-    if more := [reference for reference in cause.references if reference not in said]:
-        yield from _wrapped(f"   see: {', '.join(more)}", "text", "        ")
+    if more := references(cause, findings):
+        yield from _wrapped(f"   see: {more}", "text", "        ")
     for finding in findings:
         yield from _finding(report, finding, cause)
     yield Line("")

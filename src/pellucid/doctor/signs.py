@@ -39,6 +39,11 @@ def has(check: str, key: str) -> Sign:
     return lambda found, spec: found.seen(check) if found.evidence(check, key) else ""
 
 
+def holds_any(check: str, key: str, why: str) -> Sign:
+    """A check has such a figure."""
+    return lambda found, spec: why if found.evidence(check, key) else ""
+
+
 def stateful(found: Found, spec: Spec) -> str:
     """A pass changes the next; rows that see one another only seem to do so."""
     if found.failed(ROWS) and "another order" in found.seen("forward.stateless"):
@@ -160,6 +165,14 @@ def from_the_left(found: Found, spec: Spec) -> str:
 
 
 # ---- caches, losses -------------------------------------------------------------------------------------
+
+
+def step_masked(found: Found, spec: Spec) -> str:
+    """Keys and values are right, and the mask is not."""
+    if found.evidence(CACHE, "why") != "masked":
+        return ""
+    how = found.evidence(CACHE, "mask") or ""
+    return "keys and values agree with those of one pass, so it is who may see whom that differs" + (how and f": {how}")
 
 
 def shared_cache(found: Found, spec: Spec) -> str:

@@ -6,7 +6,7 @@ Shapes: B batch, T positions, S keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +18,27 @@ from pellucid.trace.sites import HIDDEN, Site
 
 Why = Literal["stored", "masked", "placed", "source", ""]
 CLOSE = 1e-3
+ADDED = "a mask of 0 and 1 is added to the scores, and hides nothing"
+"""What becomes of a float mask that was meant to be boolean: 0 and 1 are numbers like others."""
 
 
-def step_fault(subject: Subject, batch: Batch, chunks: Sequence[int], position: int) -> tuple[Why, str]:
+class StepFault(NamedTuple):
+    """What is wrong in a step.
+
+    Attributes:
+        why: the kind of fault; empty where nothing of it is seen.
+        where: the module.
+        mask: of a wrong mask, whether it shows too much or hides too much.
+        added: whether that mask holds 0 and 1, and is added.
+    """
+
+    why: Why = ""
+    where: str = ""
+    mask: str = ""
+    added: bool = False
+
+
+def step_fault(subject: Subject, batch: Batch, chunks: Sequence[int], position: int) -> StepFault:
     """What is wrong with the chunk in which outputs first differ.
 
     Args:
@@ -30,15 +48,14 @@ def step_fault(subject: Subject, batch: Batch, chunks: Sequence[int], position: 
     Returns:
         ``stored`` where keys or values are missing, or are not those that were put in; ``masked`` where keys that may
         be seen are hidden, or others seen; ``placed`` where the first layer's new keys are not those of one pass, so
-        that positions differ; ``source`` where those of the source differ; and the module. Empty where nothing of it is
-        seen."""
+        that positions differ; ``source`` where those of the source differ."""
     if subject.module is None or subject.spec.step is None:
-        return "", ""
+        return StepFault()
     try:
         stepped, start, size = _step_sites(subject, batch, chunks, position)
         whole = subject.attention_of(batch).sites
     except Exception:  # an explanation is a help, and must not cost the finding
-        return "", ""
+        return StepFault()
     length, first = batch.ids.size(1), True
     named = {site.name: site for site in whole if site.q.size(2) == length}
     for one in stepped:
@@ -52,8 +69,9 @@ def step_fault(subject: Subject, batch: Batch, chunks: Sequence[int], position: 
             why = "" if why == "placed" and not first else why  # what comes before has changed them
             first = False
         if why:
-            return why, f"{one.name} ({one.module})"
-    return "", ""
+            mask = _wrong(one, other, start, size) if why == "masked" else ""
+            return StepFault(why, f"{one.name} ({one.module})", mask, bool(mask) and zero_and_one(one))
+    return StepFault()
 
 
 def _across(stepped: Site, whole: Site, start: int, size: int) -> Why:
@@ -80,6 +98,23 @@ def _within(stepped: Site, whole: Site, start: int, size: int) -> Why:
     if not _close(stepped.k, whole.k[:, :, :end]) or not _close(stepped.v, whole.v[:, :, :end]):
         return "stored"
     return "" if _equal(_seen(stepped.scores()), allowed) else "masked"
+
+
+def _wrong(stepped: Site, whole: Site, start: int, size: int) -> str:
+    """What a mask of a step does that the one of the whole does not."""
+    seen, allowed = _seen(stepped.scores()), _seen(whole.scores())[:, :, start : start + size, : start + size]
+    more, less = bool((seen & ~allowed).any()), bool((allowed & ~seen).any())
+    if more and less:
+        return "some keys are seen that may not be, and others hidden that may be seen"
+    return "too much is seen" if more else "too much is hidden"
+
+
+def zero_and_one(site: Site) -> bool:
+    """Whether what is added to the scores is 0 here and 1 there, and nothing else."""
+    bias = site.formula.bias
+    if bias is None or not bias.is_floating_point():
+        return False
+    return bool(((bias == 0) | (bias == 1)).all() and (bias == 0).any() and (bias == 1).any())
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.step_faults import ADDED, zero_and_one
 from pellucid.doctor.subject import Subject
 from pellucid.trace.sites import Site
 
@@ -40,8 +41,10 @@ def answer(subject: Subject) -> Finding:
         scores, weights = site.scores().float(), site.weights().float()
         leaked = float((weights * ~rule).abs().max())
         if leaked > 0 and "sinks" not in subject.spec.declare:
-            seen = f"{site.name} gives up to {leaked:.2g} of its weight to keys it may not see"
-            return _failed(site, done, seen, CAUSE_SEES, rule, _rule_lines(subject, site) + LEAKED)
+            many = sum(bool((one.weights() * ~its).any()) for one, its in sites)
+            seen = f"{site.name} gives up to {leaked:.2g} of its weight to keys it may not see; {counted(many, sites)}"
+            cause = ADDED if zero_and_one(site) else CAUSE_SEES
+            return _failed(site, done, seen, cause, rule, _rule_lines(subject, site) + LEAKED)
         margin = min(margin, _margin(scores, rule) if not bool(rule.all()) else margin)
         hidden = hidden_in(site, scores, weights) & rule
         if not bool(hidden.any()):
@@ -58,7 +61,17 @@ def answer(subject: Subject) -> Finding:
             fix="say it if it is meant so: Spec(window=…)",
             evidence={"margin": margin},
         )
-    return CHECK.passed(done, "every query sees what it should, and nothing else", margin=margin, sites=len(sites))
+    return CHECK.passed(
+        done,
+        "in one pass, without a cache, every query sees what it should, and nothing else",
+        margin=margin,
+        sites=len(sites),
+    )
+
+
+def counted(many: int, sites: Sequence[object]) -> str:
+    """How many of the places that attend are at fault."""
+    return f"so in {many} of {len(sites)} attentions"
 
 
 def hidden_in(site: Site, scores: Tensor, weights: Tensor) -> Tensor:
@@ -223,6 +236,7 @@ def _failed(site: Site, done: str, seen: str, cause: str, rule: Tensor, law: str
             "kernel": site.kernel,
             "visible": int((site.weights() > 0).sum()),
             "allowed": int(rule.sum()),
+            "added": cause == ADDED,
         },
         script=_script(site.q.size(2), site.k.size(2), law),
     )

@@ -26,13 +26,15 @@ def answer(subject: Subject) -> Finding:
     if not scales:
         return CHECK.skipped(f"no scale is understood here: {subject.attention.coverage}")
     done = f"read what the products of queries and keys are multiplied by, in {len(scales)} places"
-    odd = []
+    odd, wrong = [], []
     for site, scale in scales.values():
         name, harmful = _named(subject, site, scale)
         if harmful:
-            return _failed(subject, done, site, scale, name)
-        if name:
+            wrong.append((site, scale, name))
+        elif name:
             odd.append(f"{site.name}: {name}")
+    if wrong:
+        return _failed(subject, done, *wrong[0], f"in {len(wrong)} of {len(scales)} attentions, first ")
     spread = max(_spread(site) for site, _ in scales.values())
     evidence = {"sites": len(scales), "score_std": spread}
     if odd:
@@ -121,11 +123,11 @@ def _expected(subject: Subject, width: int) -> float:
     return float(declared) if isinstance(declared, int | float) else width**-0.5
 
 
-def _failed(subject: Subject, done: str, site: Site, scale: float | Tensor, name: str) -> Finding:
+def _failed(subject: Subject, done: str, site: Site, scale: float | Tensor, name: str, many: str) -> Finding:
     width = site.q.size(-1)
     return CHECK.failed(
         done,
-        f"{site.name} multiplies by {_number(scale):.4g}: {name}; 1/√{width} is {width**-0.5:.4g}",
+        f"{many}{site.name}, which multiplies by {_number(scale):.4g}: {name}; 1/√{width} is {width**-0.5:.4g}",
         where=f"{site.name} ({site.module})",
         cause="the division by √head_dim is missing, done twice, or takes the width of the model or another one",
         fix="scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1)), q of one head; if another scale is meant, "

@@ -64,8 +64,8 @@ def answer(subject: Subject) -> Finding:
         where=where,
         cause="the mask is missing, transposed, of the wrong polarity or skipped on this path; or something mixes over "
         "time besides attention: a norm's statistics, a pooling, a convolution, a routing over the sequence",
-        fix="let query t see keys up to t alone: scores.masked_fill(~torch.ones(T, T).tril().bool(), -inf) before the "
-        "softmax; norms over the last axis alone",
+        fix="let query t see keys up to t alone: scores.masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -inf) "
+        "before the softmax; norms over the last axis alone",
         references=REFERENCES,
         evidence={"leaks": leaks, "cuts": cuts, "only_in_training": "evaluation" not in worst, "missed": missed},
         script=_script(cut, mode == "training"),

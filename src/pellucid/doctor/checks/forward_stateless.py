@@ -11,6 +11,7 @@ from pellucid.doctor.keeping import digests
 from pellucid.doctor.measures import gap
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
+from pellucid.doctor.unregistered import unseen
 
 CHECK = Check("forward.stateless", "quick", "Does a pass leave the next one alone?")
 DONE = "ran a batch, then others of other lengths, then the first again; hashed parameters and buffers before and after"
@@ -55,7 +56,8 @@ def answer(subject: Subject) -> Finding:
         return CHECK.warned(
             DONE, f"a pass in evaluation mode writes to {', '.join(written[:5])}", evidence={"written": written}
         )
-    return CHECK.passed(DONE, "the same bits, and no parameter or buffer was written to")
+    more = "" if module is None else unseen(module)
+    return CHECK.passed(DONE, f"the same bits, and no parameter or buffer was written to{more}")
 
 
 def _probes(subject: Subject) -> list[Batch]:

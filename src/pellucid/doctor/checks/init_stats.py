@@ -11,6 +11,7 @@ from pellucid.doctor.check import Check
 from pellucid.doctor.checks.loss_init import fresh
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.subject import Subject
+from pellucid.doctor.unregistered import unseen
 
 CHECK = Check("init.stats", "quick", "Do the weights start as they do elsewhere?", awake=False)
 WIDE, NARROW = 5.0, 0.01
@@ -57,7 +58,9 @@ def answer(subject: Subject) -> Finding:
             fix="make both of one size at the start", evidence=evidence | {"tokens_over_positions": ratio},
             references=("jadore801120/attention-is-all-you-need-pytorch#138",),
         )  # fmt: skip
-    return CHECK.passed(done, f"between {evidence['smallest']:.2g} and {evidence['largest']:.2g}", **evidence)
+    count = f"{len(matrices)} matri{'x' if len(matrices) == 1 else 'ces'}"
+    told = f"{count}, between {evidence['smallest']:.2g} and {evidence['largest']:.2g}"
+    return CHECK.passed(done, told + unseen(module), **evidence)
 
 
 def _fault(linear: Mapping[str, Tensor], matrices: Mapping[str, float]) -> tuple[str, str, str] | None:

@@ -18,7 +18,7 @@ from pellucid.doctor.finding import Finding
 from pellucid.doctor.padding import padded
 from pellucid.doctor.scripts.stepping import feeding
 from pellucid.doctor.spec import Batch
-from pellucid.doctor.step_faults import step_fault
+from pellucid.doctor.step_faults import ADDED, StepFault, step_fault
 from pellucid.doctor.subject import RANDOM, Subject
 
 CHECK = Check("kv.parity", "quick", "Does writing with a cache give what one pass gives?")
@@ -39,6 +39,11 @@ for at in range(ids.size(1)):
     gaps.append((found[:, -1] - whole[:, at])[keep[:, at]].abs().max() / whole[keep].abs().max())
 assert max(gaps) < 1e-4, f"rows of different lengths differ from one pass by {max(gaps):.3g} of the largest output"
 """
+HIDE = (
+    "hide from query i of T, over S keys, the keys beyond S - T + i: allowed = torch.ones(T, S, dtype=torch.bool)"
+    ".tril(S - T), a boolean mask, in which True may be seen"
+)
+EVERYTHING = f"append keys and values; count positions from the cache's length; {HIDE}"
 ROWS = "rows of different lengths"
 WHY = {
     "stored": "keys of the past are not in the cache, or not those that were put there: they are not appended, are "
@@ -221,18 +226,21 @@ def _failed(
     chunks: list[int],
     subject: Subject,
 ) -> Finding:
-    why, where = ("", "") if name == ROWS else step_fault(subject, prompted(subject), chunks, position)
+    fault = StepFault() if name == ROWS else step_fault(subject, prompted(subject), chunks, position)
+    seen = f"{name}: outputs differ by {gaps[name]:.2g} of the largest, most at position {position}"
+    if name == CHUNKS:
+        seen += "; one token at a time agrees: only chunks of several tokens after others fail"
     return CHECK.failed(
         done,
-        f"{name}: outputs differ by {gaps[name]:.2g} of the largest, most at position {position}",
-        where=where,
-        cause=WHY.get(why, CAUSES[name]),
-        fix="append keys and values; count positions from the cache's length; hide from query i of T, over S keys, the "
-        "keys beyond S - T + i",
+        seen,
+        where=fault.where,
+        cause=ADDED if fault.added else WHY.get(fault.why, CAUSES[name]),
+        fix=HIDE if fault.why == "masked" else EVERYTHING,
         references=REFERENCES,
-        evidence={"gaps": gaps, "in_double": double, "way": name, "chunks": chunks, "why": why},
+        evidence={"gaps": gaps, "in_double": double, "way": name, "chunks": chunks, "why": fault.why,
+                  "mask": fault.mask, "added": fault.added},
         script=RAGGED if name == "rows of different lengths" else _script(chunks, subject),
-    )
+    )  # fmt: skip
 
 
 def _script(chunks: list[int], subject: Subject) -> str:

@@ -11,6 +11,7 @@ from pellucid.doctor import tolerances
 from pellucid.doctor.asking import known, match, padding_asked, ragged, rows_of_others, told_by_labels
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.loss_place import loss_place
 from pellucid.doctor.reading import Reading, reading_of
 from pellucid.doctor.scripts.data import own_batch
 from pellucid.doctor.spec import Batch, Spec
@@ -25,10 +26,24 @@ DONE = (
 )
 NAMES = {
     0: "labels are not shifted, or the decoder reads what it is asked: each position can copy the answer",
-    2: "labels are shifted twice, by the caller and by the loss, or the input starts twice: each position is asked for "
-    "the token after the next",
+    2: "labels are shifted twice, by the caller and by the loss: each position is asked for the token after the next",
     -1: "labels are shifted the wrong way: each position is asked for the token before the one it reads",
 }
+STARTS_TWICE = ", or the input starts twice: [start, start, …]"
+"""What it may be as well where the input is shifted on its way to the decoder."""
+
+UNSHIFTED = (
+    "F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()), or a decoder that reads [start, ids[:-1]] "
+    "and is asked for ids"
+)
+FIXES = {
+    2: "in the loss, with targets = ids[:, 1:] of the caller: F.cross_entropy(logits.flatten(0, 1), targets.flatten())"
+    "; or leave that line as it is, and let the caller give ids both as input and as targets",
+}
+BOTH_WAYS = (
+    "a model that reads both ways is asked in the place that was masked: "
+    "F.cross_entropy(logits.flatten(0, 1), labels.flatten())"
+)
 SCRIPT = """
 model.eval()
 ids, other = sample(1), sample(1)
@@ -102,7 +117,7 @@ def answer(subject: Subject) -> Finding:
     }  # fmt: skip
     return (
         _softmax_twice(ray, evidence)
-        or (_misplaced(matches[best], best, wanted, evidence, read=subject.writes) if sure and best != wanted else None)
+        or (_misplaced(matches[best], best, wanted, evidence, subject, batch) if sure and best != wanted else None)
         or _padding(ray, batch, wanted, subject, evidence)
         or (None if sure else _unexplained(ray, batch, matches, wanted, subject, evidence))
         or (_wraps(evidence) if reading.wraps else None)
@@ -187,17 +202,18 @@ assert asked[1, : ids.size(1) - {first + 1}].any(), "nothing else is asked"
 
 
 def _misplaced(
-    share: float, best: int, wanted: int, evidence: dict[str, object], *, read: bool = True, own: str = ""
+    share: float, best: int, wanted: int, evidence: dict[str, object], subject: Subject, batch: Batch, own: str = ""
 ) -> Finding:
-    apart, whose = best - wanted + 1, "in your own batch " if own else ""
+    apart, whose, read = best - wanted + 1, "in your own batch " if own else "", subject.writes
+    cause = (NAMES if read else {}).get(apart, f"labels stand {best - wanted:+d} from where they should")
+    if apart == 2 and (subject.spec.kind == "encoder_decoder" or evidence["read_shift"] != 0):
+        cause += STARTS_TWICE
     return CHECK.failed(
         DONE,
         f"{whose}{share:.0%} of the labels stand {best:+d} from their position, and should stand {wanted:+d}",
-        cause=(NAMES if read else {}).get(apart, f"labels stand {best - wanted:+d} from where they should"),
-        fix="shift once: cross_entropy(logits[:, :-1], ids[:, 1:]), or a decoder that reads [start, ids[:-1]] and is "
-        "asked for ids; where the model shifts, give it the ids as labels"
-        if read
-        else "a model that reads both ways is asked in the place that was masked: cross_entropy(logits, labels)",
+        where=loss_place(subject, batch),
+        cause=cause,
+        fix=FIXES.get(apart, UNSHIFTED) if read else BOTH_WAYS,
         references=(
             "huggingface/transformers#47394", "Project-MONAI/GenerativeModels#314", "huggingface/transformers#32944",
         ),
@@ -291,4 +307,4 @@ def _own(subject: Subject, reading: Reading, evidence: dict[str, object]) -> Fin
     if matches[best] < tolerances.LABEL_MATCH_OWN or matches[wanted] > 0.5 * matches[best]:
         return None
     script = OWN.format(batch=own_batch(batch), offset=wanted)
-    return _misplaced(matches[best], best, wanted, evidence, own=script)
+    return _misplaced(matches[best], best, wanted, evidence, subject, batch.rows(slice(0, 4)), script)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from pellucid.doctor.finding import Finding
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
 from pellucid.doctor.training import gradients_by_name, loss_of
+from pellucid.doctor.unregistered import held_in, listed, unregistered
 from pellucid.doctor.ways.signature import signature
 from pellucid.trace.calls import tensors_in
 
@@ -50,7 +50,7 @@ def answer(subject: Subject) -> Finding:
         return used
     taught = _taught(subject)
     return (
-        _hidden(found, used)
+        _hidden(module, found, used)
         or _stale(subject)
         or _unreached(subject, used, gradients, taught)
         or _untaught(gradients, taught)
@@ -58,15 +58,18 @@ def answer(subject: Subject) -> Finding:
     )
 
 
-def _hidden(found: dict[str, nn.Module | Tensor], used: set[nn.Module]) -> Finding | None:
+def _hidden(module: nn.Module, found: dict[str, nn.Module | Tensor], used: set[nn.Module]) -> Finding | None:
     """Of what is registered nowhere, that which runs: a teacher kept aside is no fault."""
     hidden = [name for name, part in found.items() if not isinstance(part, nn.Module) or used & {*part.modules()}]
     if not hidden:
         return None
+    where, remedy = held_in(module, hidden[0])
+    are = "are no registered parts" if len(hidden) > 1 else "is no registered part"
     return _failed(
-        f"{hidden[0]} is no registered part of the model: nothing in it is trained, moved or saved",
+        f"{listed(hidden)} {are} of the model: nothing in {'them' if len(hidden) > 1 else 'it'} is trained, moved or "
+        "saved",
         "modules or parameters are kept in a plain list, dictionary or tensor",
-        "nn.ModuleList, nn.ModuleDict or nn.Parameter", {"hidden": hidden}, _hidden_script(hidden[0]),
+        remedy, {"hidden": hidden}, _hidden_script(hidden[0]), where,
     )  # fmt: skip
 
 
@@ -108,7 +111,7 @@ def _unreached(
             f"{_counted(never)} no gradient: " + ("their module never runs" if aside else "the graph is cut"),
             "a part is made and never called, or called under no_grad or through detach or .data",
             'call it in forward, or remove it; declare what is meant so: declare={"unused"}',
-            {"silent": never, "idle": idle}, _still_script(never),
+            {"silent": never, "idle": idle}, _still_script(never), never[0],
         )  # fmt: skip
     zero = [name for name, g in gradients.items() if g is not None and not _any(g)]
     if not zero:
@@ -116,7 +119,7 @@ def _unreached(
     return _failed(
         f"{_counted(zero)} a gradient of zero throughout",
         "its result is multiplied by zero, masked away or overwritten", "follow its result through forward",
-        {"zero": zero}, _still_script(zero),
+        {"zero": zero}, _still_script(zero), zero[0],
     )  # fmt: skip
 
 
@@ -222,34 +225,6 @@ def _counted(names: list[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more have" if len(names) > 1 else f"{names[0]} has"
 
 
-def unregistered(module: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:
-    """Paths of what is to be trained in plain lists, tuples, dictionaries and tensors, and is registered nowhere."""
-    known = {id(part) for part in module.modules()} | {id(p) for p in module.parameters()}
-    internal = set(vars(nn.Module()))
-    for path, part in module.named_modules():
-        for name, value in vars(part).items():
-            if name in internal or name.startswith("__"):
-                continue
-            for place, item in _items(value, f"{path}.{name}".lstrip(".")):
-                if isinstance(item, nn.Module):
-                    learns = any(p.requires_grad for p in item.parameters())
-                else:
-                    learns = item.is_leaf and item.requires_grad
-                if learns and id(item) not in known:
-                    yield place, item
-
-
-def _items(value: Any, place: str, depth: int = 3) -> Iterator[tuple[str, nn.Module | Tensor]]:
-    if isinstance(value, nn.Module | Tensor):
-        yield place, value
-    elif depth and isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _items(item, f"{place}[{number}]", depth - 1)
-    elif depth and isinstance(value, dict):
-        for key, item in value.items():
-            yield from _items(item, f"{place}[{key!r}]", depth - 1)
-
-
 def _own(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
 
@@ -324,10 +299,11 @@ assert not still, f"no gradient reaches {{still}}"
 """
 
 
-def _failed(seen: str, cause: str, fix: str, evidence: dict[str, Any], script: str) -> Finding:
+def _failed(seen: str, cause: str, fix: str, evidence: dict[str, Any], script: str, where: str = "") -> Finding:
     return CHECK.failed(
         DONE,
         seen,
+        where=where,
         cause=cause,
         fix=fix,
         references=REFERENCES,

@@ -19,6 +19,7 @@ from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.keeping import digests
 from pellucid.doctor.subject import Subject
+from pellucid.doctor.unregistered import unseen
 
 CHECK = Check("params.sharing", "quick", "Is exactly that shared which is meant to be?", awake=False)
 DONE = "looked for parameters under several names, for layers with equal numbers, for the tie of the vocabulary, and " \
@@ -45,7 +46,9 @@ def answer(subject: Subject) -> Finding:
         or (_tie(subject, spec.tied) if spec.tied is not None else None)
         or (None if spec.pretrained or "shared_layers" in spec.declare else _twins(module))
         or _lost_in_saving(subject)
-        or CHECK.passed(DONE, f"{len(shared)} parameters are shared, all of them as they may be", shared=shared[:10])
+        or CHECK.passed(
+            DONE, f"{len(shared)} parameters are shared, all of them as they may be{unseen(module)}", shared=shared[:10]
+        )
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from pellucid.doctor.finding import Finding, Report, Status
-from pellucid.doctor.report.parts import explained, headline, influence, leaks, question, told, unanswered
+from pellucid.doctor.report.parts import explained, headline, influence, leaks, question, references, told, unanswered
 from pellucid.doctor.report.picture import svg
 
 STYLE = """
@@ -32,8 +32,8 @@ def html(report: Report) -> str:
         parts.append(f"<h2>{number}. {escape(cause.name)}</h2>\n<p>{escape(cause.why)}</p>")
         parts.append(f'<p class="fix"><b>Fix:</b> {escape(cause.fix)}</p>')
         parts += [_finding(finding, dict(told(finding, cause))) for finding in findings]
-        if cause.references:
-            parts.append(f"<p>See {escape(', '.join(cause.references))}.</p>")
+        if more := references(cause, findings):
+            parts.append(f"<p>See {escape(more)}.</p>")
     for status, title in ((Status.WARN, "Warnings"), (Status.INCONCLUSIVE, "Not clear")):
         if found := report.of(status):
             parts.append(f"<h2>{title}</h2>")

@@ -6,7 +6,7 @@ import re
 from html import escape
 
 from pellucid.doctor.finding import Finding, Report, Status
-from pellucid.doctor.report.parts import explained, headline, influence, leaks, question, told, unanswered
+from pellucid.doctor.report.parts import explained, headline, influence, leaks, question, references, told, unanswered
 from pellucid.doctor.report.picture import characters, svg
 
 CAPTION = "Row: the output that moves; column: the token that was replaced; darker: by more."
@@ -20,8 +20,8 @@ def markdown(report: Report) -> str:
         lines += [f"Why: {_plain(cause.why)}", ""]
         for finding in findings:
             lines += _finding(finding, dict(told(finding, cause)))
-        if cause.references:
-            lines += [f"See {_plain(', '.join(cause.references))}.", ""]
+        if more := references(cause, findings):
+            lines += [f"See {_plain(more)}.", ""]
     for status, title in ((Status.WARN, "Warnings"), (Status.INCONCLUSIVE, "Not clear")):
         if found := report.of(status):
             lines += [f"## {title}", ""]

@@ -10,6 +10,42 @@ from typing import Any
 from pellucid.doctor.checks import CHECKS
 from pellucid.doctor.finding import Diagnosis, Finding, Report, Status
 
+LABELS = {
+    "gaps": "deviations, as shares of the largest output",
+    "in_double": "in double precision",
+    "chunks": "sizes of the chunks",
+    "offsets": "shares of labels at each offset",
+    "own_offsets": "shares of your own labels at each offset",
+    "asked": "positions asked",
+    "padding_asked": "padding asked",
+    "hidden": "not registered",
+    "visible": "pairs seen",
+    "allowed": "pairs that may be seen",
+    "kernel": "computed by",
+    "leaks": "moved, by the cut",
+    "cuts": "cut at",
+    "silent": "without effect or gradient",
+    "zero": "with a gradient of zero",
+    "idle": "never used",
+    "missing": "not in the optimizer",
+    "untaught": "not reached by the loss",
+    "by_gradient": "told by its gradient",
+    "score_std": "deviation of the scores",
+    "of_rows": "ratio over rows",
+    "rms": "sizes",
+    "twins": "alike",
+    "unrun": "not run",
+    "sites": "places that attend",
+}
+"""Names of figures as a reader has them, where they are not words already; JSON has them as they are."""
+
+SAID = (
+    "way", "why", "what", "offset", "apart", "read_shift", "site", "scale", "expected", "margin", "module", "away",
+    "over", "added", "mask", "gap", "kept", "only_in_training", "missed", "cause", "kind", "side", "read", "share",
+    "path", "how", "table", "layer", "parameter", "projection", "dtype", "lost", "written", "left",
+)  # fmt: skip
+"""Figures that what was seen says already: they are in the JSON alone."""
+
 LONGEST = 400
 """Characters of one figure: longer ones are in the JSON alone."""
 PLACE = re.compile(r"([\w./\\-]+\.py):(\d+)")
@@ -53,16 +89,27 @@ def told(finding: Finding, cause: Diagnosis | None = None) -> Iterator[tuple[str
         ("usual cause", finding.cause),
         ("fix", finding.fix),
         ("evidence", figures(finding.evidence)),
-        ("see", ", ".join(finding.references)),
+        ("see", ", ".join(finding.references) if cause is None else ""),  # else once, with the cause
     ):
         if text and text not in said:
             yield name, text
 
 
+def references(cause: Diagnosis, findings: tuple[Finding, ...]) -> str:
+    """Those of a cause and of the failures that it explains, each once."""
+    return ", ".join(dict.fromkeys([*cause.references, *(each for found in findings for each in found.references)]))
+
+
 def figures(evidence: Mapping[str, Any]) -> str:
     """Figures in one line, the long ones left out."""
-    parts = [f"{name} {figure(value)}" for name, value in evidence.items()]
+    shown = {label(name): value for name, value in evidence.items() if name not in SAID and value not in ("", None)}
+    parts = [f"{name}: {figure(value)}" for name, value in shown.items()]
     return "; ".join(part for part in parts if len(part) <= LONGEST)
+
+
+def label(name: str) -> str:
+    """A figure's name in words."""
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def figure(value: Any) -> str:
