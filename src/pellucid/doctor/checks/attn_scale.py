@@ -127,7 +127,7 @@ def _failed(subject: Subject, done: str, site: Site, scale: float | Tensor, name
     width = site.q.size(-1)
     return CHECK.failed(
         done,
-        f"{many}{site.name}, which multiplies by {_number(scale):.4g}: {name}; 1/√{width} is {width**-0.5:.4g}",
+        f"{many}{site.name} multiplies by {_number(scale):.4g}: {name}; 1/√{width} is {width**-0.5:.4g}",
         where=f"{site.name} ({site.module})",
         cause="the division by √head_dim is missing, done twice, or takes the width of the model or another one",
         fix="scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1)), q of one head; if another scale is meant, "
