@@ -1,0 +1,137 @@
+"""Our sides of ``decode.py``: the engine, and the plain modules with the plain loops as a row of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from decode_models import MODEL, Case
+from torch import Tensor
+
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.inference.beam import Power, beam_search
+from pellucid.inference.decode import Prompt, generate
+from pellucid.inference.predict import padded
+from pellucid.models.heads import EmbeddingHead, pool_mean
+from pellucid.models.load import load
+from pellucid.training.memory import keep_freed_memory
+
+Side = Callable[[Case], list[Any]]
+PENALTY = Power(1.0)  # the mean over the tokens, the end counted, as CTranslate2 and transformers have it too
+
+
+def by_batches(case: Case, run: Callable[[list[Any]], list[Any]]) -> list[Any]:
+    """Runs a case a batch at a time; results as the rows came."""
+    found: dict[int, Any] = {}
+    for places in case.chunks():
+        found.update(zip(places, run([case.rows[i] for i in places]), strict=True))
+    return [found[i] for i in range(len(case.rows))]
+
+
+def _ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [tokenizer.text(ids) for ids in tokenizer.encode_batch(texts)]
+
+
+# ---- the engine ----------------------------------------------------------------------------------
+
+
+def engine_writes(folder: Path, weights: Any) -> Side:
+    """Greedy, of a forced length."""
+    from pellucid.inference.engine import Engine
+
+    keep_freed_memory()
+    engine = Engine(load(folder / MODEL).model, weights=weights)  # type: ignore[arg-type]
+    return lambda case: engine.generate(case.rows, max_new_tokens=case.new)
+
+
+def engine_translates(folder: Path, weights: Any) -> Side:
+    """The best of a beam search; the engine is given one batch at a time, as the others are."""
+    from pellucid.inference.engine import Engine
+
+    keep_freed_memory()
+    loaded = load(folder / MODEL)
+    engine, target = Engine(loaded.model, weights=weights), loaded.tokenizer.target  # type: ignore[arg-type]
+    start = [*target.start, *target.forced]
+
+    def run(case: Case) -> list[Any]:
+        def batch(rows: list[list[int]]) -> list[list[int]]:
+            found = engine.beam_search(
+                [start] * len(rows),
+                sources=rows,
+                beams=case.beams,
+                max_new_tokens=case.new,
+                ends=target.ends,
+                penalty=PENALTY,
+                written=len(target.forced),
+            )
+            return [list(best[0].tokens) for best in found]
+
+        return by_batches(case, batch)
+
+    return run
+
+
+def engine_embeds(folder: Path, weights: Any) -> Side:
+    """Texts cut and embedded; the engine sorts and groups them itself unless they come one by one."""
+    from pellucid.inference.engine import EncoderEngine
+
+    keep_freed_memory()
+    loaded = load(folder / MODEL)
+    engine, tokenizer = EncoderEngine(loaded.model, weights=weights), loaded.tokenizer  # type: ignore[arg-type]
+
+    def run(case: Case) -> list[Any]:
+        if case.batch == 1:
+            return [row for text in case.rows for row in engine.embed(_ids(tokenizer, [text])).tolist()]
+        return engine.embed(_ids(tokenizer, case.rows)).tolist()
+
+    return run
+
+
+# ---- the reference path --------------------------------------------------------------------------
+
+
+def reference_writes(folder: Path, weights: str) -> Side:
+    """:func:`pellucid.inference.decode.generate`."""
+    keep_freed_memory()
+    model = load(folder / MODEL).model
+    return lambda case: generate(model, Prompt(torch.tensor(case.rows)), max_new_tokens=case.new)
+
+
+def reference_translates(folder: Path, weights: str) -> Side:
+    """:func:`pellucid.inference.beam.beam_search`."""
+    keep_freed_memory()
+    loaded = load(folder / MODEL)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    target, pad = tokenizer.target, tokenizer.require("pad")
+
+    def run(case: Case) -> list[Any]:
+        def batch(rows: list[list[int]]) -> list[list[int]]:
+            source, keep = padded(rows, pad, model.device)
+            start = torch.tensor([[*target.start, *target.forced]]).expand(len(rows), -1)
+            prompt = Prompt(start, source=source, source_keep=keep)
+            settings = {"beams": case.beams, "max_new_tokens": case.new, "written": len(target.forced)}
+            found = beam_search(model, prompt, ends=target.ends, penalty=PENALTY, **settings)
+            return [list(best[0].tokens) for best in found]
+
+        return by_batches(case, batch)
+
+    return run
+
+
+def reference_embeds(folder: Path, weights: str) -> Side:
+    """The features of the model, pooled as ``pellucid embed`` pools them."""
+    keep_freed_memory()
+    loaded = load(folder / MODEL)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    head = model.head if isinstance(model.head, EmbeddingHead) else EmbeddingHead(pool=pool_mean, normalized=True)
+    pad = tokenizer.require("pad")
+
+    @torch.inference_mode()
+    def batch(texts: list[str]) -> list[Any]:
+        tokens, keep = padded(_ids(tokenizer, texts), pad, model.device)
+        vectors: Tensor = head(model.features(tokens, keep=keep))
+        return vectors.tolist()
+
+    return lambda case: by_batches(case, batch)
