@@ -1,21 +1,26 @@
 """Beam search: the best few beginnings are carried on side by side.
 
-Shapes: B rows, W beams, V vocabulary.
+:class:`Search` decides, for one text and whoever computes the scores: which beginnings go on, what is finished, when it
+is over. :func:`likeliest` finds the candidates of many searches at once; :func:`beam_search` is the plain loop.
+
+Shapes: B rows, W beams, C candidates, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.inference.decode import Prompt, State, WritingModel, prefill, room, step
-from pellucid.inference.sampling import Filter
+from pellucid.errors import UserError
+from pellucid.inference.decode import Prompt, Stops, WritingModel, prefill, room, step
+from pellucid.inference.rules import AnyRule, Rule, Written, apply, check
+from pellucid.inference.writer import Ids, Writer
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,7 @@ class Power:
 
 LengthPenalty = Wu | Power
 PAPER = Wu(0.6)
-
-
+Text = tuple[int, ...]
 Fate = Literal["kept", "finished", "dropped"]
 
 
@@ -76,6 +80,159 @@ class Candidate:
 
 Observer = Callable[[int, int, list[Candidate]], None]
 """Hears the row, the length that its texts now have, and the candidates of that step, the likeliest first."""
+Bonus = Callable[[Sequence[Text], int], Sequence[float]]
+"""What is added to the scores of texts that have said so many tokens, their end counted: at most 0."""
+
+
+@dataclass(frozen=True)
+class Beams:
+    """How one text is searched for.
+
+    Attributes:
+        width: how many beginnings are carried on.
+        ends: tokens that end a text.
+        penalty: what the log-probability of a text is divided by.
+        patience: stop as soon as so many times ``width`` texts are finished (Kasai et al. 2022; 1 is what many call
+            early stopping); ``None`` goes on until no beginning could still displace a finished text.
+        written: how many tokens at the end of the prompt count as written, where a first token is forced.
+        rises: whether a log-probability may grow as a text goes on, by rules that lift scores.
+    """
+
+    width: int
+    ends: tuple[int, ...] = ()
+    penalty: LengthPenalty = PAPER
+    patience: float | None = None
+    written: int = 0
+    rises: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.width > 0, "beams", self.width, "1 or more")
+        check(self.patience is None or self.patience > 0, "patience", self.patience, "more than 0")
+
+    @property
+    def candidates(self) -> int:
+        """How many to look at: as many as there are when each beam ends in every way it can."""
+        return max(2, 1 + len(self.ends)) * self.width
+
+
+class Search:
+    """One search, a step at a time. It begins with one beginning and goes on with ``width``.
+
+    Args:
+        longest: how many tokens a text may have; what is unfinished then competes as it stands.
+        stops: whether a text is over after its last token, besides by ``ends``, as at a stop string.
+        bonus: added to the score of a text that is finished, such as a coverage penalty.
+
+    Attributes:
+        texts, totals: the beginnings, and their log-probabilities; -inf for a beam that is not in use.
+        found: what is finished, best first.
+        is_over: there is nothing to go on with, or no reason to.
+    """
+
+    def __init__(
+        self,
+        beams: Beams,
+        longest: int,
+        *,
+        stops: Stops | None = None,
+        bonus: Bonus | None = None,
+    ) -> None:
+        self.beams, self.longest, self.stops, self.bonus = beams, longest, stops, bonus
+        self.texts: list[Text] = [()]
+        self.totals: list[float] = [0.0]
+        self.found: list[Hypothesis] = []
+        self.is_over = False
+        self.kindest = max(self.divisor(length) for length in (1, longest))
+
+    def divisor(self, length: int) -> float:
+        """What the log-probability of so many new tokens is divided by."""
+        return self.beams.penalty(length + self.beams.written)
+
+    def take(self, values: Sequence[float], origins: Sequence[int], tokens: Sequence[int]) -> list[Candidate]:
+        """Takes in the candidates of a step, the likeliest first; tells what becomes of each that is possible.
+
+        Args:
+            values: (C,) log-probabilities. origins: the beams that they go on from. tokens: what each adds.
+        """
+        width, length = self.beams.width, len(self.texts[0]) + 1
+        divisor = self.divisor(length)
+        judged: list[Candidate] = []
+        kept: list[tuple[Text, float]] = []
+        finished: list[tuple[Text, float]] = []
+        for place, (total, beam, token) in enumerate(zip(values, origins, tokens, strict=True)):
+            if total == -math.inf:
+                continue
+            text, fate, becomes = (*self.texts[beam], token), "dropped", None
+            ends = token in self.beams.ends
+            if ends or (self.stops is not None and self.stops(text)):
+                # As in a search that takes the best W candidates: an end ranked below them does not count.
+                if place < width:
+                    fate = "finished"
+                    finished.append((text[:-1] if ends else text, total))
+            elif len(kept) < width:
+                fate, becomes = "kept", len(kept)
+                kept.append((text, total))
+            judged.append(Candidate(beam, token, total, total / divisor, fate, becomes))  # type: ignore[arg-type]
+        self._file(finished, length)
+        self._go_on(kept, length)
+        return judged
+
+    def steps(self, judged: Sequence[Candidate]) -> tuple[list[int], list[int]]:
+        """The beams to go on from and the tokens to feed them, one for every beam, in use or not."""
+        kept = [one for one in judged if one.becomes is not None]
+        kept += [Candidate(0, 0, -math.inf, -math.inf, "dropped")] * (self.beams.width - len(kept))
+        return [one.beam for one in kept], [one.token for one in kept]
+
+    def best(self) -> list[Hypothesis]:
+        """The best ``width`` texts, best first."""
+        return sorted(self.found, key=lambda one: -one.score)[: self.beams.width]
+
+    def _file(self, texts: Sequence[tuple[Text, float]], said: int) -> None:
+        if not texts:
+            return
+        divisor = self.divisor(said)
+        extra = self.bonus([text for text, _ in texts], said) if self.bonus else [0.0] * len(texts)
+        self.found += [Hypothesis(text, t / divisor + more) for (text, t), more in zip(texts, extra, strict=True)]
+        self.found.sort(key=lambda one: -one.score)
+        if self.beams.patience is None:
+            del self.found[self.beams.width :]
+
+    def _go_on(self, kept: Sequence[tuple[Text, float]], length: int) -> None:
+        """The beginnings that go on; decides whether the search is over."""
+        if not kept:  # rules have left no way on: what stood there before competes as it stands
+            before = [(text, t) for text, t in zip(self.texts, self.totals, strict=True) if t > -math.inf and text]
+            if not self.found:
+                self._file(before, length - 1)
+            self.is_over = True
+            return
+        idle = [(kept[0][0], -math.inf)] * (self.beams.width - len(kept))
+        self.texts, self.totals = (list(part) for part in zip(*kept, *idle, strict=True))
+        if length >= self.longest:
+            self._file(kept, length)
+            self.is_over = True
+        else:
+            self.is_over = self._settled()
+
+    def _settled(self) -> bool:
+        """Whether enough is found, or no beginning can still displace a finished text.
+
+        A log-probability only falls as a text goes on; what it can hope for is its present one over the kindest
+        penalty.
+        """
+        if self.beams.patience is not None:
+            return len(self.found) >= self.beams.patience * self.beams.width
+        enough = len(self.found) == self.beams.width and not self.beams.rises
+        return enough and self.found[-1].score >= max(self.totals) / self.kindest
+
+
+def likeliest(
+    totals: Float[Tensor, "B W"], scores: Float[Tensor, "R V"], count: int
+) -> tuple[Float[Tensor, "B C"], Int[Tensor, "B C"], Int[Tensor, "B C"]]:
+    """The likeliest ways for each row to go on, best first: their totals, the beams they go on from, the tokens."""
+    rows, vocabulary = totals.size(0), scores.size(-1)
+    everything = (totals[:, :, None] + scores.view(rows, -1, vocabulary)).flatten(1)
+    values, places = everything.topk(min(count, everything.size(1)), dim=1)
+    return values, places // vocabulary, places % vocabulary
 
 
 def beam_search(
@@ -86,146 +243,124 @@ def beam_search(
     max_new_tokens: int,
     ends: Sequence[int],
     penalty: LengthPenalty = PAPER,
-    filters: Sequence[Filter] = (),
+    filters: Sequence[AnyRule] = (),
     written: int = 0,
     observer: Observer | None = None,
+    patience: float | None = None,
+    stops: Sequence[Stops] | None = None,
+    bonuses: Sequence[Bonus] | None = None,
 ) -> list[list[Hypothesis]]:
     """The best ``beams`` texts of each row, best first.
 
     A row ends when no beginning could still beat its worst finished text, or at ``max_new_tokens``, where what is
-    unfinished competes as it stands.
+    unfinished competes as it stands; with ``patience`` as :class:`Beams` says. A row in which rules leave no way on
+    ends with what it has.
 
     Args:
         ends: tokens that end a text.
-        filters: applied to the log-probabilities of each step.
+        filters: filters and rules, applied to the log-probabilities of each step, which are not made to add up to 1
+            again: a text is as likely as the model finds it.
         written: how many tokens at the end of the prompt count as written, where a first token is forced.
         observer: hears what every step looked at and what became of it.
+        stops, bonuses: of each row, as :class:`Search` takes them.
     """
     max_new_tokens = room(model, prompt, max_new_tokens)
+    settings = Beams(beams, tuple(ends), penalty, patience, written, rises(filters))
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            search = _Search(beams, tuple(ends), penalty, tuple(filters), written, observer)
-            return search.run(model, prompt, max_new_tokens)
+            logits, state = prefill(model, prompt, max_new_tokens)
+
+            def go(rows: Int[Tensor, " R"], tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+                state.select(rows)
+                return step(state, tokens)
+
+            rows = range(logits.size(0))
+            searches = [
+                Search(settings, max_new_tokens, stops=stops and stops[row], bonus=bonuses and bonuses[row])  # type: ignore[arg-type]
+                for row in rows
+            ]
+            run(searches, logits, Written.after(prompt.tokens, prompt.keep), filters, go, observer)
+            return [search.best() for search in searches]
     finally:
         model.mark_step(None)
         model.train(was_training)
 
 
-@dataclass(frozen=True)
-class _Search:
-    """One search; its fields are the arguments of :func:`beam_search`."""
+def beam_search_with(
+    writer: Writer,
+    prompts: Ids,
+    sources: Sequence[Any] | None = None,
+    *,
+    beams: Beams,
+    max_new_tokens: int,
+    rules: Sequence[AnyRule] = (),
+) -> list[list[Hypothesis]]:
+    """The same with any writer. Prompts may be of any lengths.
 
-    beams: int
-    ends: tuple[int, ...]
-    penalty: LengthPenalty
-    filters: tuple[Filter, ...]
-    written: int
-    observer: Observer | None
+    Raises:
+        UserError: for a prompt that leaves no position to write in.
+    """
+    longest = max(map(len, prompts))
+    if writer.limit is not None and longest > writer.limit:
+        raise UserError("prompt", f"a sequence of {longest} tokens", f"at most {writer.limit}")
+    logits, rows = writer.prefill(prompts, sources)
 
-    def run(self, model: WritingModel, prompt: Prompt, max_new_tokens: int) -> list[list[Hypothesis]]:
-        logits, state = prefill(model, prompt, max_new_tokens)
-        batch, device, beams = logits.size(0), logits.device, self.beams
-        finished: list[list[Hypothesis]] = [[] for _ in range(batch)]
-        # The first step has one beginning per row; the other beams start out impossible.
-        totals = torch.full((batch, beams), -torch.inf, device=device)
-        totals[:, 0] = 0.0
-        _spread(state, batch, beams)
-        logits = logits.repeat_interleave(beams, dim=0)
-        texts = torch.zeros(batch * beams, 0, dtype=torch.long, device=device)
-        kindest = max(self.divisor(length) for length in (1, max_new_tokens))
-        for length in range(1, max_new_tokens + 1):
-            totals, origin, tokens = self.extend(totals, logits, finished, texts)
-            texts = torch.cat([texts[origin], tokens[:, None]], dim=1)
-            if length == max_new_tokens or self.settled(finished, totals, kindest):
-                break
-            state.select(origin)
-            logits = step(state, tokens)
-        for row, best in enumerate(finished):
-            if texts.size(1) == max_new_tokens or len(best) < beams:
-                best.extend(self.unfinished(texts, totals, row))
-        return [sorted(best, key=lambda h: -h.score)[:beams] for best in finished]
+    def go(origins: Int[Tensor, " R"], tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+        rows.select(origins.tolist())
+        return writer.extend(tokens[:, None], rows)[:, 0]
 
-    def divisor(self, length: int) -> float:
-        """What the log-probability of so many new tokens is divided by."""
-        return self.penalty(length + self.written)
-
-    def extend(
-        self,
-        totals: Float[Tensor, "B W"],
-        logits: Float[Tensor, "R V"],
-        finished: list[list[Hypothesis]],
-        texts: Tensor,
-    ) -> tuple[Float[Tensor, "B W"], Int[Tensor, " R"], Int[Tensor, " R"]]:
-        """One more token for every row: files texts that end, returns the best beginnings that go on.
-
-        More candidates than beams are looked at, as many as there are when each beam ends in every way it can.
-        """
-        batch, beams = totals.shape
-        scores = logits.float().log_softmax(dim=-1)
-        for keep in self.filters:
-            scores = keep(scores)
-        vocabulary = scores.size(-1)
-        everything = totals[:, :, None] + scores.view(batch, beams, vocabulary)
-        candidates = max(2, 1 + len(self.ends)) * beams
-        values, indices = everything.flatten(1).topk(min(candidates, beams * vocabulary), dim=1)
-        origins, tokens = indices // vocabulary, indices % vocabulary
-        origins = origins + torch.arange(batch, device=totals.device)[:, None] * beams
-        ends = torch.isin(tokens, torch.tensor(self.ends, dtype=torch.long, device=tokens.device))
-        divisor = self.divisor(texts.size(1) + 1)
-        for row, place in ends.nonzero().tolist():
-            # As in a search that takes the best W candidates: an end ranked below them does not count.
-            if place < beams and values[row, place] > -torch.inf:
-                text = tuple(texts[origins[row, place]].tolist())
-                best = [*finished[row], Hypothesis(text, values[row, place].item() / divisor)]
-                finished[row] = sorted(best, key=lambda h: -h.score)[:beams]
-        going_on = values.masked_fill(ends, -torch.inf)
-        best_places = going_on.topk(beams, dim=1).indices
-        if self.observer is not None:
-            for row in range(batch):
-                beam = origins[row] - row * beams
-                found = zip(beam.tolist(), tokens[row].tolist(), values[row].tolist(), ends[row].tolist(), strict=True)
-                kept = best_places[row].tolist()
-                self.observer(row, texts.size(1) + 1, list(_judged(found, kept, beams, divisor)))
-        return (
-            going_on.gather(1, best_places),
-            origins.gather(1, best_places).flatten(),
-            tokens.gather(1, best_places).flatten(),
-        )
-
-    def settled(self, finished: list[list[Hypothesis]], totals: Float[Tensor, "B W"], kindest: float) -> bool:
-        """Whether no beginning can still displace a finished text.
-
-        A log-probability only falls as a text goes on; what it can hope for is its present one over the kindest
-        penalty.
-        """
-        hopes = totals.amax(dim=1).tolist()
-        pairs = zip(finished, hopes, strict=True)
-        return all(len(best) == self.beams and best[-1].score >= hope / kindest for best, hope in pairs)
-
-    def unfinished(self, texts: Int[Tensor, "R L"], totals: Float[Tensor, "B W"], row: int) -> list[Hypothesis]:
-        """The beginnings of a row as they stand."""
-        divisor = self.divisor(texts.size(1))
-        return [
-            Hypothesis(tuple(texts[row * self.beams + beam].tolist()), total / divisor)
-            for beam, total in enumerate(totals[row].tolist())
-            if total > -torch.inf
-        ]
+    room = [max_new_tokens if writer.limit is None else writer.limit - len(prompt) + 1 for prompt in prompts]
+    searches = [Search(beams, min(max_new_tokens, own)) for own in room]
+    with torch.inference_mode():
+        run(searches, logits, Written.of(prompts, logits.device), rules, go)
+    return [search.best() for search in searches]
 
 
-def _judged(
-    found: Iterable[tuple[int, int, float, bool]], kept: Sequence[int], beams: int, divisor: float
-) -> Iterator[Candidate]:
-    """The possible candidates among (beam, token, total, whether it ends), the likeliest first, with their fate."""
-    for place, (beam, token, total, over) in enumerate(found):
-        if total == -math.inf:
-            continue
-        becomes = kept.index(place) if place in kept and not over else None
-        fate: Fate = "kept" if becomes is not None else "finished" if over and place < beams else "dropped"
-        yield Candidate(beam, token, total, total / divisor, fate, becomes)
+def run(
+    searches: Sequence[Search],
+    logits: Float[Tensor, "B V"],
+    text: Written,
+    rules: Sequence[AnyRule],
+    go: Callable[[Int[Tensor, " R"], Int[Tensor, " R"]], Float[Tensor, "R V"]],
+    observer: Observer | None = None,
+) -> None:
+    """Searches side by side, of the same width, until all are over; those that are leave the others.
+
+    Args:
+        logits: of what follows each prompt.
+        text: the prompts.
+        go: goes on from some of its rows, each by a token; the scores of what follows.
+    """
+    here = list(enumerate(searches))
+    beams = 1  # there is one beginning of each row
+    while here:
+        scores = apply(rules, logits.float().log_softmax(dim=-1), text)
+        totals = torch.tensor([search.totals for _, search in here], dtype=scores.dtype, device=scores.device)
+        found = likeliest(totals, scores, max(search.beams.candidates for _, search in here))
+        stay: list[tuple[int, Search]] = []
+        rows: list[int] = []
+        tokens: list[int] = []
+        for place, ((row, search), *candidates) in enumerate(
+            zip(here, *(part.tolist() for part in found), strict=True)
+        ):
+            judged = search.take(*candidates)
+            if observer is not None:
+                observer(row, int(text.lengths[place * beams]) + 1, judged)
+            if not search.is_over:
+                origins, added = search.steps(judged)
+                stay.append((row, search))
+                rows += [place * beams + origin for origin in origins]
+                tokens += added
+        here = stay
+        if here:
+            beams = here[0][1].beams.width
+            origin, token = (torch.tensor(part, device=scores.device) for part in (rows, tokens))
+            text = text.select(origin).add(token)
+            logits = go(origin, token)
 
 
-def _spread(state: State, batch: int, beams: int) -> None:
-    rows = torch.arange(batch, device=state.cache.lengths.device)
-    state.select(rows.repeat_interleave(beams))
+def rises(rules: Sequence[AnyRule]) -> bool:
+    """Whether rules may lift a log-probability above 0."""
+    return any(isinstance(rule, Rule) and rule.raises for rule in rules)

@@ -5,14 +5,17 @@ Shapes: B rows, P prompt positions, S source positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pellucid.config.model import stacks
+from pellucid.inference.likelihood import Likelihood, likelihoods
 from pellucid.inference.rules import Written
 from pellucid.inference.sampling import GREEDY, Sampling
 from pellucid.models.decoder import Decoder
@@ -22,6 +25,9 @@ from pellucid.nn.cache import KVCache
 from pellucid.nn.positions import check_length
 
 WritingModel = Decoder | EncoderDecoder
+Reason = Literal["end", "stop", "length", "stuck"]
+Stops = Callable[[Sequence[int]], bool]
+"""Whether a text, its new tokens, is over with its last one."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +106,49 @@ def step(state: State, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
     return state.scores(tokens[:, None])[:, 0]
 
 
-def stream(
+@dataclass(frozen=True)
+class Step:
+    """One token of every row.
+
+    Attributes:
+        tokens: ``None`` for a row that has ended before.
+        logits: that they were chosen by.
+        ended: why a row ends here; ``None`` for one that goes on or has ended before.
+    """
+
+    tokens: list[int | None]
+    logits: Float[Tensor, "B V"]
+    ended: list[Reason | None]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was written.
+
+    Attributes:
+        tokens: without the one that ends it.
+        reason: a token of ``ends``, a stop, the length, or rules that left no way on.
+        likelihoods: where asked for, of each token, and last of the one that ends it.
+    """
+
+    tokens: tuple[int, ...]
+    reason: Reason
+    likelihoods: tuple[Likelihood, ...] = ()
+
+
+def steps(
     model: WritingModel,
     prompt: Prompt,
     *,
     max_new_tokens: int,
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
-) -> Iterator[list[int | None]]:
-    """Yields one token per row at a time, ``None`` for a row that has ended; stops when all have.
+    stops: Sequence[Stops] | None = None,
+) -> Iterator[Step]:
+    """Writes a token per row at a time until all rows have ended. Runs without gradients, in evaluation mode.
 
-    A token of ``ends``, which ends its row, is yielded too. Runs without gradients, in evaluation mode.
+    Args:
+        stops: of each row, whether it ends with its last token, besides by ``ends``.
     """
     max_new_tokens = room(model, prompt, max_new_tokens)
     was_training = model.training
@@ -120,21 +158,67 @@ def stream(
             logits, state = prefill(model, prompt, max_new_tokens)
             choose = sampling.chooser(logits.device)
             choose.follow(model, "sampling")
-            ended = torch.zeros(logits.size(0), dtype=torch.bool, device=logits.device)
-            last = torch.tensor(tuple(ends), dtype=torch.long, device=logits.device)
             written = Written.after(prompt.tokens, prompt.keep)
+            rows = [_Row(tuple(ends), stops[row] if stops else None) for row in range(logits.size(0))]
             for count in range(max_new_tokens):
                 tokens = choose(logits, written)
                 written = written.add(tokens)
-                over = ended.tolist()
-                yield [None if done else token for token, done in zip(tokens.tolist(), over, strict=True)]
-                ended = ended | torch.isin(tokens, last)
-                if bool(ended.all()) or count + 1 == max_new_tokens:
+                stuck = [False] * len(rows) if choose.stuck is None else choose.stuck.tolist()
+                added = [row.add(*new) for row, *new in zip(rows, tokens.tolist(), stuck, strict=True)]
+                last = count + 1 == max_new_tokens
+                ended = [row.ends_here or ("length" if last and not row.is_over else None) for row in rows]
+                yield Step(added, logits, ended)
+                if last or all(row.is_over for row in rows):
                     return
                 logits = step(state, tokens)
     finally:
         model.mark_step(None)
         model.train(was_training)
+
+
+@dataclass
+class _Row:
+    """How far a row is. ``ends_here``: why it has ended with its last token."""
+
+    ends: tuple[int, ...]
+    stops: Stops | None
+    is_over: bool = False
+    ends_here: Reason | None = None
+    text: list[int] = field(default_factory=list)
+
+    def add(self, token: int, is_stuck: bool) -> int | None:
+        """Takes in a token; returns it unless the row has ended or has no way on."""
+        self.ends_here = None
+        if self.is_over:
+            return None
+        self.text.append(token)
+        if is_stuck:
+            self.ends_here = "stuck"
+        elif token in self.ends:
+            self.ends_here = "end"
+        elif self.stops is not None and self.stops(self.text):
+            self.ends_here = "stop"
+        self.is_over = self.ends_here is not None
+        return None if is_stuck else token
+
+
+def stream(
+    model: WritingModel,
+    prompt: Prompt,
+    *,
+    max_new_tokens: int,
+    ends: Sequence[int] = (),
+    sampling: Sampling = GREEDY,
+    stops: Sequence[Stops] | None = None,
+) -> Iterator[list[int | None]]:
+    """Yields one token per row at a time, ``None`` for a row that has ended; stops when all have.
+
+    A token of ``ends``, which ends its row, is yielded too. The arguments are those of :func:`steps`.
+    """
+    taken = steps(model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling, stops=stops)
+    with closing(taken):
+        for one in taken:
+            yield one.tokens
 
 
 def generate(
@@ -144,11 +228,41 @@ def generate(
     max_new_tokens: int,
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
+    stops: Sequence[Stops] | None = None,
 ) -> list[list[int]]:
     """The new tokens of each row, without the one that ends it."""
+    told = generations(model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling, stops=stops)
+    return [list(one.tokens) for one in told]
+
+
+def generations(
+    model: WritingModel,
+    prompt: Prompt,
+    *,
+    max_new_tokens: int,
+    ends: Sequence[int] = (),
+    sampling: Sampling = GREEDY,
+    stops: Sequence[Stops] | None = None,
+    logprobs: int | None = None,
+) -> list[Generation]:
+    """What is written in each row, why it ended, and how likely each token was.
+
+    Args:
+        logprobs: how many of the likeliest tokens are told at each place; 0 tells of the token itself, ``None``
+            nothing.
+    """
     rows: list[list[int]] = [[] for _ in range(prompt.tokens.size(0))]
-    for tokens in stream(model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling):
-        for row, token in zip(rows, tokens, strict=True):
+    told: list[list[Likelihood]] = [[] for _ in rows]
+    reasons: list[Reason] = ["length"] * len(rows)
+    taken = steps(model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling, stops=stops)
+    for one in taken:
+        real = [row for row, token in enumerate(one.tokens) if token is not None]
+        if logprobs is not None and real:
+            tokens = [token for token in one.tokens if token is not None]
+            for row, likelihood in zip(real, likelihoods(one.logits[real], tokens, logprobs), strict=True):
+                told[row].append(likelihood)
+        for row, (token, reason) in enumerate(zip(one.tokens, one.ended, strict=True)):
             if token is not None and token not in ends:
-                row.append(token)
-    return rows
+                rows[row].append(token)
+            reasons[row] = reason or reasons[row]
+    return [Generation(tuple(row), *rest) for row, *rest in zip(rows, reasons, map(tuple, told), strict=True)]

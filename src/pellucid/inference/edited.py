@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from pellucid.inference.decode import Prompt, WritingModel, room
-from pellucid.inference.sampling import Filter
+from pellucid.inference.rules import AnyRule, Written, apply
 from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.trace import Edit, edit
 
@@ -22,7 +22,7 @@ def write_edited(
     *,
     max_new_tokens: int,
     ends: Sequence[int] = (),
-    filters: Sequence[Filter] = (),
+    filters: Sequence[AnyRule] = (),
 ) -> Iterator[int]:
     """The likeliest tokens one after the other, up to one of ``ends``, which is yielded too.
 
@@ -32,15 +32,14 @@ def write_edited(
     Args:
         prompt: of one row, without padding.
     """
-    tokens = prompt.tokens
+    tokens, written = prompt.tokens, Written.after(prompt.tokens)
     for _ in range(room(model, prompt, max_new_tokens)):
         with torch.inference_mode(), edit(model, edits):
             inputs = (prompt.source, tokens) if isinstance(model, EncoderDecoder) else (tokens,)
             scores = model(*inputs)[:, -1].float()
-        for keep in filters:
-            scores = keep(scores)
-        token = int(scores.argmax(dim=-1))
+        token = int(apply(filters, scores, written).argmax(dim=-1))
         yield token
         if token in ends:
             return
-        tokens = torch.cat([tokens, tokens.new_tensor([[token]])], dim=1)
+        written = written.add(tokens.new_tensor([token]))
+        tokens = written.tokens

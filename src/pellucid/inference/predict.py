@@ -5,33 +5,29 @@ Shapes: B texts, T positions, D d_model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.config import model as config
-from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
-from pellucid.inference.beam import PAPER, LengthPenalty, beam_search
-from pellucid.inference.decode import Prompt, generate, stream
+from pellucid.inference.batches import barred, expect, in_batches, padded
+from pellucid.inference.beam import PAPER, LengthPenalty
+from pellucid.inference.decode import Prompt, generations, stream
 from pellucid.inference.reading import GAP, gapped
-from pellucid.inference.sampling import GREEDY, Filter, Never, Sampling
+from pellucid.inference.rules import AnyRule
+from pellucid.inference.sampling import GREEDY, Sampling
+from pellucid.inference.stopping import Release, Spoken, Stop, StopStrings
+from pellucid.inference.translating import Output, Searching, translations
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder import Encoder
-from pellucid.models.encoder_decoder import EncoderDecoder
-
-BATCH_TOKENS = (
-    8192  # padded tokens of one batch: enough for the products to be efficient, little enough for any machine
-)
 
 IMAGES_AT_ONCE = 16
-
-Result = TypeVar("Result")
 
 
 def translate(
@@ -44,85 +40,107 @@ def translate(
     sampling: Sampling = GREEDY,
     source_language: str | None = None,
     target_language: str | None = None,
+    rules: Sequence[AnyRule] = (),
 ) -> list[str]:
     """The target of each source; greedy unless there are beams or a sampling.
 
     Args:
         max_new_tokens: by default the source's length + 50, as in the paper (§6.1).
         source_language, target_language: special tokens such as ``de_DE``, for a model of several languages.
+        rules: applied before the sampling, and in beams.
 
     Raises:
         UserError: for a model that does not translate text, fewer than one beam, or beams that are to be drawn.
     """
-    if beams < 1 or (beams > 1 and sampling is not GREEDY):
-        found = f"{beams} beams" + (" and a sampling" if sampling is not GREEDY else "")
-        raise UserError("translate", found, "one beam or more; drawing goes with one")
-    model = _expect(loaded, EncoderDecoder, "translate", "an encoder–decoder that reads text")
-    tokenizer = loaded.tokenizer.in_languages(source_language, target_language)
-    target = tokenizer.target
-    forced, never = target.forced, barred(target)
-
-    def run(rows: list[list[int]]) -> list[str]:
-        source, keep = padded(rows, tokenizer.require("pad"), model.device)
-        start = torch.tensor([[*target.start, *forced]], device=model.device).expand(len(rows), -1)
-        prompt = Prompt(start, source=source, source_keep=keep)
-        longest = max_new_tokens or source.size(1) + 50
-        if beams == 1:
-            choose = replace(sampling, filters=(*never, *sampling.filters))
-            new = generate(model, prompt, max_new_tokens=longest, ends=target.ends, sampling=choose)
-            return [target.decode(row) for row in new]
-        found = beam_search(
-            model,
-            prompt,
-            beams=beams,
-            max_new_tokens=longest,
-            ends=target.ends,
-            penalty=penalty,
-            filters=never,
-            written=len(forced),
-        )
-        return [target.decode(best[0].tokens) for best in found]
-
-    rows = [tokenizer.source(ids) for ids in tokenizer.encode_batch(texts)]
-    return _in_batches(rows, run, rows_at_once=max(1, 256 // beams))
+    search = Searching(beams, penalty)
+    languages = (source_language, target_language)
+    found = translations(
+        loaded,
+        texts,
+        search,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        languages=languages,
+        rules=rules,
+    )
+    return [best[0].text for best in found]
 
 
 def complete(
-    loaded: Loaded, prompts: Sequence[str], *, max_new_tokens: int = 100, sampling: Sampling = GREEDY
+    loaded: Loaded,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 100,
+    sampling: Sampling = GREEDY,
+    rules: Sequence[AnyRule] = (),
+    stop: Sequence[str] = (),
 ) -> list[str]:
-    """What a decoder writes after each prompt; an empty one starts from the begin-of-sequence token."""
-    model = _expect(loaded, Decoder, "generate", "a decoder")
-    tokenizer = loaded.tokenizer
+    """What a decoder writes after each prompt; an empty one starts from the begin-of-sequence token.
 
-    def run(rows: list[list[int]]) -> list[str]:
+    Args:
+        rules: applied before the filters of the sampling.
+        stop: strings that end a text and are no part of it.
+    """
+    told = completions(loaded, prompts, max_new_tokens=max_new_tokens, sampling=sampling, rules=rules, stop=stop)
+    return [one.text for one in told]
+
+
+def completions(
+    loaded: Loaded,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 100,
+    sampling: Sampling = GREEDY,
+    rules: Sequence[AnyRule] = (),
+    stop: Sequence[str] = (),
+    logprobs: int | None = None,
+) -> list[Output]:
+    """The same, with what else there is to tell of it.
+
+    Args:
+        logprobs: how many of the likeliest tokens are told at each place; ``None`` tells nothing.
+    """
+    model = expect(loaded, Decoder, "generate", "a decoder")
+    tokenizer, strings = loaded.tokenizer, StopStrings(tuple(stop))
+    choose = replace(sampling, filters=(*rules, *barred(tokenizer), *sampling.filters))
+
+    def run(rows: list[list[int]]) -> list[Output]:
         tokens, keep = padded(rows, tokenizer.require("pad"), model.device)
-        prompt = Prompt(tokens, keep=keep)
-        new = generate(model, prompt, max_new_tokens=max_new_tokens, ends=tokenizer.ends, sampling=choose)
-        return [tokenizer.continuation(before, row) for before, row in zip(rows, new, strict=True)]
+        stops = [Stop(tokenizer, strings, tuple(row)) for row in rows] if stop else None
+        told = generations(model, Prompt(tokens, keep=keep), max_new_tokens=max_new_tokens, ends=tokenizer.ends,
+                           sampling=choose, stops=stops, logprobs=logprobs)  # fmt: skip
+        texts = [strings.cut(tokenizer.continuation(row, one.tokens)) for row, one in zip(rows, told, strict=True)]
+        return [
+            Output(text, one.tokens, None, one.reason, one.likelihoods) for text, one in zip(texts, told, strict=True)
+        ]
 
-    choose = replace(sampling, filters=(*barred(tokenizer), *sampling.filters))
-    return _in_batches([tokenizer.prompt(ids) for ids in tokenizer.encode_batch(prompts)], run, rows_at_once=64)
+    return in_batches([tokenizer.prompt(ids) for ids in tokenizer.encode_batch(prompts)], run, rows_at_once=64)
 
 
-def write(loaded: Loaded, prompt: str, *, max_new_tokens: int = 100, sampling: Sampling = GREEDY) -> Iterator[str]:
-    """The same for one prompt, yielding the text as it grows, in whole characters."""
-    model = _expect(loaded, Decoder, "generate", "a decoder")
+def write(
+    loaded: Loaded,
+    prompt: str,
+    *,
+    max_new_tokens: int = 100,
+    sampling: Sampling = GREEDY,
+    rules: Sequence[AnyRule] = (),
+    stop: Sequence[str] = (),
+) -> Iterator[str]:
+    """The same for one prompt, yielding the text as it grows, in whole characters, and nothing of a stop string."""
+    model = expect(loaded, Decoder, "generate", "a decoder")
     tokenizer = loaded.tokenizer
     before = tokenizer.prompt(tokenizer.encode(prompt))
-    tokens = torch.tensor([before], device=model.device)
-    ids: list[int] = []
-    shown = ""
-    choose = replace(sampling, filters=(*barred(tokenizer), *sampling.filters))
-    steps = stream(model, Prompt(tokens), max_new_tokens=max_new_tokens, ends=tokenizer.ends, sampling=choose)
-    for (token,) in steps:
+    choose = replace(sampling, filters=(*rules, *barred(tokenizer), *sampling.filters))
+    spoken, release = Spoken(tokenizer, before), Release(StopStrings(tuple(stop)))
+    prompted = Prompt(torch.tensor([before], device=model.device))
+    for (token,) in stream(model, prompted, max_new_tokens=max_new_tokens, ends=tokenizer.ends, sampling=choose):
         if token is None or token in tokenizer.ends:
             break
-        ids.append(token)
-        text = tokenizer.continuation(before, ids)
-        if not text.endswith("�"):  # half of a character: its other bytes come with the next token
-            yield text[len(shown) :]
-            shown = text
-    if rest := tokenizer.continuation(before, ids)[len(shown) :]:
+        if new := release.feed(spoken.add(token)):
+            yield new
+        if release.is_over:
+            return
+    if rest := release.feed(spoken.rest()) + release.rest():
         yield rest
 
 
@@ -141,7 +159,7 @@ def fill(loaded: Loaded, text: str, *, top: int = 5) -> list[Fill]:
     Raises:
         UserError: when there is not exactly one gap.
     """
-    model = _expect(loaded, Encoder, "fill", "an encoder with a masked-language head", config.MaskedLanguage)
+    model = expect(loaded, Encoder, "fill", "an encoder with a masked-language head", config.MaskedLanguage)
     if (gaps := text.count(GAP)) != 1:
         raise UserError("fill", f"{gaps} gaps in {text!r}", f"one {GAP}", f'try "the {GAP} statement"')
     tokenizer = loaded.tokenizer
@@ -174,7 +192,7 @@ def classify(loaded: Loaded, inputs: Sequence[Any]) -> list[Label]:
     """The label of each text; of each image, Pillow's or an array of bytes (Y, X, C), for a model that reads those."""
     wanted = "an encoder with a classification head"
     front = config.Tokens if loaded.images is None else config.Patches
-    model = _expect(loaded, Encoder, "classify", wanted, config.Classification, front)
+    model = expect(loaded, Encoder, "classify", wanted, config.Classification, front)
     head = model.config.head
     assert isinstance(head, config.Classification)  # _expect has checked it
 
@@ -187,7 +205,7 @@ def classify(loaded: Loaded, inputs: Sequence[Any]) -> list[Label]:
         return labelled(model(tokens, keep=keep))
 
     if loaded.images is None:
-        return _in_batches(_framed(loaded, inputs), run)
+        return in_batches(_framed(loaded, inputs), run)
     found: list[Label] = []
     with torch.inference_mode():
         for start in range(0, len(inputs), IMAGES_AT_ONCE):
@@ -197,7 +215,7 @@ def classify(loaded: Loaded, inputs: Sequence[Any]) -> list[Label]:
 
 def embed(loaded: Loaded, texts: Sequence[str]) -> Float[Tensor, "B D"]:
     """One vector per text: the head's, or for another encoder the mean of its last states, normalised."""
-    model = _expect(loaded, Encoder, "embed", "an encoder")
+    model = expect(loaded, Encoder, "embed", "an encoder")
     from pellucid.models.heads import EmbeddingHead, pool_mean
 
     head = model.head if isinstance(model.head, EmbeddingHead) else EmbeddingHead(pool=pool_mean, normalized=True)
@@ -206,56 +224,8 @@ def embed(loaded: Loaded, texts: Sequence[str]) -> Float[Tensor, "B D"]:
         tokens, keep = padded(rows, loaded.tokenizer.require("pad"), model.device)
         return list(head(model.features(tokens, keep=keep)).float())
 
-    return torch.stack(_in_batches(_framed(loaded, texts), run))
-
-
-def padded(
-    rows: Sequence[Sequence[int]], pad: int, device: torch.device
-) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"] | None]:
-    """Rows of tokens as one tensor, padded on the right, and which of them are real (``None``: all)."""
-    longest = max(len(row) for row in rows)
-    tokens = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
-    if all(len(row) == longest for row in rows):
-        return tokens, None
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return tokens, torch.arange(longest, device=device) < lengths[:, None]
-
-
-def barred(tokenizer: Tokenizer) -> tuple[Filter, ...]:
-    """A filter for what a model was told never to write, where there is any."""
-    never = tokenizer.conventions.never if tokenizer.conventions else ()
-    return (Never(never),) if never else ()
+    return torch.stack(in_batches(_framed(loaded, texts), run))
 
 
 def _framed(loaded: Loaded, texts: Sequence[str]) -> list[list[int]]:
     return [loaded.tokenizer.text(ids) for ids in loaded.tokenizer.encode_batch(texts)]
-
-
-def _in_batches(
-    rows: list[list[int]], run: Callable[[list[list[int]]], list[Result]], rows_at_once: int = 256
-) -> list[Result]:
-    """Runs rows of like length together, so that little is padded; returns the results in the order asked."""
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    results: dict[int, Result] = {}
-    with torch.inference_mode():
-        while order:
-            count = max(1, min(rows_at_once, BATCH_TOKENS // max(len(rows[order[0]]), 1)))
-            now, order = order[:count], order[count:]
-            results.update(zip(now, run([rows[i] for i in now]), strict=True))
-    return [results[i] for i in range(len(rows))]
-
-
-M = TypeVar("M", Encoder, Decoder, EncoderDecoder)
-
-
-def _expect(
-    loaded: Loaded, family: type[M], task: str, wanted: str, head: type | None = None, front: type = config.Tokens
-) -> M:
-    model = loaded.model
-    own = model.config.source if isinstance(model.config, config.EncoderDecoder) else model.config.front
-    fits = isinstance(own, front) and (head is None or isinstance(model.config.head, head))
-    if not isinstance(model, family) or not fits:
-        kinds = [type(part).__name__.lower() for part in (own, model.config.head)]
-        found = f"a model of kind {type(model).__name__} that reads {kinds[0]}, with a head of kind {kinds[1]}"
-        raise UserError(task, found, wanted, "see `pellucid --help` for what each family can do")
-    return model

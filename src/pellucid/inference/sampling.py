@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pellucid.inference.rules import AnyRule, Filter, Rule, Written, apply, check
+from pellucid.inference.rules import AnyRule, Filter, Rule, Written, apply, check, impossible
 from pellucid.trace import Elementwise, Operation, Softmax, Step, Tapped
 from pellucid.trace.working import Index, Operand, Working, along, at, literal, picked, row, worked
 
@@ -131,21 +131,20 @@ class Sampling:
 
 
 class Chooser(Tapped):
-    """Chooses the next token of each row; names what it does where the model that it follows is traced."""
+    """Chooses the next token of each row; names what it does where the model that it follows is traced.
+
+    ``stuck`` tells of the last choice in which rows the filters had left no token; what such a row chose means nothing.
+    """
 
     def __init__(self, filters: Sequence[AnyRule], seed: int | None, device: torch.device) -> None:
         super().__init__()
         self.filters = tuple(filters)
+        self.stuck: Bool[Tensor, " B"] | None = None
         self.generator = None if seed is None else torch.Generator(device).manual_seed(seed)
 
     def forward(self, logits: Float[Tensor, "B V"], written: Written | None = None) -> Int[Tensor, " B"]:
         """The next token of each row; ``written`` may be left out where nothing was."""
-        scores = self.tap("scores", logits.float(), logits)
-        if written is None:
-            written = Written.of([()] * logits.size(0), logits.device)
-        for i, keep in enumerate(self.filters):
-            operands = (scores, written) if isinstance(keep, Rule) else (scores,)
-            scores = self.tap(f"filtered_{i}", apply((keep,), scores, written), *operands)
+        scores = self._ruled(self.tap("scores", logits.float(), logits), written)
         if self.generator is None and not self.is_watched("probabilities"):
             return self.tap("token", scores.argmax(dim=-1), scores)
         probabilities = self.tap("probabilities", scores.softmax(dim=-1), scores)
@@ -154,6 +153,15 @@ class Chooser(Tapped):
         draw = torch.rand(scores.size(0), 1, generator=self.generator, device=scores.device)
         draw = self.tap("draw", draw)
         return self.tap("token", drawn(probabilities, draw), probabilities, draw)
+
+    def _ruled(self, scores: Float[Tensor, "B V"], written: Written | None) -> Float[Tensor, "B V"]:
+        """The scores after the filters, each of them named."""
+        now = Written.of([()] * scores.size(0), scores.device) if written is None else written
+        for i, keep in enumerate(self.filters):
+            operands = (scores, now) if isinstance(keep, Rule) else (scores,)
+            scores = self.tap(f"filtered_{i}", apply((keep,), scores, now), *operands)
+        self.stuck = impossible(scores) if self.filters else None
+        return scores
 
     def operation(self, name: str) -> Operation:
         match name:

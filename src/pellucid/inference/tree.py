@@ -13,7 +13,7 @@ from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
 from pellucid.inference.beam import PAPER, Candidate, Fate, Hypothesis, LengthPenalty, beam_search
 from pellucid.inference.decode import Prompt, WritingModel
-from pellucid.inference.sampling import Filter
+from pellucid.inference.rules import AnyRule
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def beam_tree(
     max_new_tokens: int,
     ends: Sequence[int],
     penalty: LengthPenalty = PAPER,
-    filters: Sequence[Filter] = (),
+    filters: Sequence[AnyRule] = (),
     written: int = 0,
 ) -> Tree:
     """The tree of one search, whose best leaf is its result; the arguments are those of ``beam_search``.

@@ -18,10 +18,10 @@ from pellucid.explorer.drafts import Draft
 from pellucid.explorer.routes.given import At
 from pellucid.explorer.session import Session, placed
 from pellucid.explorer.wire import FOREVER, Json, as_bytes, lines
+from pellucid.inference.batches import barred
 from pellucid.inference.beam import LengthPenalty, Power, Wu
 from pellucid.inference.decode import Prompt
 from pellucid.inference.edited import write_edited
-from pellucid.inference.predict import barred
 from pellucid.inference.reading import beginning
 from pellucid.inference.tree import beam_tree
 

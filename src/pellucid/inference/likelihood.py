@@ -1,0 +1,27 @@
+"""How likely tokens were where they stand. Shapes: N places, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """The log-probability of a token, before any rule, and of the likeliest in its place, the likeliest first."""
+
+    logprob: float
+    best: tuple[tuple[int, float], ...] = ()
+
+
+def likelihoods(logits: Float[Tensor, "N V"], tokens: Sequence[int], top: int) -> list[Likelihood]:
+    """Of each token by the scores of its place, with the ``top`` likeliest."""
+    table = logits.float().log_softmax(dim=-1)
+    own = table.gather(1, torch.tensor(list(tokens), device=table.device)[:, None])[:, 0].tolist()
+    best = table.topk(min(top, table.size(-1)), dim=-1)
+    rows = zip(own, best.indices.tolist(), best.values.tolist(), strict=True)
+    return [Likelihood(value, tuple(zip(ids, logprobs, strict=True))) for value, ids, logprobs in rows]
