@@ -53,7 +53,7 @@ def measure(task: Task, plan: Plan) -> tuple[str, dict[str, Any]]:
             whole = trained(plan.run, plan.source, folder, plan.sentences)
         else:
             make(task, folder, (TINY if plan.tiny else SIZES)[task])
-        preparing = subprocess.run([sys.executable, str(WORKER), "prepare", task, str(folder)], capture_output=True)
+        preparing = subprocess.run([sys.executable, str(WORKER), task, "prepare", str(folder)], capture_output=True)
         cases = [case for case in cases_in(folder) if plan.wants(case.name, plan.cases)]
         records: dict[str, Record] = {}
         machine = stack.enter_context(Worker(task, MACHINE, folder, None))

@@ -64,6 +64,7 @@ def engine_translates(folder: Path, weights: Any) -> Side:
                 max_new_tokens=case.new,
                 ends=target.ends,
                 penalty=PENALTY,
+                patience=1.0,  # as CTranslate2 stops, and transformers with early_stopping
                 written=len(target.forced),
             )
             return [list(best[0].tokens) for best in found]
@@ -111,7 +112,7 @@ def reference_translates(folder: Path, weights: str) -> Side:
             source, keep = padded(rows, pad, model.device)
             start = torch.tensor([[*target.start, *target.forced]]).expand(len(rows), -1)
             prompt = Prompt(start, source=source, source_keep=keep)
-            settings = {"beams": case.beams, "max_new_tokens": case.new, "written": len(target.forced)}
+            settings = {"beams": case.beams, "max_new_tokens": case.new, "written": len(target.forced), "patience": 1.0}
             found = beam_search(model, prompt, ends=target.ends, penalty=PENALTY, **settings)
             return [list(best[0].tokens) for best in found]
 

@@ -116,16 +116,20 @@ def _until(row: list[int], ends: set[int]) -> list[int]:
 def _convert(folder: Path, weights: str) -> None:
     from ctranslate2.converters import transformers as readers
 
-    class Marian(readers.BartLoader):  # type: ignore[misc, name-defined]
-        architecture_name = "MarianMTModel"
+    told = json.loads((folder / MODEL / "config.json").read_text())
+    kind = told["model_type"]
+
+    class Own(readers.BartLoader):  # type: ignore[misc, name-defined]
+        """Starts from the begin token of the config, as Marian's reader does not; Pegasus's misses two settings."""
+
+        architecture_name = {"marian": "MarianMTModel", "pegasus": "PegasusForConditionalGeneration"}.get(kind)
 
         def get_model_spec(self, model: Any) -> Any:
-            model.config.normalize_before = model.config.normalize_embedding = False
+            model.config.normalize_before, model.config.normalize_embedding = kind == "pegasus", False
             return super().get_model_spec(model)
 
-    told = json.loads((folder / MODEL / "config.json").read_text())
-    if told["model_type"] == "marian" and told["decoder_start_token_id"] != told["pad_token_id"]:
-        readers._MODEL_LOADERS["MarianConfig"] = Marian()
+    if kind in ("marian", "pegasus") and told["decoder_start_token_id"] != told["pad_token_id"]:
+        readers._MODEL_LOADERS[{"marian": "MarianConfig", "pegasus": "PegasusConfig"}[kind]] = Own()
     converter = readers.TransformersConverter(str(folder / MODEL))
     converter.convert(str(folder / f"ct2-{weights}"), quantization=weights)
 

@@ -7,6 +7,8 @@ from families import CHOICES, VOCAB, small
 import pellucid as pl
 from pellucid.errors import UserError
 from pellucid.inference.engine import EncoderEngine, Engine
+from pellucid.inference.rules import LogitBias, NoRepeat
+from pellucid.inference.sampling import Never, Sampling
 from pellucid.inference.writer import Plain
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [3, 4, 5]]
@@ -130,3 +132,21 @@ def test_an_encoder_says_what_it_says_of_each_text_alone(choice):
     found = EncoderEngine(model).outputs(SOURCES)
     for row, output in zip(SOURCES, found, strict=True):
         near(output, model(torch.tensor([row]))[0].detach())
+
+
+@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+def test_rules_hold_in_rows_and_beams(family):
+    model = small(family)
+    prompts, sources = texts(family)
+    rules = (NoRepeat(2), Never((11,)), LogitBias(((7, 2.0),)))
+    greedy = Engine(model, leaving=0.1).generate(
+        prompts, sources=sources, max_new_tokens=9, ends=(3, 7), sampling=Sampling(rules)
+    )
+    search = {"beams": 3, "max_new_tokens": 9, "ends": (3, 7)}
+    beams = Engine(model, leaving=0.1).beam_search(prompts, sources=sources, rules=rules, **search)
+    for row, prompt in enumerate(prompts):
+        source = None if sources is None else torch.tensor([sources[row]])
+        alone = pl.Prompt(torch.tensor([prompt]), source=source)
+        assert greedy[row] == pl.generate(model, alone, max_new_tokens=9, ends=(3, 7), sampling=Sampling(rules))[0]
+        (best,) = pl.beam_search(model, alone, filters=rules, **search)
+        assert [h.tokens for h in beams[row]] == [h.tokens for h in best]

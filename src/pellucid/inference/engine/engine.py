@@ -18,13 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.errors import UserError
-from pellucid.inference.beam import PAPER, Hypothesis, LengthPenalty
-from pellucid.inference.engine.beams import Search
+from pellucid.inference.beam import PAPER, Beams, Hypothesis, LengthPenalty, Search, rises, run
+from pellucid.inference.engine.beams import Carried
 from pellucid.inference.engine.head import Head
 from pellucid.inference.engine.layers import Layers, joined
 from pellucid.inference.engine.looking import Group, Onward, Reading, Whole, flat, grouped, masks_of
 from pellucid.inference.engine.memory import Memory, Source
 from pellucid.inference.engine.products import Products, Weights
+from pellucid.inference.rules import AnyRule, Written
 from pellucid.inference.sampling import GREEDY, Sampling
 from pellucid.inference.writer import Ids, Plain, WritingModel
 from pellucid.models.encoder_decoder import EncoderDecoder
@@ -147,8 +148,9 @@ class Engine:
         choose, drawing = sampling.chooser(self.device), sampling.seed is not None
         texts: list[list[int]] = [[] for _ in prompts]
         here, live = list(range(len(prompts))), set(range(len(prompts)))
+        written = Written.of(prompts, self.device)
         for count in range(room):
-            tokens = choose(logits)
+            tokens = choose(logits, written)
             for row, token in zip(here, tokens.tolist(), strict=True):
                 if row in live:
                     if token in ends:
@@ -162,6 +164,8 @@ class Engine:
                 stay = [place for place, row in enumerate(here) if row in live]
                 rows.select(stay)
                 here, tokens = [here[place] for place in stay], tokens[stay]
+                written = written.select(torch.tensor(stay, device=self.device))
+            written = written.add(tokens)
             logits = self.extend(tokens[:, None], rows)[:, 0]
         return texts
 
@@ -175,17 +179,24 @@ class Engine:
         max_new_tokens: int,
         ends: Sequence[int],
         penalty: LengthPenalty = PAPER,
+        rules: Sequence[AnyRule] = (),
+        patience: float | None = None,
         written: int = 0,
     ) -> list[list[Hypothesis]]:
-        """The best ``beams`` texts of each row, best first: those of :func:`pellucid.inference.beam.beam_search`.
+        """The best ``beams`` texts of each row, best first; what the arguments say is in ``beam_search`` of the model.
 
-        Args:
-            written: how many tokens at the end of the prompt count as written, where a first token is forced.
+        Raises:
+            UserError: while the model is being traced: then the model itself searches.
         """
         if self._watched():
             raise UserError("beams", "the model is being traced", "beam_search(model, …), which can be looked into")
-        search = Search(beams, tuple(ends), penalty, written)
-        return search.run(self, prompts, sources, self._room(prompts, max_new_tokens))
+        longest = self._room(prompts, max_new_tokens)
+        logits, memory = self.prefill(prompts, sources)
+        settings = Beams(beams, tuple(ends), penalty, patience, written, rises(rules))
+        searches = [Search(settings, longest) for _ in prompts]
+        carried = Carried(self, memory, beams, self.leaving)
+        run(searches, logits, Written.of(prompts, self.device), rules, carried.go)
+        return [search.best() for search in searches]
 
     def _room(self, prompts: Ids, wanted: int) -> int:
         """How many new tokens there are positions for; the last one is never fed back."""
