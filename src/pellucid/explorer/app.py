@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pellucid.errors import CheckpointError, PellucidError, UserError
 from pellucid.explorer import routes
 from pellucid.explorer.session import Session
 from pellucid.explorer.wire import Json
 from pellucid.explorer.worker import BusyError, GoneError, Worker
+from pellucid.serve.guard import LOOPBACK, Guard
 from pellucid.version import __version__
 
 STATIC = Path(__file__).parent / "static"
 MOST_BYTES = 1 << 20  # of a body
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]", "testserver")
 
 
 def create_app(session: Session, *, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
@@ -38,7 +36,7 @@ def create_app(session: Session, *, hosts: tuple[str, ...] = LOOPBACK) -> FastAP
         raise CheckpointError(STATIC / "index.html", "the page is missing from this installation", hint=hint)
     app = FastAPI(title="pellucid explorer", version=__version__, docs_url=None, redoc_url=None)
     app.state.session, app.state.worker = session, Worker()
-    app.add_middleware(Guard, hosts=hosts)
+    app.add_middleware(Guard, hosts=hosts, most_bytes=MOST_BYTES, refuse=_refuse)
     for router in routes.ALL:
         app.include_router(router, prefix="/api")
     app.add_exception_handler(PellucidError, _told)
@@ -50,50 +48,8 @@ def create_app(session: Session, *, hosts: tuple[str, ...] = LOOPBACK) -> FastAP
     return app
 
 
-class Guard:
-    """Refuses other hosts, pages of other origins, and bodies that are too long."""
-
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
-        self.app, self.hosts = app, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if (why := self._objection(headers)) is not None:
-            await Json({"error": why}, 403)(scope, receive, send)
-            return
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MOST_BYTES:
-            why = _error("request", f"a body of {length} bytes", f"at most {MOST_BYTES:,}")
-            await Json({"error": why}, 413)(scope, receive, send)
-            return
-        await self.app(scope, _bounded(receive), send)
-
-    def _objection(self, headers: dict[str, str]) -> dict[str, str] | None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
-        if host not in self.hosts:
-            return _error("host", f'found "{host}"', "this machine", "open the address that was printed")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).hostname not in self.hosts:
-            return _error("origin", f'found "{origin}"', "the explorer's own page")
-        return None
-
-
-def _bounded(receive: Receive) -> Receive:
-    """The body, cut where one of unstated length becomes too long."""
-    taken = 0
-
-    async def limited() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > MOST_BYTES:
-            raise HTTPException(413, f"at most {MOST_BYTES:,} bytes")
-        return message
-
-    return limited
+def _refuse(status: int, why: UserError) -> Response:
+    return Json({"error": _error(why.where, why.found, why.expected, why.hint)}, status)
 
 
 def _error(where: str, found: str, expected: str = "", hint: str = "") -> dict[str, str]:

@@ -15,9 +15,9 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import LOGGING_CONFIG
 
-from pellucid.errors import UserError
 from pellucid.explorer.app import create_app
 from pellucid.explorer.session import Session
+from pellucid.serve.listening import address, listen
 
 HOST = "127.0.0.1"
 PORT = 8642
@@ -31,27 +31,7 @@ def free_socket(port: int | None = None) -> socket.socket:
     Raises:
         UserError: for a port that is taken or may not be used.
     """
-    wanted = range(PORT, PORT + TRIED) if port is None else [port]
-    for each in wanted:
-        found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        if os.name == "posix":
-            # Else a port stays closed for a minute after its last server; on Windows this would share one in use.
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            found.bind((HOST, each))
-            found.listen(128)
-        except (OSError, OverflowError) as error:
-            found.close()
-            why = str(error)
-        else:
-            return found
-    where = f"--port {port}" if port is not None else f"ports {PORT} to {PORT + TRIED - 1}"
-    raise UserError(where, f"cannot be used ({why})", "a free port from 1 to 65535", "--port 0 takes any free one")
-
-
-def address(listening: socket.socket) -> str:
-    """What to open in a browser."""
-    return f"http://{HOST}:{listening.getsockname()[1]}/"
+    return listen(HOST, *(range(PORT, PORT + TRIED) if port is None else [port]))
 
 
 def server(app: FastAPI) -> uvicorn.Server:

@@ -1,0 +1,235 @@
+"""What our families can do that OpenAI's service has no name for; and embeddings, for which it has one."""
+
+from __future__ import annotations
+
+import base64
+from array import array
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request, Response
+
+from pellucid.errors import UserError
+from pellucid.inference import predict
+from pellucid.inference.alternatives import alternatives as alternatives_of
+from pellucid.inference.batching import Request as Wanted
+from pellucid.inference.beam import Beams, Wu
+from pellucid.inference.encode import EncoderTasks
+from pellucid.inference.likelihood import Likelihood
+from pellucid.inference.sampling import Sampling
+from pellucid.inference.scores import score as likelihood_of
+from pellucid.models.encoder import Encoder
+from pellucid.serve.bodies import (
+    AlternativesBody,
+    ClassifyBody,
+    EmbeddingBody,
+    FillBody,
+    ScoreBody,
+    TranslateBody,
+    listed,
+)
+from pellucid.serve.completions import check_beams, finite
+from pellucid.serve.errors import Json, ServiceError, of_user
+from pellucid.serve.service import Service
+from pellucid.serve.text import Growing
+from pellucid.serve.writing import (
+    Piece,
+    Planned,
+    attended,
+    pieces,
+    rules_of,
+    sampling_of,
+    service_of,
+    streamed,
+    together,
+    told,
+)
+
+router = APIRouter()
+Result = TypeVar("Result")
+MOST_ALTERNATIVES = 512  # texts that one request may have written
+EXTRA = 50  # tokens beyond those of the source, as in the paper (Vaswani et al. 2017, §6.1)
+
+
+@router.post("/translate")
+async def translate(body: TranslateBody, request: Request) -> Response:
+    """Writes the target of each text."""
+    service = service_of(request)
+    service.require("/translate")
+    service.check_name(body.model)
+    texts, beams, best = listed(body.text), body.beams or 1, body.hypotheses or 1
+    check_beams(service, beams)
+    if best > beams:
+        raise ServiceError(400, f"hypotheses: {best}; at most as many as beams, {beams}", param="hypotheses")
+    if beams > 1 and body.temperature:
+        raise ServiceError(400, "drawing goes with one beam; leave temperature out", param="temperature")
+    try:
+        tokenizer = service.loaded.tokenizer.in_languages(body.source_language, body.target_language)
+    except UserError as error:
+        raise of_user(error, param="target_language") from None
+    target = tokenizer.target
+    start = [*target.start, *target.forced]
+    penalty = Wu(0.6 if body.length_penalty is None else body.length_penalty)
+    search = Beams(beams, penalty=penalty, written=len(target.forced)) if beams > 1 else None
+    planned = []
+    rules = await rules_of(body, target)
+    for nth, ids in enumerate(await service.cut(texts, "text")):
+        source = tokenizer.source(ids)
+        new = service.new_tokens(body.max_tokens, len(source) + EXTRA, len(start), "max_tokens")
+        sampling = Sampling(rules) if search else sampling_of(body, rules, nth=nth)
+        wanted = Wanted(start, new, target.ends, source=source, sampling=sampling, beams=search)
+        planned.append(Planned(wanted, Growing(target)))
+    read = sum(len(each.request.source) for each in planned)
+    if body.stream:
+        if len(texts) > 1:
+            raise ServiceError(400, "a stream is of one text", param="stream")
+        return await streamed(request, _grown(service, request, planned, read), done=b"data: [DONE]\n\n")
+    found = await attended(request, together(service.worker, planned))
+    told(service, request, read, sum(each.growing.count for each in planned))
+    return Json({"model": service.name, "translations": [_translation(piece, target.decode, best) for piece in found]})
+
+
+def _translation(piece: Piece, decode: Callable[[Any], str], best: int) -> dict[str, Any]:
+    answer: dict[str, Any] = {"text": piece.text, "finish_reason": piece.reason}
+    if piece.job is not None and piece.job.hypotheses:
+        found = piece.job.hypotheses[:best]
+        answer["hypotheses"] = [{"text": decode(each.tokens), "score": each.score} for each in found]
+    return answer
+
+
+async def _grown(service: Service, request: Request, planned: list[Planned], read: int) -> AsyncIterator[Any]:
+    found = pieces(service.worker, planned, each=True)
+    try:
+        async for piece in found:
+            yield {"text": piece.text, "finish_reason": piece.reason}
+        told(service, request, read, planned[0].growing.count)
+    finally:
+        await found.aclose()  # type: ignore[attr-defined]
+
+
+@router.post("/v1/embeddings")
+async def embed(body: EmbeddingBody, request: Request) -> Response:
+    """One vector for each text."""
+    service, texts = await _texts(request, body.model, "/v1/embeddings", listed(body.input), "input")
+    vectors = await _done(request, lambda: predict.embed(service.loaded, texts[0]).tolist())
+    packed = body.encoding_format == "base64"
+    data = [
+        {"object": "embedding", "index": i, "embedding": _packed(vector) if packed else vector}
+        for i, vector in enumerate(vectors)
+    ]
+    told(service, request, texts[1], 0)
+    usage = {"prompt_tokens": texts[1], "total_tokens": texts[1]}
+    return Json({"object": "list", "data": data, "model": service.name, "usage": usage})
+
+
+def _packed(vector: list[float]) -> str:
+    return base64.b64encode(array("f", vector).tobytes()).decode()
+
+
+@router.post("/fill")
+async def fill(body: FillBody, request: Request) -> Response:
+    """The likeliest pieces for the one ``<mask>`` of a text."""
+    service, (texts, read) = await _texts(request, body.model, "/fill", [body.text], "text")
+    found = await _done(request, partial(predict.fill, service.loaded, texts[0], top=body.top))
+    told(service, request, read, 0)
+    return Json({"model": service.name, "fills": [asdict(each) for each in found]})
+
+
+@router.post("/classify")
+async def classify(body: ClassifyBody, request: Request) -> Response:
+    """The label of each text."""
+    service, (texts, read) = await _texts(request, body.model, "/classify", listed(body.text), "text")
+    found = await _done(request, partial(predict.classify, service.loaded, texts))
+    told(service, request, read, 0)
+    labels = [{"label": each.label, "probabilities": each.probabilities} for each in found]
+    return Json({"model": service.name, "labels": labels})
+
+
+async def _texts(
+    request: Request, name: str | None, path: str, texts: list[str], param: str
+) -> tuple[Service, tuple[list[str], int]]:
+    """The model on offer, the texts, and how many tokens they are."""
+    service = service_of(request)
+    service.require(path)
+    service.check_name(name)
+    ids = await service.cut(texts, param)
+    model = service.loaded.model
+    assert isinstance(model, Encoder)  # require has asked
+    limit = model.max_length
+    for each in ids:
+        if limit is not None and len(service.loaded.tokenizer.text(each)) > limit:
+            message = f"{len(each):,} tokens; this model has positions for {limit:,}, those around the text included"
+            raise ServiceError(400, message, param=param, code="context_length_exceeded")
+    return service, (texts, sum(map(len, ids)))
+
+
+async def _done(request: Request, work: Callable[[], Result]) -> Result:
+    """What the model's thread returns; what the client can mend is told so."""
+    try:
+        return await attended(request, service_of(request).worker.do(work))
+    except UserError as error:
+        raise of_user(error) from None
+
+
+@router.post("/score")
+async def score(body: ScoreBody, request: Request) -> Response:
+    """How likely a text is, token by token, after what is ``given``; of a classifier the score of each label."""
+    service = service_of(request)
+    service.require("/score")
+    service.check_name(body.model)
+    loaded, given = service.loaded, body.given
+    cut = await service.cut([body.text, given or ""], "text")
+    read = sum(map(len, cut))
+    if isinstance(loaded.model, Encoder):
+        pair = body.text if given is None else (given, body.text)
+        labels = loaded.model.config.head.labels  # type: ignore[union-attr]
+        (scores,) = await _done(request, lambda: EncoderTasks(loaded).scores([pair]).tolist())
+        told(service, request, read, 0)
+        return Json({"model": service.name, "scores": dict(zip(labels, scores, strict=True))})
+    limit = None if service.writer is None else service.writer.limit
+    if limit is not None and read + 2 > limit:
+        message = f"{read:,} tokens; this model has positions for {limit:,}, those around the text included"
+        raise ServiceError(400, message, param="text", code="context_length_exceeded")
+    before = None if given is None else [given]
+    (found,) = await _done(request, lambda: likelihood_of(loaded, [body.text], given=before, top=body.top))
+    told(service, request, read, 0)
+    rows = [(piece, one) for piece, one in zip(found.pieces, found.likelihoods, strict=True)]
+    tokens = [{"piece": piece, **_likely(service, one)} for piece, one in rows]
+    return Json({"model": service.name, "logprob": finite(found.logprob), "tokens": tokens})
+
+
+def _likely(service: Service, one: Likelihood | None) -> dict[str, Any]:
+    """A token's log-probability, ``null`` where nothing stands before it, and those of the likeliest in its place."""
+    if one is None:
+        return {"logprob": None, "best": []}
+    pieces_of = service.loaded.tokenizer.target.pieces
+    best = [{"piece": pieces_of([token])[0], "logprob": finite(value)} for token, value in one.best]
+    return {"logprob": finite(one.logprob), "best": best}
+
+
+@router.post("/alternatives")
+async def alternatives(body: AlternativesBody, request: Request) -> Response:
+    """What else could stand at places of a text, how likely, and what would follow."""
+    service = service_of(request)
+    service.require("/alternatives")
+    service.check_name(body.model)
+    cut = await service.cut([body.text, body.source or ""], "text")
+    places = len(cut[0]) + 1 if body.positions is None else len(body.positions)
+    if places * body.top > MOST_ALTERNATIVES:
+        message = f"{places} places of {body.top}; at most {MOST_ALTERNATIVES} in all: name some positions"
+        raise ServiceError(400, message, param="positions")
+    service.new_tokens(body.max_tokens or None, 1, len(cut[0]) + 2, "max_tokens")
+    work = partial(
+        alternatives_of,
+        service.loaded,
+        body.text,
+        body.positions,
+        source=body.source,
+        top=body.top,
+        max_new_tokens=body.max_tokens,
+    )
+    found = await _done(request, work)
+    told(service, request, sum(map(len, cut)), 0)
+    return Json({"model": service.name, "places": [[asdict(one) for one in place] for place in found]})

@@ -1,0 +1,195 @@
+"""A model, ready to be asked: what it can do, and its worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from pellucid.config import model as config
+from pellucid.errors import UserError
+from pellucid.inference import predict
+from pellucid.inference.batching import Request, Scheduler
+from pellucid.inference.engine import Engine
+from pellucid.inference.writer import Plain, Writer
+from pellucid.models.checkpoint import Loaded
+from pellucid.models.decoder import Decoder
+from pellucid.models.encoder import Encoder
+from pellucid.models.encoder_decoder import EncoderDecoder
+from pellucid.models.load import find, load
+from pellucid.serve.chat import ChatTemplate
+from pellucid.serve.errors import ServiceError
+from pellucid.serve.limits import Limits
+from pellucid.serve.metrics import Metrics
+from pellucid.serve.worker import Worker
+
+LONG_TEXT = 20_000  # characters that are cut on another thread, so that others need not wait
+CHARACTERS = 64  # of one token at most: a text of more than so many for each allowed token need not be cut
+
+
+class Service:
+    """One model on offer.
+
+    Args:
+        loaded: the model, which reads text, and its tokenizer.
+        name: by which clients call it.
+        writer: what writes; ``None`` for a model that does not.
+        template: of conversations; ``None`` where the model has none.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        name: str,
+        writer: Writer | None,
+        *,
+        limits: Limits | None = None,
+        template: ChatTemplate | None = None,
+    ) -> None:
+        self.loaded, self.name, self.template, self.created = loaded, name, template, int(time.time())
+        self.limits, self.metrics = limits or Limits(), Metrics()
+        scheduler = None
+        if writer is not None:
+            scheduler = Scheduler(writer, max_rows=self.limits.rows, max_tokens=self.limits.tokens)
+        self.writer, self.worker = writer, Worker(scheduler, self.limits, self.metrics)
+        self.metrics.watch(lambda: self.worker.rows, lambda: self.worker.waiting)
+        self.is_ending = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are answered."""
+        return self.worker.is_ready and not self.is_ending
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The paths that this model has an answer for."""
+        model = self.loaded.model
+        match model:
+            case Decoder():
+                chat = ("/v1/chat/completions",) if self.template is not None else ()
+                return ("/v1/completions", *chat, "/score", "/alternatives")
+            case EncoderDecoder():
+                return ("/translate", "/score", "/alternatives")
+        head = {config.MaskedLanguage: ("/fill",), config.Classification: ("/classify", "/score")}
+        return ("/v1/embeddings", *head.get(type(model.config.head), ()))
+
+    def require(self, path: str) -> None:
+        """Raises :class:`ServiceError` where this model has no answer."""
+        if path in self.answers:
+            return
+        model = self.loaded.model
+        kind = {Decoder: "a decoder", EncoderDecoder: "an encoder–decoder", Encoder: "an encoder"}[type(model)]
+        if path == "/v1/chat/completions" and isinstance(model, Decoder):
+            message = f"{self.name} has no chat template, so it was not trained to converse"
+        else:
+            message = f"{self.name} is {kind}, for which {path} has no meaning"
+        raise ServiceError(400, f"{message}; it answers {', '.join(self.answers)}", code="unsupported")
+
+    def check_name(self, name: str | None) -> None:
+        """Raises :class:`ServiceError` for the name of another model."""
+        if name is not None and name != self.name:
+            message = f'there is no model "{name}" here; this service has "{self.name}"'
+            raise ServiceError(404, message, param="model", code="model_not_found")
+
+    async def cut(self, texts: Sequence[str], param: str) -> list[list[int]]:
+        """The tokens of texts, without any around them.
+
+        Raises:
+            ServiceError: for more texts, or longer ones, than the limits allow.
+        """
+        if len(texts) > self.limits.texts:
+            raise ServiceError(400, f"{len(texts)} texts; at most {self.limits.texts} in one request", param=param)
+        longest = max((len(text) for text in texts), default=0)
+        if longest > CHARACTERS * self.limits.prompt_tokens:
+            message = f"{longest:,} characters; at most {self.limits.prompt_tokens:,} tokens"
+            raise ServiceError(400, message, param=param, code="context_length_exceeded")
+        work = partial(self.loaded.tokenizer.encode_batch, texts)
+        ids = await asyncio.to_thread(work) if sum(map(len, texts)) > LONG_TEXT else work()
+        for each in ids:
+            self.check_length(len(each), param)
+        return ids
+
+    def check_length(self, tokens: int, param: str) -> None:
+        """Raises :class:`ServiceError` for a text of more tokens than are allowed, or than the model can tell apart."""
+        if tokens > self.limits.prompt_tokens:
+            message = f"{tokens:,} tokens; at most {self.limits.prompt_tokens:,} in one text"
+            raise ServiceError(400, message, param=param, code="context_length_exceeded")
+
+    def new_tokens(self, asked: int | None, usual: int, prompt: int, param: str) -> int:
+        """How many tokens a text may have.
+
+        Raises:
+            ServiceError: for more than there are positions for, or than are allowed.
+        """
+        if asked is not None and asked > self.limits.new_tokens:
+            message = f"{asked:,} new tokens; at most {self.limits.new_tokens:,}"
+            raise ServiceError(400, message, param=param, code="context_length_exceeded")
+        limit = None if self.writer is None else self.writer.limit
+        if limit is None:
+            return asked or min(usual, self.limits.new_tokens)
+        room = limit - prompt + 1
+        if room < 1 or (asked is not None and asked > room):
+            wanted = f" and {asked:,} new ones" if asked else ""
+            message = f"{prompt:,} tokens{wanted}; this model has positions for {limit:,} in all"
+            raise ServiceError(400, message, param=param, code="context_length_exceeded")
+        return asked or min(usual, self.limits.new_tokens, room)
+
+    def warm(self) -> None:
+        """Does everything once, so that the first request need not wait for it."""
+        if self.worker.scheduler is None:
+            predict.embed(self.loaded, ["a"])
+            return
+        tokenizer = self.loaded.tokenizer
+        two = isinstance(self.loaded.model, EncoderDecoder)
+        source = tokenizer.source(tokenizer.encode("a")) if two else None
+        start = [*tokenizer.target.start, *tokenizer.target.forced] if two else tokenizer.prompt(tokenizer.encode("a"))
+        self.worker.scheduler.run([Request(start or [0], 2, source=source)])
+
+
+def open_service(
+    target: str | Path,
+    *,
+    name: str | None = None,
+    weights: str = "float32",
+    device: str = "cpu",
+    verify: bool = False,
+    limits: Limits | None = None,
+) -> Service:
+    """A run, a published folder or a name of the hub, on offer.
+
+    Args:
+        name: by which clients call it; the folder's when left out.
+        weights: the type they are read in, of a model that writes: ``float32``, ``bfloat16`` or ``int8``;
+            ``plain`` writes with the model itself, without a memory, to compare with.
+
+    Raises:
+        UserError: for what cannot be opened, or reads no text.
+    """
+    folder = find(target)
+    loaded = load(target, device=device, verify=verify)
+    called = name or (str(target) if not Path(target).exists() else folder.resolve().name)
+    return of_loaded(loaded, called, weights=weights, limits=limits, template=ChatTemplate.of(folder))
+
+
+def of_loaded(
+    loaded: Loaded,
+    name: str,
+    *,
+    weights: str = "float32",
+    limits: Limits | None = None,
+    template: ChatTemplate | None = None,
+) -> Service:
+    """A model in memory, on offer; as :func:`open_service`."""
+    model = loaded.model
+    front = model.config.source if isinstance(model.config, config.EncoderDecoder) else model.config.front
+    if not isinstance(front, config.Tokens):
+        raise UserError("serve", f"this model reads {type(front).__name__.lower()}", "a model that reads text")
+    _ = loaded.tokenizer  # says so itself where there is none
+    writer: Writer | None = None
+    if isinstance(model, Decoder | EncoderDecoder):
+        if weights not in ("plain", "float32", "bfloat16", "int8"):
+            raise UserError("weights", f'found "{weights}"', "float32, bfloat16, int8 or plain")
+        writer = Plain(model) if weights == "plain" else Engine(model, weights)  # type: ignore[arg-type]
+    return Service(loaded, name, writer, limits=limits, template=template)

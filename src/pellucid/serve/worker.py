@@ -1,0 +1,274 @@
+"""One thread that owns the model, and what the event loop sees of its work.
+
+The loop hands requests over and hears what became of them, once a step for all together. Nothing else is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from pellucid.errors import UserError
+from pellucid.inference.batching import Event, Finished, Job, Reason, Request, Scheduler, Wrote
+from pellucid.serve.errors import ServiceError, of_user
+from pellucid.serve.limits import Limits
+from pellucid.serve.metrics import Metrics
+
+Result = TypeVar("Result")
+log = logging.getLogger("pellucid.serve")
+
+LONGEST_WAIT = 60  # seconds that a client is told to stay away, at most
+USUAL_SECONDS = 1.0  # of a request, while none has ended
+
+
+class Ticket:
+    """A request on its way, as whoever waits for it sees it.
+
+    Attributes:
+        news: what was written since it was last taken.
+        reason: why it ended; ``None`` while it has not.
+        error: why there will be nothing more, where that is so.
+        changed: set when there is something new; several tickets may share one.
+    """
+
+    def __init__(self, request: Request, changed: asyncio.Event, *, each: bool) -> None:
+        self.request, self.changed, self.each = request, changed, each
+        self.job: Job | None = None
+        self.news: list[Wrote] = []
+        self.reason: Reason | None = None
+        self.error: ServiceError | None = None
+        self.began = time.monotonic()
+        self.is_cancelled = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    def take(self) -> list[Wrote]:
+        """The news, which are then none any more."""
+        news, self.news = self.news, []
+        return news
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there will be nothing more."""
+        return self.reason is not None or self.error is not None
+
+
+class Worker:
+    """Steps a scheduler, and does other work of the model between steps.
+
+    Args:
+        scheduler: ``None`` for a model that writes nothing.
+    """
+
+    def __init__(self, scheduler: Scheduler | None, limits: Limits, metrics: Metrics) -> None:
+        self.scheduler, self.limits, self.metrics = scheduler, limits, metrics
+        self.open: set[Ticket] = set()  # of the loop
+        self.is_ready = False
+        self.rows = 0  # that the model remembers
+        self._tickets: dict[Job, Ticket] = {}  # of the thread
+        self._orders: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._usual = USUAL_SECONDS
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name="pellucid-model", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # ---- on the loop ---------------------------------------------------------------------------
+
+    def start(self, warm: Callable[[], object]) -> None:
+        """Begins; ready when ``warm`` has been done."""
+        self._loop = asyncio.get_running_loop()
+
+        def begin() -> None:
+            warm()
+            self.is_ready = True
+
+        self._orders.put(begin)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Gives up what is left, and ends the thread."""
+        self.is_ready, self._ending = False, True
+        self._orders.put(lambda: None)
+        await asyncio.to_thread(self._thread.join)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        return self._orders.qsize() + (len(self.scheduler.waiting) if self.scheduler else 0)
+
+    def check_room(self, count: int = 1) -> None:
+        """Raises :class:`ServiceError` when the line is full."""
+        waiting = self.waiting
+        if waiting + count > self.limits.waiting + max(0, self.limits.rows - self.rows):
+            again = self._usual * (1 + waiting / self.limits.rows)
+            seconds = max(1, min(LONGEST_WAIT, round(again)))
+            message = f"{waiting} requests are waiting already, which is as many as may; try again in {seconds} s"
+            raise ServiceError(429, message, code="queue_full", retry_after=seconds)
+
+    def submit(self, request: Request, changed: asyncio.Event, *, each: bool) -> Ticket:
+        """Puts a request in line; ``each``: its tokens are told as they come, else all at the end."""
+        assert self._loop is not None
+        ticket = Ticket(request, changed, each=each)
+        self.open.add(ticket)
+        ticket.timer = self._loop.call_later(self.limits.seconds, self._expire, ticket)
+        self._orders.put(lambda: self._add(ticket))
+        return ticket
+
+    def cancel(self, ticket: Ticket, *, why: str = "cancelled") -> None:
+        """Whoever asked has left, or knows enough: its row leaves the batch. Nothing for one that is over."""
+        self._close(ticket)
+        if not ticket.is_over and not ticket.is_cancelled:
+            ticket.is_cancelled = True
+            self.metrics.ended(why, time.monotonic() - ticket.began)
+            self._orders.put(lambda: self._drop(ticket))
+
+    async def do(self, work: Callable[[], Result]) -> Result:
+        """What other work of the model returns; it is never begun when the waiting is cancelled before."""
+        self.check_room()
+        assert self._loop is not None
+        future: asyncio.Future[Result] = self._loop.create_future()
+
+        def told(result: Any, error: Exception | None) -> None:
+            if not future.done():
+                future.set_result(result) if error is None else future.set_exception(error)
+
+        def order() -> None:
+            if future.cancelled():
+                return
+            try:
+                result = work()
+            except Exception as error:
+                self._tell(told, None, error)
+            else:
+                self._tell(told, result, None)
+
+        self._orders.put(order)
+        try:
+            return await asyncio.wait_for(future, self.limits.seconds)
+        except TimeoutError:
+            raise _late(self.limits.seconds) from None
+
+    def _expire(self, ticket: Ticket) -> None:
+        if not ticket.is_over:
+            self._close(ticket)
+            self._orders.put(lambda: self._drop(ticket))
+            self._fail(ticket, _late(self.limits.seconds), "timeout")
+
+    def _close(self, ticket: Ticket) -> None:
+        self.open.discard(ticket)
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+
+    def _fail(self, ticket: Ticket, error: ServiceError, why: str) -> None:
+        if ticket.is_over or ticket.is_cancelled:
+            return
+        self._close(ticket)
+        self.metrics.ended(why, time.monotonic() - ticket.began)
+        ticket.error = error
+        ticket.changed.set()
+
+    def _hear(self, news: list[tuple[Ticket, Event]]) -> None:
+        """What one step has done."""
+        for ticket, event in news:
+            if ticket.is_cancelled or ticket.is_over:
+                continue
+            if isinstance(event, Wrote):
+                ticket.news.append(event)
+                if ticket.each:
+                    ticket.changed.set()
+                continue
+            seconds = time.monotonic() - ticket.began
+            self._usual += 0.1 * (seconds - self._usual)
+            self._close(ticket)
+            self.metrics.ended(event.reason, seconds)
+            ticket.reason = event.reason
+            ticket.changed.set()
+
+    # ---- in the thread -------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            self._obey()
+            if self._ending:
+                break
+            if self.scheduler is not None and self.scheduler.has_work:
+                self._step(self.scheduler)
+        if self.scheduler is not None:
+            self._give_up(ServiceError(503, "the service is ending", code="ending", retry_after=5), "ending")
+
+    def _obey(self) -> None:
+        """Does what was ordered; waits for an order where there is nothing else to do."""
+        try:
+            busy = self.scheduler is not None and self.scheduler.has_work
+            while True:
+                order = self._orders.get(block=not busy)
+                try:
+                    order()
+                except Exception:
+                    log.exception("an order failed")
+                busy = True
+        except queue.Empty:
+            return
+
+    def _step(self, scheduler: Scheduler) -> None:
+        began = time.perf_counter()
+        try:
+            events = scheduler.step()
+        except Exception:
+            log.exception("a step failed; what was being written is lost")
+            self._give_up(
+                ServiceError(500, "a fault of the service; its log says more", code="internal_error"), "fault"
+            )
+            return
+        self.rows = scheduler.rows
+        self.metrics.stepped(time.perf_counter() - began, sum(isinstance(event, Wrote) for event in events))
+        news = [(ticket, event) for event in events if (ticket := self._tickets.get(event.job)) is not None]
+        for event in events:
+            if isinstance(event, Finished):
+                self._tickets.pop(event.job, None)
+        self._tell(self._hear, news)
+
+    def _add(self, ticket: Ticket) -> None:
+        if ticket.is_cancelled or ticket.is_over:
+            return
+        assert self.scheduler is not None
+        try:
+            ticket.job = self.scheduler.add(ticket.request)
+        except UserError as error:
+            self._tell(self._fail, ticket, of_user(error), "refused")
+            return
+        self._tickets[ticket.job] = ticket
+
+    def _drop(self, ticket: Ticket) -> None:
+        if ticket.job is not None and self.scheduler is not None:
+            self._tickets.pop(ticket.job, None)
+            self.scheduler.cancel(ticket.job)
+
+    def _give_up(self, error: ServiceError, why: str) -> None:
+        assert self.scheduler is not None
+        self.scheduler.clear()
+        self.rows = 0
+        lost, self._tickets = list(self._tickets.values()), {}
+        for ticket in lost:
+            self._tell(self._fail, ticket, error, why)
+
+    def _tell(self, hear: Callable[..., object], *told: Any) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(hear, *told)
+        except RuntimeError:  # the loop has ended, and with it everybody who waited
+            return
+
+
+def _late(seconds: float) -> ServiceError:
+    message = f"not done within {seconds:g} s, the limit of this service; ask for less"
+    return ServiceError(408, message, code="timeout")
+
+
+def all_over(tickets: Iterable[Ticket]) -> bool:
+    """Whether nothing more will come of any of them."""
+    return all(ticket.is_over for ticket in tickets)

@@ -1,0 +1,51 @@
+"""What tests of the service share: small models on servers of their own."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+from exploring import loaded
+from families import STACK
+
+from pellucid.config import model as config
+from pellucid.config.run import Characters
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.models.build import build
+from pellucid.models.checkpoint import Loaded
+from pellucid.serve.app import create_app
+from pellucid.serve.limits import Limits
+from pellucid.serve.run import Background
+from pellucid.serve.service import of_loaded
+
+TINY = replace(STACK, num_layers=1)
+
+
+def classifier() -> Loaded:
+    tokenizer = Tokenizer.train(Characters(), ["the cat sat on the mat", "a dog did not"])
+    front, head = (
+        config.Tokens(vocab_size=tokenizer.vocab_size),
+        config.Classification(labels=("x", "y"), pooling="mean"),
+    )
+    return Loaded(build(config.Encoder(front=front, stack=TINY, head=head)).eval(), tokenizer, None)
+
+
+@contextmanager
+def served(model, *, limits=None, template=None, api_key=None, weights="float32", grace=30, slow=0.0):
+    """A model on a port of this machine; ``slow`` seconds are added to every step."""
+    service = of_loaded(model, "demo", limits=limits or Limits(), template=template, weights=weights)
+    if slow:
+        import time
+
+        step = service.worker.scheduler.step
+
+        def slowly():
+            time.sleep(slow)
+            return step()
+
+        service.worker.scheduler.step = slowly
+    with Background(create_app(service, api_key=api_key), grace=grace, level="error") as background:
+        yield background
+
+
+__all__ = ["classifier", "loaded", "served"]
