@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pellucid.errors import UserError
 from pellucid.inference.decode import Prompt, Stops, WritingModel, prefill, room, step
+from pellucid.inference.highest import highest
 from pellucid.inference.rules import AnyRule, Rule, Written, apply, check
 from pellucid.inference.writer import Ids, Writer
 
@@ -229,10 +230,11 @@ def likeliest(
     totals: Float[Tensor, "B W"], scores: Float[Tensor, "R V"], count: int
 ) -> tuple[Float[Tensor, "B C"], Int[Tensor, "B C"], Int[Tensor, "B C"]]:
     """The likeliest ways for each row to go on, best first: their totals, the beams they go on from, the tokens."""
-    rows, vocabulary = totals.size(0), scores.size(-1)
-    everything = (totals[:, :, None] + scores.view(rows, -1, vocabulary)).flatten(1)
+    tokens = highest(scores, count)  # of each beam: no other can be among those of its row
+    each = tokens.size(1)
+    everything = (totals.flatten()[:, None] + scores.gather(1, tokens)).view(totals.size(0), -1)
     values, places = everything.topk(min(count, everything.size(1)), dim=1)
-    return values, places // vocabulary, places % vocabulary
+    return values, places // each, tokens.view(totals.size(0), -1).gather(1, places)
 
 
 def beam_search(

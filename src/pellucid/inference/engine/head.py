@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.inference.engine.products import Products
+from pellucid.inference.highest import highest
 
 CANDIDATES = 32
 
@@ -34,30 +35,10 @@ class Head:
         ready = self.prepare(states)
         logits = self.project(ready)
         if not self.exact:
-            best = likeliest(logits, min(CANDIDATES, logits.size(1)))
+            best = highest(logits, CANDIDATES)
             again = torch.bmm(self.weight[best].float(), ready[:, :, None])[:, :, 0]
             logits.scatter_(1, best, again if self.bias is None else again + self.bias[best])
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-
-
-BLOCK = 64
-
-
-def likeliest(scores: Float[Tensor, "N V"], count: int) -> Tensor:
-    """The places of the highest scores, in no order.
-
-    Of as many blocks as there are places to fill, those with the highest maxima, none can lie outside: so that only
-    they need be sorted.
-    """
-    blocks = scores.size(1) // BLOCK
-    if blocks <= count:
-        return scores.topk(count, dim=1, sorted=False).indices
-    whole = scores[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK))
-    chosen = whole.amax(dim=2).topk(count, dim=1, sorted=False).indices
-    places = (chosen[:, :, None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
-    rest = torch.arange(blocks * BLOCK, scores.size(1), device=scores.device).expand(scores.size(0), -1)
-    places = torch.cat([places, rest], dim=1)
-    return places.gather(1, scores.gather(1, places).topk(count, dim=1, sorted=False).indices)
 
 
 def _preparing(head: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -163,7 +163,7 @@ class Product:
         raise AssertionError("the last kernel takes any number of rows")
 
 
-ROWS = (1, 4, 32)
+ROWS = (1, 4, 32, 128)
 """Numbers of rows that kernels are measured at; each choice holds up to the geometric mean with the next."""
 
 
