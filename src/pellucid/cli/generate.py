@@ -10,6 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pellucid.cli.common import Debug, Device, Json, RunArgument, Texts, Verify, open_run, print_json, texts_or_stdin
+from pellucid.cli.rules import (
+    BadWord,
+    Bias,
+    Frequency,
+    Logprobs,
+    MinTokens,
+    NoRepeatOption,
+    Presence,
+    RegexOption,
+    Repetition,
+    SchemaOption,
+    StopOption,
+    rule_options,
+    told,
+)
 
 if TYPE_CHECKING:
     from pellucid.inference.sampling import Sampling
@@ -23,33 +38,58 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest that reach p together.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Draw among those at least p times the likeliest.")] = None,
+    typical: Annotated[float | None, typer.Option(help="Draw among the most typical that reach p together.")] = None,
+    repetition_penalty: Repetition = 1.0,
+    presence_penalty: Presence = 0.0,
+    frequency_penalty: Frequency = 0.0,
+    no_repeat: NoRepeatOption = 0,
+    bad_word: BadWord = None,
+    bias: Bias = None,
+    min_tokens: MinTokens = 0,
+    stop: StopOption = None,
+    regex: RegexOption = None,
+    schema: SchemaOption = None,
+    logprobs: Logprobs = None,
     seed: Annotated[int, typer.Option(help="Decides the draws.")] = 0,
     device: Device = "auto",
     verify: Verify = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    from pellucid.inference.predict import complete, write
+    from pellucid.inference.predict import completions, write
 
+    sampling = sampling_of(temperature, top_k, top_p, min_p, seed, typical=typical)
+    asked = rule_options(
+        repetition=repetition_penalty, presence=presence_penalty, frequency=frequency_penalty, no_repeat=no_repeat,
+        bad_words=bad_word, biases=bias, min_tokens=min_tokens, regex=regex, schema=schema,
+    )  # fmt: skip
     loaded, prompts = open_run(run, device, verify), texts_or_stdin(text)
-    sampling = sampling_of(temperature, top_k, top_p, min_p, seed)
+    rules, stops = asked.rules(loaded.tokenizer), stop or ()
     if len(prompts) == 1 and not json:  # one text can be watched as it grows
         print(prompts[0], end="", flush=True)
-        for piece in write(loaded, prompts[0], max_new_tokens=tokens, sampling=sampling):
+        for piece in write(loaded, prompts[0], max_new_tokens=tokens, sampling=sampling, rules=rules, stop=stops):
             print(piece, end="", flush=True)
         print()
         return
-    written = complete(loaded, prompts, max_new_tokens=tokens, sampling=sampling)
-    for prompt, continuation in zip(prompts, written, strict=True):
+    settings = {"max_new_tokens": tokens, "sampling": sampling, "rules": rules, "stop": stops}
+    for prompt, one in zip(prompts, completions(loaded, prompts, logprobs=logprobs, **settings), strict=True):
         if json:
-            print_json({"prompt": prompt, "text": continuation})
+            print_json({"prompt": prompt, "text": one.text, **told(one, loaded.tokenizer)})
         else:
-            print(prompt + continuation)
+            print(prompt + one.text)
 
 
-def sampling_of(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None, seed: int) -> Sampling:
+def sampling_of(
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    seed: int,
+    *,
+    typical: float | None = None,
+) -> Sampling:
     """The pipeline that the options describe; a temperature of 0 is greedy."""
-    from pellucid.inference.sampling import GREEDY, Filter, MinP, Sampling, Temperature, TopK, TopP
+    from pellucid.inference.sampling import GREEDY, Filter, MinP, Sampling, Temperature, TopK, TopP, Typical
 
     if temperature == 0:
         return GREEDY
@@ -57,4 +97,5 @@ def sampling_of(temperature: float, top_k: int | None, top_p: float | None, min_
     filters += [TopK(top_k)] if top_k is not None else []
     filters += [TopP(top_p)] if top_p is not None else []
     filters += [MinP(min_p)] if min_p is not None else []
+    filters += [Typical(typical)] if typical is not None else []
     return Sampling(filters, seed=seed)

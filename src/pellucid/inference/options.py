@@ -14,6 +14,7 @@ from pellucid.inference.rules import (
     NoRepeat,
     PresencePenalty,
     RepetitionPenalty,
+    check,
 )
 
 
@@ -49,6 +50,8 @@ class RuleOptions:
         Raises:
             UserError: for a setting that cannot work.
         """
+        for token, _ in self.logit_bias:
+            check(0 <= token < tokenizer.vocab_size, "logit_bias", token, f"ids from 0 to {tokenizer.vocab_size - 1}")
         rules: list[AnyRule] = []
         rules += [LogitBias(self.logit_bias)] if self.logit_bias else []
         rules += [RepetitionPenalty(self.repetition_penalty)] if self.repetition_penalty != 1 else []

@@ -1,0 +1,110 @@
+"""`generate` and `translate` with all that can be asked of a text."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from families import STACK
+
+from pellucid.cli.app import app
+from pellucid.config import model as config
+from pellucid.config.defaults import default_run, demo_run
+from pellucid.config.run import Characters, TextFiles
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.errors import UserError
+from pellucid.models.build import build
+from pellucid.models.checkpoint import save_run
+
+LETTERS = 'abcdef {}:",0123'
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A decoder and an encoder–decoder that have learned nothing."""
+    folder, tokenizer = tmp_path_factory.mktemp("writing"), Tokenizer.train(Characters(), [LETTERS])
+    front = config.Tokens(vocab_size=tokenizer.vocab_size)
+    two = config.EncoderDecoder(source=front, encoder=STACK, target=front, decoder=STACK)
+    for name, described, run in (
+        ("one", config.Decoder(front=front, stack=STACK), default_run("decoder", TextFiles(train=("x",)))),
+        ("two", two, demo_run("encoder-decoder")),
+    ):
+        torch.manual_seed(3)
+        model = build(described).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+        save_run(folder / name, model, tokenizer, replace(run, model=described))
+    return folder
+
+
+@pytest.fixture
+def said(runs, capsys):
+    def call(command, *arguments):
+        capsys.readouterr()
+        name = runs / ("one" if command == "generate" else "two")
+        app([command, str(name), *map(str, arguments), "--device", "cpu"], standalone_mode=False)
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_generate(said):
+    greedy = ("--temperature", 0, "--tokens", 9)
+    free = said("generate", "ab", *greedy).rstrip("\n")
+    assert free.startswith("ab")
+    once = said("generate", "ab", *greedy, "--no-repeat", 1).rstrip("\n")[2:]
+    assert len(set(once)) == len(once)
+    never = free[2]
+    assert never not in said("generate", "ab", *greedy, "--bad-word", never).rstrip("\n")[2:]
+    assert said("generate", "ab", *greedy, "--stop", free[3:5]).rstrip("\n") == free[: 2 + free[2:].find(free[3:5])]
+    lines = said("generate", "ab", "b", *greedy, "--json", "--logprobs", 2, "--bias", "7=99", "--min-tokens", 9)
+    for line in map(json.loads, lines.splitlines()):
+        assert line["reason"] == "length"
+        assert [token["id"] for token in line["tokens"]] == [7] * 9
+        assert all(len(token["best"]) == 2 and token["logprob"] <= 0 for token in line["tokens"])
+        assert line["text"] == line["tokens"][0]["piece"] * 9
+    penalised = ("--repetition-penalty", 1.5, "--presence-penalty", 0.3, "--frequency-penalty", 0.2, "--typical", 0.9)
+    assert said("generate", "ab", "--tokens", 5, *penalised)
+
+
+def test_translate(said):
+    lines = said("translate", "a fad", "--beams", 3, "--best", 3, "--json", "--logprobs", 0, "--align", "--tokens", 5)
+    found = [json.loads(line) for line in lines.splitlines()]
+    assert len(found) == 3
+    assert found[0]["score"] >= found[1]["score"] >= found[2]["score"]
+    for one in found:
+        assert one["words"]["source"] == ["a", "fad"]
+        assert one["words"]["target"] == one["target"].split()
+        assert [of for _, of in one["words"]["pairs"]] == list(range(len(one["words"]["target"])))
+    forced = ("--prefix", "fed", "--patience", 1, "--coverage", 0.2, "--replace-unknown")
+    for beams in (1, 2):
+        assert said("translate", "ab", "cab", "--beams", beams, *forced, "--tokens", 6).startswith("fed")
+    assert said("translate", "ab", "--prefix", "fed", "--prefix-bias", 0.999, "--tokens", 6).startswith("fed")
+
+
+def test_forms(said, tmp_path):
+    pytest.importorskip("llguidance")
+    assert re.fullmatch(r"ab(cd|ef)1\n", said("generate", "ab", "--regex", "(cd|ef)1"))
+    schema = tmp_path / "schema.json"
+    schema.write_text(
+        '{"type": "object", "properties": {"a": {"enum": [1, 2, 3]}}, "required": ["a"], "additionalProperties": false}'
+    )
+    for beams in (1, 3):
+        assert json.loads(said("translate", "ab", "--beams", beams, "--schema", schema))["a"] in (1, 2, 3)
+    assert said("generate", "a", "--schema", '{"enum": ["abc"]}') == 'a"abc"\n'
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["generate", "a", "--bias", "x=1"], r"--bias: found \"x=1\"; expected a token's id and a number"),
+    (["generate", "a", "--bias", "9999=1"], "logit_bias: found 9999"),
+    (["generate", "a", "--schema", "/nowhere.json"], "--schema: /nowhere.json cannot be read"),
+    (["generate", "a", "--repetition-penalty", "0"], "repetition_penalty: found 0"),
+    (["generate", "a", "--stop", ""], "stop: found an empty text"),
+    (["translate", "a", "--best", "2"], "best: found 2; expected from 1 to 1"),
+    (["translate", "a", "--prefix", "b", "--prefix-bias", "1"], "prefix_bias"),
+])  # fmt: skip
+def test_what_cannot_be_asked(said, arguments, message):
+    with pytest.raises(UserError, match=message):
+        said(*arguments)
