@@ -1,0 +1,329 @@
+"""What an encoder is asked: vectors, labels, gaps. Texts are sorted by length, read within a budget, never padded.
+
+A :class:`Reader` turns token ids into states: :class:`Padded` by the model itself, :class:`Packed` at the speed of the
+machine. :class:`EncoderTasks` asks one of them and puts the answers into the order of the questions.
+
+Shapes: N tokens of all texts, B texts, D d_model, C labels, G gaps, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pellucid.config import model as config
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.errors import UserError
+from pellucid.inference.batches import BATCH_TOKENS, expect, padded
+from pellucid.inference.engine.layers import Layers
+from pellucid.inference.engine.looking import Whole, grouped
+from pellucid.inference.engine.products import Products, Weights
+from pellucid.inference.reading import GAP, gapped
+from pellucid.inference.writer import Ids
+from pellucid.models.checkpoint import Loaded
+from pellucid.models.encoder import Encoder
+from pellucid.models.heads import EmbeddingHead, pool_first
+from pellucid.models.tower import Encoded
+from pellucid.nn.masks import Sites
+from pellucid.nn.positions import check_length
+
+GAPS_AT_ONCE = 256
+
+Pair = tuple[str, str]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """The last states of several texts (N, D), one text behind the other, and how long each is."""
+
+    states: Float[Tensor, "N D"]
+    lengths: tuple[int, ...]
+
+    def each(self) -> tuple[Float[Tensor, "T D"], ...]:
+        """The states of every text."""
+        return torch.split(self.states, list(self.lengths))
+
+
+class Reader(Protocol):
+    """Reads tokens."""
+
+    def __call__(self, texts: Ids, types: Ids | None = None) -> Flat:
+        """The last states of texts of any lengths, all at once.
+
+        Args:
+            types: of each token, for a model that has embeddings of them; all of the first by default.
+        """
+
+
+class Padded:
+    """The model itself, shown texts side by side among padding: what faster readers are compared with."""
+
+    def __init__(self, model: Encoder, pad: int) -> None:
+        self.model, self.pad = model, pad
+
+    @torch.inference_mode()
+    def __call__(self, texts: Ids, types: Ids | None = None) -> Flat:
+        device, lengths = self.model.device, tuple(map(len, texts))
+        tokens, keep = padded(texts, self.pad, device)
+        token_types = None if types is None else padded(types, 0, device)[0]
+        states = self.model.features(tokens, keep=keep, token_types=token_types).states
+        real = torch.ones_like(tokens, dtype=torch.bool) if keep is None else keep
+        return Flat(states[real], lengths)
+
+
+class Packed:
+    """Packed weights, and tokens of all texts in one row: only attention looks at each length for itself.
+
+    Where the model is being traced, it steps aside for the model itself and says so.
+
+    Args:
+        weights: the type that they are read in: ``float32`` is exact, ``bfloat16`` and ``int8`` are faster.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: Encoder, weights: Weights = "float32") -> None:
+        self.model, self.layers = model, Layers(model, Products(weights, model.device))
+
+    @torch.inference_mode()
+    def __call__(self, texts: Ids, types: Ids | None = None) -> Flat:
+        model, lengths = self.model, tuple(map(len, texts))
+        check_length(max(lengths), model.max_length, "input")
+        if model._tape is not None:
+            warnings.warn("the model is being traced: the engine steps aside for the model itself", stacklevel=2)
+            return Padded(model, 0)(texts, types)
+        groups = grouped(lengths)
+        order = [row for group in groups for row in group.rows]
+
+        def flat(rows: Ids) -> Int[Tensor, " N"]:
+            return torch.tensor([each for row in order for each in rows[row]], device=model.device)
+
+        positions, token_types = flat([range(length) for length in lengths]), None if types is None else flat(types)
+        states = self.layers(flat(texts), positions, Whole(model, groups, None), None, token_types)
+        parts = dict(zip(order, torch.split(states, [lengths[row] for row in order]), strict=True))
+        return Flat(torch.cat([parts[row] for row in range(len(texts))]), lengths)
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A text with its gap filled, the piece that was put in, and its probability."""
+
+    text: str
+    piece: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Label:
+    """The likeliest label of a text, and the probability of every label."""
+
+    label: str
+    probabilities: dict[str, float]
+
+    @property
+    def probability(self) -> float:
+        """Of the likeliest label."""
+        return self.probabilities[self.label]
+
+
+class EncoderTasks:
+    """Everything that an encoder can be asked, as its head allows.
+
+    Args:
+        reader: how it reads; by default :class:`Padded`.
+        budget: tokens of one batch, padding included.
+
+    Raises:
+        UserError: for a model that is no encoder of text.
+    """
+
+    def __init__(self, loaded: Loaded, reader: Reader | None = None, *, budget: int = BATCH_TOKENS) -> None:
+        self.model = expect(loaded, Encoder, "reading", "an encoder that reads text")
+        self.loaded, self.tokenizer, self.budget = loaded, loaded.tokenizer, budget
+        self.read = reader or Padded(self.model, loaded.tokenizer.require("pad"))
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: config.Pooling | None = None, normalized: bool | None = None
+    ) -> Float[Tensor, "B D"]:
+        """One vector per text: what the head makes of it; of an encoder with another head the mean, of unit length.
+
+        Args:
+            pooling: in place of the head's; its dense layer is then left out.
+            normalized: whether vectors have unit length, in place of what the head says.
+        """
+        settings = self.model.config.head
+        own = settings if isinstance(settings, config.Embedding) else config.Embedding()
+        head = self.model.head
+        if pooling is not None or normalized is not None or not isinstance(head, EmbeddingHead):
+            dense = head.dense if isinstance(head, EmbeddingHead) and pooling is None else None
+            unit = own.normalized if normalized is None else normalized
+            head = EmbeddingHead(pool=pool_first, dense=dense, normalized=unit)
+        rows = [self.tokenizer.text(ids) for ids in self.tokenizer.encode_batch(texts)]
+        found = self._each(rows, lambda flat, _: list(head(_as_one(pooled(flat, pooling or own.pooling))).float()))
+        return torch.stack(found) if found else torch.empty(0, self.model.config.stack.d_model)
+
+    def classify(self, texts: Sequence[str | Pair]) -> list[Label]:
+        """The label of each text, or of each pair of texts read together.
+
+        Raises:
+            UserError: for a model without a classification head.
+        """
+        labels = self._classification().labels
+        rows = [dict(zip(labels, row, strict=True)) for row in self.scores(texts).softmax(dim=-1).tolist()]
+        return [Label(max(row, key=lambda label: row[label]), row) for row in rows]
+
+    def scores(self, texts: Sequence[str | Pair]) -> Float[Tensor, "B C"]:
+        """The score of each label, before any softmax: for pairs what a cross-encoder says (Nogueira & Cho 2019).
+
+        Raises:
+            UserError: for a model without a classification head.
+        """
+        settings = self._classification()
+        rows, types = self._framed(texts)
+
+        def score(flat: Flat, now: Sequence[int]) -> list[Tensor]:
+            # The head's own pooling of one position is that position.
+            return list(self.model.head(_as_one(pooled(flat, settings.pooling))).float())
+
+        found = self._each(rows, score, types)
+        return torch.stack(found) if found else torch.empty(0, len(settings.labels))
+
+    def fill(self, texts: Sequence[str], *, top: int = 5) -> list[list[list[Fill]]]:
+        """The likeliest pieces for every ``<mask>`` of each text, gap by gap, each as if it were the only one.
+
+        In the text of a :class:`Fill`, other gaps hold their own likeliest pieces.
+
+        Raises:
+            UserError: for a text without a gap, or a model without a masked-language head.
+        """
+        expect(self.loaded, Encoder, "fill", "an encoder with a masked-language head", config.MaskedLanguage)
+        for text in texts:
+            if GAP not in text:
+                raise UserError("fill", f"0 gaps in {text!r}", f"one {GAP} or more", f'try "the {GAP} statement"')
+        mask = self.tokenizer.require("mask")
+        cut = [gapped(self.tokenizer, text) for text in texts]
+        rows = [self.tokenizer.excerpt(ids) for ids in cut]
+
+        def best(flat: Flat, now: Sequence[int]) -> list[list[tuple[list[int], list[float]]]]:
+            tokens = torch.tensor([token for i in now for token in rows[i]], device=flat.states.device)
+            found = iter(self._likeliest(flat.states[tokens == mask], top))
+            return [[next(found) for _ in range(rows[i].count(mask))] for i in now]
+
+        return [self._filled(ids, found, mask) for ids, found in zip(cut, self._each(rows, best), strict=True)]
+
+    def _likeliest(self, states: Float[Tensor, "G D"], top: int) -> Iterator[tuple[list[int], list[float]]]:
+        """For each gap the likeliest tokens and their probabilities; the vocabulary is scored at gaps alone."""
+        for some in torch.split(states, GAPS_AT_ONCE):
+            probabilities = self.model.head.scores(some).float().softmax(dim=-1)  # type: ignore[operator]
+            values, tokens = probabilities.topk(min(top, probabilities.size(-1)))
+            yield from zip(tokens.tolist(), values.tolist(), strict=True)
+
+    def _filled(
+        self, ids: Sequence[int], found: Sequence[tuple[list[int], list[float]]], mask: int
+    ) -> list[list[Fill]]:
+        gaps = [place for place, token in enumerate(ids) if token == mask]
+        whole = list(ids)
+        for place, (tokens, _) in zip(gaps, found, strict=True):
+            whole[place] = tokens[0]
+        filled = []
+        for place, (tokens, values) in zip(gaps, found, strict=True):
+            texts = [self.tokenizer.decode([*whole[:place], token, *whole[place + 1 :]]) for token in tokens]
+            filled.append([Fill(*each) for each in zip(texts, self.tokenizer.pieces(tokens), values, strict=True)])
+        return filled
+
+    def _framed(self, texts: Sequence[str | Pair]) -> tuple[list[list[int]], list[list[int]] | None]:
+        """Tokens, and their types where there are pairs and the model has types."""
+        longest = self.model.max_length
+        both = [paired(self.tokenizer, *text, longest) if isinstance(text, tuple) else None for text in texts]
+        singles = [text for text in texts if isinstance(text, str)]
+        alone = iter([self.tokenizer.text(ids) for ids in self.tokenizer.encode_batch(singles)])
+        rows = [next(alone) if pair is None else pair[0] for pair in both]
+        front = self.model.config.front
+        if not isinstance(front, config.Tokens) or front.token_types < 2 or all(pair is None for pair in both):
+            return rows, None
+        return rows, [[0] * len(row) if pair is None else pair[1] for row, pair in zip(rows, both, strict=True)]
+
+    def _each(
+        self,
+        rows: Sequence[list[int]],
+        finish: Callable[[Flat, Sequence[int]], list[Result]],
+        types: Sequence[list[int]] | None = None,
+    ) -> list[Result]:
+        """Reads rows of like length together; returns what is made of each in the order asked."""
+        results: dict[int, Result] = {}
+        with torch.inference_mode():
+            for now in in_budget([len(row) for row in rows], self.budget):
+                flat = self.read([rows[i] for i in now], None if types is None else [types[i] for i in now])
+                results.update(zip(now, finish(flat, now), strict=True))
+        return [results[i] for i in range(len(rows))]
+
+    def _classification(self) -> config.Classification:
+        expect(self.loaded, Encoder, "classify", "an encoder with a classification head", config.Classification)
+        head = self.model.config.head
+        assert isinstance(head, config.Classification)  # expect has checked it
+        return head
+
+
+def pooled(flat: Flat, pooling: config.Pooling) -> Float[Tensor, "B D"]:
+    """One vector per text: its first state, or the mean or maximum of all."""
+    match pooling:
+        case "first":
+            return torch.stack([part[0] for part in flat.each()])
+        case "mean":
+            return torch.stack([part.mean(dim=0) for part in flat.each()])
+        case "max":
+            return torch.stack([part.amax(dim=0) for part in flat.each()])
+
+
+def _as_one(vectors: Float[Tensor, "B D"]) -> Encoded:
+    """Vectors as texts of one position, which is what any head makes of them that pools."""
+    return Encoded(vectors[:, None], Sites.of(vectors.size(0), 1, vectors.device))
+
+
+def in_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Which texts to read together: the longest first, as many as fit a budget of tokens padded to the longest."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while order:
+        count = max(1, budget // max(lengths[order[0]], 1))
+        yield order[:count]
+        order = order[count:]
+
+
+def paired(tokenizer: Tokenizer, first: str, second: str, longest: int | None = None) -> tuple[list[int], list[int]]:
+    """Two texts as one, and which of them each token belongs to; of the longer, what does not fit is cut off.
+
+    A published tokenizer that frames one text as we do is asked how it frames two; otherwise the first is framed as a
+    text of its own, and the second follows up to an end of its own, as in BERT (Devlin et al. 2019, §3).
+    """
+    raw = tokenizer.raw
+    a, b = (raw.encode(text, add_special_tokens=False) for text in (first, second))
+    empty = tokenizer.text([])
+    knows = raw.encode(first).ids == tokenizer.text(a.ids) and raw.num_special_tokens_to_add(True) > 0
+    after = tokenizer.conventions.after if tokenizer.conventions else (tokenizer.require("eos"),)
+    extra = raw.num_special_tokens_to_add(True) if knows else len(empty) + len(after)
+    limits = [n for n in (longest, tokenizer.conventions and tokenizer.conventions.longest) if n]
+    if limits and len(a.ids) + len(b.ids) + extra > min(limits):
+        shares = _shares(len(a.ids), len(b.ids), max(min(limits) - extra, 0))
+        a.truncate(shares[0])
+        b.truncate(shares[1])
+    if knows:
+        both = raw.post_process(a, b, True)
+        return both.ids, both.type_ids
+    left = tokenizer.text(a.ids)
+    return [*left, *b.ids, *after], [0] * len(left) + [1] * (len(b.ids) + len(after))
+
+
+def _shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """What two texts keep of a room that is too small: the longer gives first."""
+    half = room // 2
+    if first <= half:
+        return first, room - first
+    if second <= room - half:
+        return room - second, second
+    return half, room - half

@@ -1,0 +1,167 @@
+"""Encoder tasks: neither neighbours nor the way of reading change an answer."""
+
+from dataclasses import replace
+
+import pytest
+import tokenizers
+import torch
+from families import CHOICES, STACK, small
+
+from pellucid.config import model as config
+from pellucid.config import parts
+from pellucid.config.defaults import default_run
+from pellucid.config.run import Characters, TextFiles
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.errors import UserError
+from pellucid.inference import encode
+from pellucid.inference.encode import EncoderTasks, Packed, Padded, in_budget, paired
+from pellucid.models.build import build
+from pellucid.models.checkpoint import Loaded
+from pellucid.trace import trace
+
+TEXTS = ["abba", "a cab", "b", "deaf dad faced a bad cafe", "cab", "added", "a"]
+PAIRS = [("abba", "a cab"), ("b", "deaf dad faced a bad cafe"), ("cab", "a"), ("added", "fed")]
+GAPS = ["ab<mask>d", "<mask>ad <mask>a<mask>", "a <mask>ab", "<mask>"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(Characters(), ["abcdef abcdef"])
+
+
+def loaded(tokenizer, head=None, types=0, **changes):
+    torch.manual_seed(3)
+    front = config.Tokens(vocab_size=tokenizer.vocab_size, token_types=types)
+    model = config.Encoder(front=front, stack=replace(STACK, **changes), head=head or config.MaskedLanguage())
+    built = build(model).eval()
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return Loaded(built, tokenizer, default_run("encoder", TextFiles(train=("x",))))
+
+
+def tasks(model, way, budget=40):
+    reader = Packed(model.model) if way == "packed" else Padded(model.model, model.tokenizer.require("pad"))
+    return EncoderTasks(model, reader, budget=budget)
+
+
+ways = pytest.mark.parametrize("way", ["padded", "packed"])
+
+
+@pytest.mark.parametrize("choice", list(CHOICES))
+def test_packed_states_are_those_of_each_text_alone(choice):
+    model = small("encoder", **CHOICES[choice])
+    texts = [torch.randint(2, 61, (length,)).tolist() for length in (5, 1, 9, 5, 3)]
+    flat = Packed(model)(texts)
+    assert flat.lengths == (5, 1, 9, 5, 3)
+    for text, states in zip(texts, flat.each(), strict=True):
+        with torch.no_grad():
+            alone = model.features(torch.tensor([text])).states[0]
+        torch.testing.assert_close(states, alone, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(Padded(model, 0)(texts).states, flat.states, atol=2e-5, rtol=1e-4)
+
+
+@ways
+@pytest.mark.parametrize("pooling", ["first", "mean", "max"])
+@pytest.mark.parametrize("projected", [False, True])
+def test_vectors(tokenizer, way, pooling, projected):
+    model = loaded(tokenizer, config.Embedding(pooling=pooling, projected=projected))
+    found = tasks(model, way).embed(TEXTS)
+    alone = [model.model(torch.tensor([tokenizer.text(tokenizer.encode(text))]))[0] for text in TEXTS]
+    torch.testing.assert_close(found, torch.stack(alone), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(len(TEXTS)))
+    longer = tasks(model, way).embed(TEXTS[:2], pooling="max", normalized=False)
+    states = model.model.features(torch.tensor([tokenizer.text(tokenizer.encode(TEXTS[1]))])).states[0]
+    torch.testing.assert_close(longer[1], states.amax(0), atol=2e-5, rtol=1e-4)
+    assert tasks(model, way).embed([]).shape == (0, 32)
+
+
+@ways
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("types", [0, 2])
+def test_labels_of_texts_and_of_pairs(tokenizer, way, pooling, types):
+    head = config.Classification(labels=("x", "y", "z"), pooling=pooling)
+    model = loaded(tokenizer, head, types)
+    mixed = [*TEXTS, *PAIRS]
+    found = tasks(model, way).classify(mixed)
+    for text, label in zip(mixed, found, strict=True):
+        (alone,) = EncoderTasks(model).classify([text])
+        assert alone.label == label.label
+        assert alone.probabilities == pytest.approx(label.probabilities, abs=1e-5)
+    ids, kinds = paired(tokenizer, *PAIRS[1])
+    with torch.no_grad():
+        given = {"token_types": torch.tensor([kinds])} if types else {}
+        alone = model.model(torch.tensor([ids]), **given)
+    torch.testing.assert_close(tasks(model, way).scores(PAIRS)[1], alone[0], atol=2e-5, rtol=1e-4)
+    if types:  # which text a token belongs to is seen
+        assert not torch.allclose(alone, model.model(torch.tensor([ids])))
+
+
+@ways
+def test_several_gaps_of_several_texts(tokenizer, way, monkeypatch):
+    monkeypatch.setattr(encode, "GAPS_AT_ONCE", 2)
+    model = loaded(tokenizer)
+    found = tasks(model, way, budget=20).fill(GAPS, top=3)
+    assert [len(text) for text in found] == [1, 3, 1, 1]
+    for text, gaps in zip(GAPS, found, strict=True):
+        (alone,) = EncoderTasks(model).fill([text], top=3)
+        assert [[one.text for one in gap] for gap in alone] == [[one.text for one in gap] for gap in gaps]
+        for gap, other in zip(gaps, alone, strict=True):
+            values = [one.probability for one in gap]
+            assert values == sorted(values, reverse=True)
+            assert values == pytest.approx([one.probability for one in other], abs=1e-5)
+    cut = encode.gapped(tokenizer, GAPS[1])
+    scores = model.model(torch.tensor([tokenizer.excerpt(cut)]))[0].softmax(-1)
+    places = [place for place, token in enumerate(cut) if token == tokenizer.require("mask")]
+    for place, gap in zip(places, found[1], strict=True):
+        assert gap[0].probability == pytest.approx(scores[place].max().item(), abs=1e-5)
+        assert [gap[0].piece] == tokenizer.pieces([scores[place].argmax().item()])
+    assert {gap[0].text for gap in found[1]} == {found[1][0][0].text}  # the best of each gap, in all of them
+    with pytest.raises(UserError, match="0 gaps in 'abd'"):
+        tasks(model, way).fill(["abd"])
+
+
+def test_batches_fit_their_budget():
+    lengths = [3, 9, 1, 9, 4, 4, 30, 2]
+    batches = list(in_budget(lengths, 20))
+    assert sorted(i for batch in batches for i in batch) == list(range(8))
+    assert batches[0] == [6]  # longer than the budget, alone
+    assert all(len(batch) * max(lengths[i] for i in batch) <= 20 for batch in batches[1:])
+    assert len(batches) == 3
+
+
+def test_pairs_are_framed_as_their_tokenizer_does(tokenizer):
+    ids, types = paired(tokenizer, "ab", "cad")
+    bos, eos = tokenizer.require("bos"), tokenizer.require("eos")
+    a, b = tokenizer.encode("ab"), tokenizer.encode("cad")
+    assert ids == [bos, *a, eos, *b, eos]
+    assert types == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert [len(paired(tokenizer, "abcdef", text, 9)[0]) for text in ("a", "abcd", "abcdefabcdef")] == [9, 9, 9]
+    assert paired(tokenizer, "abcdef", "a", 9)[0][-2:] == [*tokenizer.encode("a"), eos]  # the longer is cut
+    raw = tokenizers.Tokenizer.from_str(tokenizer.raw.to_str())
+    raw.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{raw.id_to_token(bos)} $A {raw.id_to_token(eos)}",
+        pair="{0} $A {1} {1} $B:1 {1}:1".format(raw.id_to_token(bos), raw.id_to_token(eos)),
+        special_tokens=[(raw.id_to_token(bos), bos), (raw.id_to_token(eos), eos)],
+    )
+    assert paired(Tokenizer(raw), "ab", "cad") == ([bos, *a, eos, eos, *b, eos], [0] * 5 + [1] * 4)
+    assert len(paired(Tokenizer(raw), "abcdef", "abcdef", 12)[0]) == 12
+
+
+def test_a_traced_model_reads_itself(tokenizer):
+    model = loaded(tokenizer)
+    packed = Packed(model.model)
+    with trace(model.model, watch="final_norm.out") as tape, pytest.warns(UserWarning, match="steps aside"):
+        packed([[5, 6], [7]])
+    assert list(tape)
+
+
+def test_the_wrong_model_or_length_is_told(tokenizer):
+    with pytest.raises(UserError, match=r"classify: a model of kind Encoder .* a head of kind maskedlanguage"):
+        EncoderTasks(loaded(tokenizer)).classify(["a"])
+    with pytest.raises(UserError, match=r"fill: a model of kind Encoder .* a head of kind embedding"):
+        EncoderTasks(loaded(tokenizer, config.Embedding())).fill(["<mask>"])
+    model = loaded(tokenizer, config.Embedding(), positions=parts.Learned(max_length=4))
+    for way in ("padded", "packed"):
+        with pytest.raises(UserError, match="a sequence of 27 tokens; expected at most 4"):
+            tasks(model, way).embed(TEXTS)
