@@ -21,7 +21,7 @@ from pellucid.inference.sampling import Sampling, Temperature
 from pellucid.models.build import build
 
 pytest.importorskip("llguidance")
-from pellucid.inference.constraints import Constraint
+from pellucid.inference.constraints import Constraint, Grammars
 
 TEXTS = ['{"name": "ab", "size": 12}', "a cab, a bad cab; 1234567890", '[true, false, null, -1.5e3] "x": {}']
 
@@ -167,6 +167,13 @@ def test_beams_part_and_meet(characters):
 def test_forms_that_cannot_be_followed(characters, make, message):
     with pytest.raises(UserError, match=message):
         make(characters)
+
+
+def test_a_vocabulary_is_read_once(characters):
+    grammars = Grammars.of(characters)
+    first, second, other = grammars.regex("a*b"), grammars.regex("a*b"), grammars.json({"enum": ["a"]})
+    assert first == second != other
+    assert hash(first) == hash(second)  # rows with equal rules are worked on together
 
 
 def test_without_the_extra(characters, monkeypatch):

@@ -164,6 +164,17 @@ def test_typical_against_a_loop():
             assert set(got[row].isfinite().nonzero().flatten().tolist()) == kept - ({3} if row == 0 else set())
 
 
+def test_typical_as_a_line():
+    scores = torch.randn(3, 12) * 2
+    for p in (0.3, 0.9):
+        got = Typical(p)(scores)
+        for token in range(12):
+            said = Filtered(Typical(p)).explain((1, token), Operand("scores", scores))
+            names = {"torch": torch, "x": scores[1].double(), "y": scores[1, token].item()}
+            exec(said.steps[-1].code, names)
+            assert names["y"] == pytest.approx(got[1, token].item(), rel=1e-6)
+
+
 def test_order_matters_as_it_is_given():
     scores, written = torch.tensor([[2.0, 1.0, 0.0]]), written_of([[]], [[0]])
     first = apply((PresencePenalty(3.0), TopK(1)), scores, written)

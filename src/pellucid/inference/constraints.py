@@ -45,41 +45,13 @@ class Constraint(Rule):
 
     @classmethod
     def regex(cls, pattern: str, tokenizer: Tokenizer) -> Constraint:
-        """Texts that a regular expression matches from the beginning to the end (Rust's syntax: no look-around).
-
-        Raises:
-            UserError: for a pattern that cannot be read, or where ``llguidance`` is missing.
-        """
-        matchers = _llguidance()
-        vocabulary, space = _vocabulary(tokenizer)
-        grammar = matchers.LLMatcher.grammar_from_regex(f"( ?)(?:{pattern})" if space else pattern)
-        return cls._checked(grammar, vocabulary, "regex", f'"{pattern}"')
+        """As :meth:`Grammars.regex`."""
+        return Grammars.of(tokenizer).regex(pattern)
 
     @classmethod
     def json(cls, schema: str | Mapping[str, Any], tokenizer: Tokenizer) -> Constraint:
-        """JSON that fits a schema; ``{}`` is any JSON. White space is written only where tokens carry it.
-
-        Raises:
-            UserError: for what is no schema, asks for what cannot be had, or where ``llguidance`` is missing.
-        """
-        matchers = _llguidance()
-        try:
-            wanted = json.loads(schema) if isinstance(schema, str) else dict(schema)
-        except ValueError as error:
-            raise UserError("json schema", f"is no JSON ({error})", 'such as {"type": "object"}') from None
-        if not isinstance(wanted, dict):
-            raise UserError("json schema", f"found {json.dumps(wanted)[:80]}", "an object")
-        vocabulary, space = _vocabulary(tokenizer)
-        loose = {"whitespace_flexible": space}
-        grammar = matchers.LLMatcher.grammar_from_json_schema(json.dumps(wanted), overrides=loose)
-        return cls._checked(grammar, vocabulary, "json schema", json.dumps(wanted)[:80])
-
-    @classmethod
-    def _checked(cls, grammar: str, vocabulary: Any, where: str, found: str) -> Constraint:
-        if complaint := _llguidance().LLMatcher.validate_grammar(grammar, vocabulary):
-            told = " ".join(line.strip() for line in complaint.splitlines() if line.strip())
-            raise UserError(where, f"found {found}, of which llguidance says: {told[:300]}", "one it can follow")
-        return cls(grammar, vocabulary)
+        """As :meth:`Grammars.json`."""
+        return Grammars.of(tokenizer).json(schema)
 
     def __call__(self, scores: Float[Tensor, "B V"], written: Written) -> Float[Tensor, "B V"]:
         texts = [tuple(text) for text in written.lists()]
@@ -106,6 +78,58 @@ class Constraint(Rule):
             state = known.deep_copy()
             state.consume_token(text[-1])
         return state
+
+
+@dataclass(frozen=True)
+class Grammars:
+    """Makes constraints for one tokenizer, whose vocabulary is read once.
+
+    Attributes:
+        loses_space: a text loses the space that its first token begins with.
+    """
+
+    vocabulary: Any
+    loses_space: bool
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Grammars:
+        """For what a tokenizer cuts.
+
+        Raises:
+            UserError: for one whose texts have no end, or whose spaces are no tokens; where ``llguidance`` is missing.
+        """
+        return cls(*_vocabulary(tokenizer))
+
+    def regex(self, pattern: str) -> Constraint:
+        """Texts that a regular expression matches from the beginning to the end (Rust's syntax: no look-around).
+
+        Raises:
+            UserError: for a pattern that cannot be read.
+        """
+        whole = f"( ?)(?:{pattern})" if self.loses_space else pattern
+        return self._checked(_llguidance().LLMatcher.grammar_from_regex(whole), "regex", f'"{pattern}"')
+
+    def json(self, schema: str | Mapping[str, Any]) -> Constraint:
+        """JSON that fits a schema; ``{}`` is any JSON. White space is written only where tokens carry it.
+
+        Raises:
+            UserError: for what is no schema, or asks for what cannot be had.
+        """
+        try:
+            wanted = json.loads(schema) if isinstance(schema, str) else dict(schema)
+        except ValueError as error:
+            raise UserError("json schema", f"is no JSON ({error})", 'such as {"type": "object"}') from None
+        if not isinstance(wanted, dict):
+            raise UserError("json schema", f"found {json.dumps(wanted)[:80]}", "an object")
+        loose = {"whitespace_flexible": self.loses_space}
+        grammar = _llguidance().LLMatcher.grammar_from_json_schema(json.dumps(wanted), overrides=loose)
+        return self._checked(grammar, "json schema", json.dumps(wanted)[:80])
+
+    def _checked(self, grammar: str, where: str, found: str) -> Constraint:
+        if complaint := _llguidance().LLMatcher.validate_grammar(grammar, self.vocabulary):
+            told = " ".join(line.strip() for line in complaint.splitlines() if line.strip())
+            raise UserError(where, f"found {found}, of which llguidance says: {told[:300]}", "one it can follow")
+        return Constraint(grammar, self.vocabulary)
 
 
 def _llguidance() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.inference.rules import (
@@ -16,6 +17,9 @@ from pellucid.inference.rules import (
     RepetitionPenalty,
     check,
 )
+
+if TYPE_CHECKING:
+    from pellucid.inference.constraints import Grammars
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,12 @@ class RuleOptions:
     regex: str | None = None
     json_schema: str | None = None
 
-    def rules(self, tokenizer: Tokenizer) -> tuple[AnyRule, ...]:
+    def rules(self, tokenizer: Tokenizer, grammars: Grammars | None = None) -> tuple[AnyRule, ...]:
         """What changes scores, then what bars tokens.
 
         Args:
             tokenizer: of what is written.
+            grammars: of that tokenizer, where many texts are asked for.
 
         Raises:
             UserError: for a setting that cannot work.
@@ -62,10 +67,11 @@ class RuleOptions:
             rules.append(BadWords(tuple(words)))
         rules += [MinLength(self.min_tokens, tokenizer.ends)] if self.min_tokens else []
         if self.regex is not None or self.json_schema is not None:
-            from pellucid.inference.constraints import Constraint
+            from pellucid.inference.constraints import Grammars  # an extra, asked for only where it is needed
 
-            rules += [Constraint.regex(self.regex, tokenizer)] if self.regex is not None else []
-            rules += [Constraint.json(self.json_schema, tokenizer)] if self.json_schema is not None else []
+            grammars = grammars or Grammars.of(tokenizer)
+            rules += [grammars.regex(self.regex)] if self.regex is not None else []
+            rules += [grammars.json(self.json_schema)] if self.json_schema is not None else []
         return tuple(rules)
 
 
