@@ -1,6 +1,7 @@
 """Beam search with patience, coverage, rules and stops, each against a search written in plain Python."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from pellucid.config import parts
 from pellucid.errors import UserError
 from pellucid.inference.alignments import Coverage
 from pellucid.inference.beam import Beams, Power, Search, Wu, beam_search, beam_search_with
-from pellucid.inference.decode import Prompt
+from pellucid.inference.decode import Prompt, generate
 from pellucid.inference.rules import (
     BadWords,
     ForcedPrefix,
@@ -25,7 +26,7 @@ from pellucid.inference.rules import (
     Written,
     apply,
 )
-from pellucid.inference.sampling import Never
+from pellucid.inference.sampling import Never, Sampling
 from pellucid.inference.writer import Plain
 from pellucid.models.build import build
 from pellucid.trace import trace
@@ -59,14 +60,19 @@ def prompt_of(family):
     return Prompt(torch.tensor([[2, 0], [3, 2]]), source=source, source_keep=keep)
 
 
-def scores_of(model, prompt, row, text):
-    """(T, V) the log-probabilities of all that follows a prompt and a text."""
+def logits_of(model, prompt, row, text):
+    """(T, V) the scores of all that follows a prompt and a text."""
     ids = torch.tensor([[*prompt.tokens[row].tolist(), *text]])
     with torch.no_grad():
         if prompt.source is None:
-            return model(ids)[0].log_softmax(-1)
+            return model(ids)[0]
         kept = prompt.source[row][prompt.source_keep[row]][None]
-        return model(kept, ids)[0].log_softmax(-1)
+        return model(kept, ids)[0]
+
+
+def scores_of(model, prompt, row, text):
+    """(T, V) their log-probabilities."""
+    return logits_of(model, prompt, row, text).log_softmax(-1)
 
 
 def plainly(model, prompt, row, width, longest, penalty, *, rules=(), patience=None, bonus=None, stops=None):
@@ -140,6 +146,31 @@ def test_rules(family, rules):
     found = beam_search(model, prompt, beams=3, max_new_tokens=5, ends=(EOS,), penalty=Wu(0.6), filters=rules)
     for row in range(2):
         same(found[row], plainly(model, prompt, row, 3, 5, Wu(0.6), rules=rules))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", range(8))
+def test_any_rules_in_any_order(family, seed):
+    model, prompt, draw = tiny(family), prompt_of(family), random.Random(seed)
+    rules = tuple(rule for own in draw.sample(sorted(RULES), 4) for rule in RULES[own])
+    rules = tuple(draw.sample(rules, len(rules)))
+    patience = draw.choice([None, 1.0, 1.5])
+    found = beam_search(
+        model, prompt, beams=3, max_new_tokens=5, ends=(EOS,), penalty=Power(1.0), filters=rules, patience=patience
+    )
+    greedy = generate(model, prompt, max_new_tokens=5, ends=(EOS,), sampling=Sampling(rules))
+    for row in range(2):
+        same(found[row], plainly(model, prompt, row, 3, 5, Power(1.0), rules=rules, patience=patience))
+        alone = Written.of([prompt.tokens[row].tolist()])
+        alone = Written(alone.tokens, alone.lengths, torch.tensor([row]))
+        for count in range(5):
+            scores = apply(rules, logits_of(model, prompt, row, greedy[row][:count])[-1:], alone)[0]
+            likeliest = int(scores.argmax())
+            if likeliest == EOS or scores.max() == -math.inf:
+                assert len(greedy[row]) == count
+                break
+            assert greedy[row][count] == likeliest
+            alone = alone.add(torch.tensor([likeliest]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
