@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pellucid.explorer.notebook import explore
     from pellucid.inference.beam import Power, Wu, beam_search
     from pellucid.inference.decode import Prompt, generate, stream
+    from pellucid.inference.engine import Engine, fast
     from pellucid.inference.predict import classify, complete, embed, fill, translate, write
     from pellucid.inference.transcribe import transcribe
     from pellucid.models.build import build
@@ -46,7 +47,9 @@ _HOMES = {
     "edits": "pellucid.trace.edits:",
     "embed": "pellucid.inference.predict",
     "evaluate": "pellucid.training.evaluate",
+    "Engine": "pellucid.inference.engine",
     "explore": "pellucid.explorer.notebook",
+    "fast": "pellucid.inference.engine",
     "fill": "pellucid.inference.predict",
     "generate": "pellucid.inference.decode",
     "load": "pellucid.models.load",
@@ -66,6 +69,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Engine",
     "Power",
     "Prompt",
     "Spec",
@@ -84,6 +88,7 @@ __all__ = [
     "embed",
     "evaluate",
     "explore",
+    "fast",
     "fill",
     "generate",
     "load",

@@ -6,6 +6,7 @@ from families import CHOICES, small
 
 import pellucid as pl
 from pellucid.errors import UserError
+from pellucid.explorer.opening import SHIPPED
 from pellucid.inference.engine import EncoderEngine, Engine
 from pellucid.inference.highest import highest
 from pellucid.inference.rules import LogitBias, NoRepeat
@@ -150,3 +151,10 @@ def test_rules_hold_in_rows_and_beams(family):
         assert greedy[row] == pl.generate(model, alone, max_new_tokens=9, ends=(3, 7), sampling=Sampling(rules))[0]
         (best,) = pl.beam_search(model, alone, filters=rules, **search)
         assert [h.tokens for h in beams[row]] == [h.tokens for h in best]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_loaded_model_made_fast_translates_as_before(beams):
+    run = pl.load(SHIPPED)
+    texts = ["3 March 2021", "vendredi 13 mars 2071", "the fourth of july 1999"]
+    assert pl.translate(pl.fast(run), texts, beams=beams) == pl.translate(run, texts, beams=beams)

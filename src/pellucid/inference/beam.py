@@ -18,10 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.errors import UserError
-from pellucid.inference.decode import Prompt, Stops, WritingModel, prefill, room, step
+from pellucid.inference.decode import Prompt, State, Stops, WritingModel, begin, prefill, room, step
 from pellucid.inference.highest import highest
 from pellucid.inference.rules import AnyRule, Rule, Written, apply, check
-from pellucid.inference.writer import Ids, Writer
+from pellucid.inference.writer import Go, Ids, Writer, carried
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,7 @@ def beam_search(
     patience: float | None = None,
     stops: Sequence[Stops] | None = None,
     bonuses: Sequence[Bonus] | None = None,
+    writer: Writer | None = None,
 ) -> list[list[Hypothesis]]:
     """The best ``beams`` texts of each row, best first.
 
@@ -265,6 +266,7 @@ def beam_search(
         written: how many tokens at the end of the prompt count as written, where a first token is forced.
         observer: hears what every step looked at and what became of it.
         stops, bonuses: of each row, as :class:`Search` takes them.
+        writer: writes in the model's place, as an engine made of it does.
     """
     max_new_tokens = room(model, prompt, max_new_tokens)
     settings = Beams(beams, tuple(ends), penalty, patience, written, rises(filters))
@@ -272,12 +274,8 @@ def beam_search(
     model.eval()
     try:
         with torch.inference_mode():
-            logits, state = prefill(model, prompt, max_new_tokens)
-
-            def go(rows: Int[Tensor, " R"], tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
-                state.select(rows)
-                return step(state, tokens)
-
+            logits, state = prefill(model, prompt, max_new_tokens) if writer is None else begin(writer, prompt)
+            go = _going(state) if isinstance(state, State) else carried(state.writer, state.rows, beams)
             rows = range(logits.size(0))
             searches = [
                 Search(settings, max_new_tokens, stops=stops and stops[row], bonus=bonuses and bonuses[row])  # type: ignore[arg-type]
@@ -288,6 +286,14 @@ def beam_search(
     finally:
         model.mark_step(None)
         model.train(was_training)
+
+
+def _going(state: State) -> Go:
+    def go(rows: Int[Tensor, " R"], tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+        state.select(rows)
+        return step(state, tokens)
+
+    return go
 
 
 def beam_search_with(
@@ -309,14 +315,10 @@ def beam_search_with(
         raise UserError("prompt", f"a sequence of {longest} tokens", f"at most {writer.limit}")
     logits, rows = writer.prefill(prompts, sources)
 
-    def go(origins: Int[Tensor, " R"], tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
-        rows.select(origins.tolist())
-        return writer.extend(tokens[:, None], rows)[:, 0]
-
     room = [max_new_tokens if writer.limit is None else writer.limit - len(prompt) + 1 for prompt in prompts]
     searches = [Search(beams, min(max_new_tokens, own)) for own in room]
     with torch.inference_mode():
-        run(searches, logits, Written.of(prompts, logits.device), rules, go)
+        run(searches, logits, Written.of(prompts, logits.device), rules, carried(writer, rows, beams.width))
     return [search.best() for search in searches]
 
 

@@ -5,10 +5,10 @@ Shapes: B rows, P prompt positions, S source positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ from pellucid.config.model import stacks
 from pellucid.inference.likelihood import Likelihood, likelihoods
 from pellucid.inference.rules import Written
 from pellucid.inference.sampling import GREEDY, Sampling
+from pellucid.inference.writer import Writer
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.models.tower import Encoded
@@ -71,6 +72,45 @@ class State:
         return self.model(tokens, keep=keep, cache=self.cache)
 
 
+@dataclass
+class Begun:
+    """The same, where a writer remembers in the model's place."""
+
+    writer: Writer
+    rows: Any
+
+    def select(self, rows: Int[Tensor, " R"]) -> None:
+        """Goes on with these rows, in this order."""
+        self.rows.select(rows.tolist())
+
+    def scores(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Feeds tokens; returns the scores of what follows each."""
+        return self.writer.extend(tokens, self.rows)
+
+
+def begin(writer: Writer, prompt: Prompt) -> tuple[Float[Tensor, "B V"], Begun]:
+    """As :func:`prefill`, with a writer."""
+    logits, rows = writer.prefill(_lists(prompt.tokens, prompt.keep), _sources(prompt))
+    return logits, Begun(writer, rows)
+
+
+def _lists(tokens: Int[Tensor, "B P"], keep: Bool[Tensor, "B P"] | None) -> list[list[int]]:
+    return [
+        (row if keep is None else row[real]).tolist() for row, real in zip(tokens, _each(keep, tokens), strict=True)
+    ]
+
+
+def _sources(prompt: Prompt) -> list[Any] | None:
+    source = prompt.source
+    if source is None or source.is_floating_point():  # of images and sound there is no padding
+        return None if source is None else list(source)
+    return _lists(source, prompt.source_keep)
+
+
+def _each(keep: Tensor | None, tokens: Tensor) -> Iterable[Any]:
+    return [None] * tokens.size(0) if keep is None else keep
+
+
 def prefill(model: WritingModel, prompt: Prompt, max_new_tokens: int) -> tuple[Float[Tensor, "B V"], State]:
     """Reads the prompt (and the source); returns the scores of the first new token and where to go on from."""
     batch, length = prompt.tokens.shape
@@ -101,7 +141,7 @@ def room(model: WritingModel, prompt: Prompt, wanted: int) -> int:
     return wanted if limit is None else min(wanted, limit - length + 1)
 
 
-def step(state: State, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+def step(state: State | Begun, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
     """Adds one token to each row; returns the scores of the next."""
     return state.scores(tokens[:, None])[:, 0]
 
@@ -144,18 +184,20 @@ def steps(
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
     stops: Sequence[Stops] | None = None,
+    writer: Writer | None = None,
 ) -> Iterator[Step]:
     """Writes a token per row at a time until all rows have ended. Runs without gradients, in evaluation mode.
 
     Args:
         stops: of each row, whether it ends with its last token, besides by ``ends``.
+        writer: writes in the model's place, as an engine made of it does.
     """
     max_new_tokens = room(model, prompt, max_new_tokens)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            logits, state = prefill(model, prompt, max_new_tokens)
+            logits, state = prefill(model, prompt, max_new_tokens) if writer is None else begin(writer, prompt)
             choose = sampling.chooser(logits.device)
             choose.follow(model, "sampling")
             written = Written.after(prompt.tokens, prompt.keep)
@@ -210,12 +252,15 @@ def stream(
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
     stops: Sequence[Stops] | None = None,
+    writer: Writer | None = None,
 ) -> Iterator[list[int | None]]:
     """Yields one token per row at a time, ``None`` for a row that has ended; stops when all have.
 
     A token of ``ends``, which ends its row, is yielded too. The arguments are those of :func:`steps`.
     """
-    taken = steps(model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling, stops=stops)
+    taken = steps(
+        model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling, stops=stops, writer=writer
+    )
     with closing(taken):
         for one in taken:
             yield one.tokens
@@ -229,9 +274,12 @@ def generate(
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
     stops: Sequence[Stops] | None = None,
+    writer: Writer | None = None,
 ) -> list[list[int]]:
     """The new tokens of each row, without the one that ends it."""
-    told = generations(model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling, stops=stops)
+    told = generations(
+        model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling, stops=stops, writer=writer
+    )
     return [list(one.tokens) for one in told]
 
 
@@ -243,6 +291,7 @@ def generations(
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
     stops: Sequence[Stops] | None = None,
+    writer: Writer | None = None,
     logprobs: int | None = None,
 ) -> list[Generation]:
     """What is written in each row, why it ended, and how likely each token was.
@@ -254,7 +303,9 @@ def generations(
     rows: list[list[int]] = [[] for _ in range(prompt.tokens.size(0))]
     told: list[list[Likelihood]] = [[] for _ in rows]
     reasons: list[Reason] = ["length"] * len(rows)
-    taken = steps(model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling, stops=stops)
+    taken = steps(
+        model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling, stops=stops, writer=writer
+    )
     for one in taken:
         real = [row for row, token in enumerate(one.tokens) if token is not None]
         if logprobs is not None and real:

@@ -134,7 +134,7 @@ class _Translating:
         if search.beams == 1:
             choose = replace(self.sampling, filters=(*rules, *self.sampling.filters))
             told = generations(model, prompt, max_new_tokens=longest, ends=target.ends, sampling=choose, stops=stops,
-                               logprobs=self.logprobs)  # fmt: skip
+                               logprobs=self.logprobs, writer=self.loaded.writer)  # fmt: skip
             return [
                 [Output(self._text(row[2], one.tokens), one.tokens, None, one.reason, one.likelihoods)]
                 for row, one in zip(rows, told, strict=True)
@@ -152,6 +152,7 @@ class _Translating:
             patience=search.patience,
             stops=stops,
             bonuses=None if search.coverage is None else search.coverage.bonuses(model, prompt, written),
+            writer=self.loaded.writer,
         )
         return [
             [self._told(row, start[0].tolist(), one) for one in best[: search.best]]

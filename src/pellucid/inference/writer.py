@@ -8,8 +8,8 @@ Shapes: B rows, T new tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -60,6 +60,35 @@ class Writer(Protocol):
 
     def extend(self, tokens: Int[Tensor, "B T"], rows: Any) -> Float[Tensor, "B T V"]:
         """Feeds T more tokens to every row; the scores of what follows each of them."""
+
+
+Go = Callable[[Tensor, Tensor], Tensor]
+"""Goes on from some beams (R,), each by a token (R,); the scores of what follows (R, V)."""
+
+
+@runtime_checkable
+class Carrying(Protocol):
+    """A writer with a way of its own to carry the beams of a search on."""
+
+    def carry(self, rows: Any, width: int) -> Go:
+        """Goes on from prefilled rows, as ``width`` beams each, those of a row one behind the other."""
+
+
+def carried(writer: Writer, rows: Any, width: int) -> Go:
+    """How a writer carries beams on; the plain way is to select rows."""
+    if isinstance(writer, Carrying):
+        return writer.carry(rows, width)
+    return selecting(writer, rows)
+
+
+def selecting(writer: Writer, rows: Any) -> Go:
+    """Beams as rows that are selected at every step."""
+
+    def go(origins: Int[Tensor, " R"], tokens: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+        rows.select(origins.tolist())
+        return writer.extend(tokens[:, None], rows)[:, 0]
+
+    return go
 
 
 class Plain:

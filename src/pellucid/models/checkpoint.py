@@ -9,6 +9,7 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,7 +39,12 @@ class Loaded:
         tokenizer: ``None`` for a model that reads no text.
         run: how it was trained; ``None`` for a published model, whose folder does not say.
         images: how pictures become what it reads; ``None`` for a model that reads none.
+
+    Attributes:
+        writer: what writes its texts in the model's place, as an engine does; ``None`` for the model itself.
     """
+
+    writer: Any = None
 
     def __init__(
         self, model: Model, tokenizer: Tokenizer | None, run: Run | None, images: ImageReader | None = None

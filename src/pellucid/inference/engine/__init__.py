@@ -2,5 +2,6 @@
 
 from pellucid.inference.engine.encoder import EncoderEngine
 from pellucid.inference.engine.engine import Engine
+from pellucid.inference.engine.fast import fast
 
-__all__ = ["EncoderEngine", "Engine"]
+__all__ = ["EncoderEngine", "Engine", "fast"]

@@ -27,7 +27,7 @@ from pellucid.inference.engine.memory import Memory, Source
 from pellucid.inference.engine.products import Products, Weights
 from pellucid.inference.rules import AnyRule, Written
 from pellucid.inference.sampling import GREEDY, Sampling
-from pellucid.inference.writer import Ids, Plain, WritingModel
+from pellucid.inference.writer import Go, Ids, Plain, WritingModel, selecting
 from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.models.tower import CrossTower
 from pellucid.nn.embedding import TokenFront
@@ -183,20 +183,20 @@ class Engine:
         patience: float | None = None,
         written: int = 0,
     ) -> list[list[Hypothesis]]:
-        """The best ``beams`` texts of each row, best first; what the arguments say is in ``beam_search`` of the model.
-
-        Raises:
-            UserError: while the model is being traced: then the model itself searches.
-        """
-        if self._watched():
-            raise UserError("beams", "the model is being traced", "beam_search(model, …), which can be looked into")
+        """The best ``beams`` texts of each row, best first; arguments as for ``beam_search`` of the model."""
         longest = self._room(prompts, max_new_tokens)
-        logits, memory = self.prefill(prompts, sources)
+        logits, rows = self.prefill(prompts, sources)
         settings = Beams(beams, tuple(ends), penalty, patience, written, rises(rules))
         searches = [Search(settings, longest) for _ in prompts]
-        carried = Carried(self, memory, beams, self.leaving)
-        run(searches, logits, Written.of(prompts, self.device), rules, carried.go)
+        run(searches, logits, Written.of(prompts, self.device), rules, self.carry(rows, beams))
         return [search.best() for search in searches]
+
+    def carry(self, rows: Any, width: int) -> Go:
+        """As :meth:`~pellucid.inference.writer.Carrying.carry`: no keys are moved."""
+        if not isinstance(rows, Memory):
+            return selecting(self, rows)
+        go = Carried(self, rows, width, self.leaving).go
+        return torch.inference_mode()(go)
 
     def _room(self, prompts: Ids, wanted: int) -> int:
         """How many new tokens there are positions for; the last one is never fed back."""
