@@ -26,6 +26,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a lin
 Seed = Annotated[int, typer.Option(help="Decides every random choice.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the fastest there is.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare the files' checksums before use.")]
+WeightsOption = Annotated[
+    str, typer.Option(help="As they are read: float32; bfloat16 and int8 are faster, and nearly the same.")
+]
 LengthPenaltyOption = Annotated[
     str,
     typer.Option(
@@ -61,6 +64,14 @@ def open_run(folder: Path, device: str, verify: bool = False) -> Any:
     from pellucid.models.load import load
 
     return load(folder, verify=verify, device=device_of(device))
+
+
+def open_fast(folder: Path, device: str, verify: bool, weights: str) -> Any:
+    """The same, for writing with an engine."""
+    from pellucid.inference.engine import fast
+    from pellucid.inference.engine.products import known
+
+    return fast(open_run(folder, device, verify), known(weights))
 
 
 def penalty_of(text: str) -> LengthPenalty:

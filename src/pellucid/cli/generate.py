@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli.common import Debug, Device, Json, RunArgument, Texts, Verify, open_run, print_json, texts_or_stdin
+from pellucid.cli.common import (
+    Debug,
+    Device,
+    Json,
+    RunArgument,
+    Texts,
+    Verify,
+    WeightsOption,
+    open_fast,
+    print_json,
+    texts_or_stdin,
+)
 from pellucid.cli.rules import (
     BadWord,
     Bias,
@@ -51,6 +62,7 @@ def generate(
     schema: SchemaOption = None,
     logprobs: Logprobs = None,
     seed: Annotated[int, typer.Option(help="Decides the draws.")] = 0,
+    weights: WeightsOption = "float32",
     device: Device = "auto",
     verify: Verify = False,
     json: Json = False,
@@ -63,7 +75,7 @@ def generate(
         repetition=repetition_penalty, presence=presence_penalty, frequency=frequency_penalty, no_repeat=no_repeat,
         bad_words=bad_word, biases=bias, min_tokens=min_tokens, regex=regex, schema=schema,
     )  # fmt: skip
-    loaded, prompts = open_run(run, device, verify), texts_or_stdin(text)
+    loaded, prompts = open_fast(run, device, verify, weights), texts_or_stdin(text)
     rules, stops = asked.rules(loaded.tokenizer), stop or ()
     if len(prompts) == 1 and not json:  # one text can be watched as it grows
         print(prompts[0], end="", flush=True)

@@ -17,7 +17,8 @@ from pellucid.cli.common import (
     RunArgument,
     Texts,
     Verify,
-    open_run,
+    WeightsOption,
+    open_fast,
     penalty_of,
     print_json,
     texts_or_stdin,
@@ -77,6 +78,7 @@ def translate(
     replace_unknown: Annotated[bool, typer.Option(help="Copy the source's word for an unknown token.")] = False,
     align: Annotated[bool, typer.Option("--align", help="With --json: the source word of each target word.")] = False,
     logprobs: Logprobs = None,
+    weights: WeightsOption = "float32",
     device: Device = "auto",
     verify: Verify = False,
     json: Json = False,
@@ -87,7 +89,7 @@ def translate(
         bad_words=bad_word, biases=bias, min_tokens=min_tokens, regex=regex, schema=schema,
     )  # fmt: skip
     search = {"beams": beams, "penalty": penalty_of(length_penalty), "patience": patience, "best": best}
-    loaded, sources = open_run(run, device, verify), texts_or_stdin(text)
+    loaded, sources = open_fast(run, device, verify, weights), texts_or_stdin(text)
     settings = {
         "max_new_tokens": tokens, "languages": (from_language, to_language), "stop": stop or (), "logprobs": logprobs,
         "prefixes": None if prefix is None else [prefix] * len(sources), "prefix_bias": prefix_bias,

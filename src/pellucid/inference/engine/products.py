@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,18 @@ from pellucid.errors import UserError
 
 Weights = Literal["float32", "bfloat16", "int8"]
 """The type that weights are read in."""
+
+
+def known(weights: str) -> Weights:
+    """A type by its name.
+
+    Raises:
+        UserError: for one that is not known.
+    """
+    for name in get_args(Weights):
+        if name == weights:
+            return name  # type: ignore[no-any-return]
+    raise UserError("weights", f'found "{weights}"', "float32, bfloat16 or int8")
 
 
 @dataclass(frozen=True)
