@@ -81,8 +81,8 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", action="append", choices=TASKS, help="may be repeated; all by default")
     parser.add_argument("--rounds", type=int, default=LEAST_ROUNDS)
-    parser.add_argument("--engine", action="append", default=[], help="part of a name, with --noisy; may be repeated")
-    parser.add_argument("--case", action="append", default=[], help="part of a name, with --noisy; may be repeated")
+    parser.add_argument("--engine", action="append", default=[], help="part of a name; may be repeated")
+    parser.add_argument("--case", action="append", default=[], help="part of a name; may be repeated")
     parser.add_argument("--translation", metavar="RUN", help="a trained run to translate with, not random weights")
     parser.add_argument("--source", type=Path, help="what it translates, a sentence a line")
     parser.add_argument("--reference", type=Path, help="how that was to be translated, for BLEU")
@@ -90,9 +90,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="tiny models, with --noisy")
     parser.add_argument("--noisy", action="store_true", help="run whatever others do, and write nothing")
     options = parser.parse_args()
-    smoke = options.rounds < LEAST_ROUNDS or options.engine or options.case or options.tiny
-    if smoke and not options.noisy:
-        parser.error(f"fewer than {LEAST_ROUNDS} rounds, --engine, --case and --tiny are for smoke runs, with --noisy")
+    if (options.rounds < LEAST_ROUNDS or options.tiny) and not options.noisy:
+        parser.error(f"fewer than {LEAST_ROUNDS} rounds and --tiny are for smoke runs, with --noisy")
     if bool(options.translation) != bool(options.source):
         parser.error("--translation and --source go together")
     return options
