@@ -174,9 +174,7 @@ class EncoderTasks:
         Raises:
             UserError: for a model without a classification head.
         """
-        labels = self._classification().labels
-        rows = [dict(zip(labels, row, strict=True)) for row in self.scores(texts).softmax(dim=-1).tolist()]
-        return [Label(max(row, key=lambda label: row[label]), row) for row in rows]
+        return labelled(self.scores(texts), self._classification().labels)
 
     def scores(self, texts: Sequence[str | Pair]) -> Float[Tensor, "B C"]:
         """The score of each label, before any softmax: for pairs what a cross-encoder says (Nogueira & Cho 2019).
@@ -268,6 +266,12 @@ class EncoderTasks:
         head = self.model.config.head
         assert isinstance(head, config.Classification)  # expect has checked it
         return head
+
+
+def labelled(scores: Float[Tensor, "B C"], labels: Sequence[str]) -> list[Label]:
+    """The likeliest label of each row of scores, and the probability of all."""
+    rows = [dict(zip(labels, row, strict=True)) for row in scores.float().softmax(dim=-1).tolist()]
+    return [Label(max(row, key=lambda label: row[label]), row) for row in rows]
 
 
 def pooled(flat: Flat, pooling: config.Pooling) -> Float[Tensor, "B D"]:

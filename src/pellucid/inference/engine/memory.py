@@ -47,7 +47,7 @@ class Source:
     def select(self, rows: Sequence[int]) -> Source:
         """These rows, in this order, and no more slots than they need."""
         lengths = [self.lengths[row] for row in rows]
-        index, longest = torch.tensor(rows, device=self.keys[0].device), max(lengths, default=0)
+        index, longest = torch.tensor(rows, dtype=torch.long, device=self.keys[0].device), max(lengths, default=0)
         return Source([k[index, :, :longest] for k in self.keys], [v[index, :, :longest] for v in self.values], lengths)
 
     def join(self, other: Source) -> Source:
