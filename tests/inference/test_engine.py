@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import CHOICES, small
+from families import CHOICES, VOCAB, small
 
 import pellucid as pl
 from pellucid.errors import UserError
@@ -158,3 +158,10 @@ def test_a_loaded_model_made_fast_translates_as_before(beams):
     run = pl.load(SHIPPED)
     texts = ["3 March 2021", "vendredi 13 mars 2071", "the fourth of july 1999"]
     assert pl.translate(pl.fast(run), texts, beams=beams) == pl.translate(run, texts, beams=beams)
+
+
+def test_a_row_without_a_way_on_ends_with_what_it_has():
+    found = Engine(small("decoder")).generate(
+        [[5, 6], [7]], max_new_tokens=5, sampling=Sampling([Never(tuple(range(VOCAB)))])
+    )
+    assert found == [[], []]

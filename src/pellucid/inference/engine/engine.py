@@ -151,9 +151,10 @@ class Engine:
         written = Written.of(prompts, self.device)
         for count in range(room):
             tokens = choose(logits, written)
-            for row, token in zip(here, tokens.tolist(), strict=True):
+            stuck = [False] * len(here) if choose.stuck is None else choose.stuck.tolist()
+            for row, token, lost in zip(here, tokens.tolist(), stuck, strict=True):
                 if row in live:
-                    if token in ends:
+                    if lost or token in ends:  # lost: rules have left no way on
                         live.discard(row)
                     else:
                         texts[row].append(token)
