@@ -26,7 +26,6 @@ from pellucid.inference.sampling import GREEDY, Sampling
 from pellucid.inference.writer import Writer
 
 Reason = Literal["end", "length"]
-LIKE = 1.25  # prompts are read together when the longest is at most so many times as long as the shortest
 
 
 @dataclass(frozen=True)
@@ -201,10 +200,10 @@ class Scheduler:
         """
         self._drop()
         events: list[Event] = []
-        for group in _alike(self._admitted()):
-            sources = None if group[0].request.source is None else [job.request.source for job in group]
-            logits, rows = self.writer.prefill([job.request.prompt for job in group], sources)
-            slots = [Slot.of(job.request, job, logits.device) for job in group]
+        if admitted := self._admitted():
+            sources = None if admitted[0].request.source is None else [job.request.source for job in admitted]
+            logits, rows = self.writer.prefill([job.request.prompt for job in admitted], sources)
+            slots = [Slot.of(job.request, job, logits.device) for job in admitted]
             left = self._settle(slots, logits, rows, events)
             self._join(left, rows)
         if self._slots:
@@ -320,15 +319,3 @@ def _read(job: Job) -> int:
     """How many tokens are read to begin a job."""
     source = job.request.source
     return len(job.request.prompt) + (len(source) if hasattr(source, "__len__") else 0)
-
-
-def _alike(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Jobs in groups that are read together, none much longer than another."""
-    group: list[Job] = []
-    for job in sorted(jobs, key=_read):
-        if group and _read(job) > LIKE * _read(group[0]) + 8:
-            yield group
-            group = []
-        group.append(job)
-    if group:
-        yield group
