@@ -15,8 +15,15 @@ def demo(family, folder):
     return json.loads(done.stdout)
 
 
+def healthy(folder):
+    command = [sys.executable, "-m", "pellucid", "doctor", "run"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
+    return done.returncode == 0 or done.stdout
+
+
 def test_dates(tmp_path):
     figures = demo("encoder-decoder", tmp_path)
+    assert healthy(tmp_path) is True
     assert figures["exact_seen"] >= 0.98
     assert figures["examples_seen"] >= 3000
     assert figures["languages"] >= 150
@@ -30,10 +37,12 @@ def test_dates(tmp_path):
 
 def test_decoder(tmp_path):
     figures = demo("decoder", tmp_path)
+    assert healthy(tmp_path) is True
     assert figures["bits_per_byte"] < figures["lzma_after_training"] < figures["lzma_alone"]
     assert len(figures["samples"]) == 3
 
 
 def test_encoder(tmp_path):
     figures = demo("encoder", tmp_path)
+    assert healthy(tmp_path) is True
     assert figures["masked_accuracy"] > 5 * figures["most_frequent_token"]

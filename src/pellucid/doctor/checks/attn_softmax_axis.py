@@ -51,7 +51,7 @@ def answer(subject: Subject) -> Finding:
             if not over and not site.verified and site.replay is not None and site.replay.step == "cat":
                 continue  # one softmax over these keys and others, as of a few global ones and a block
             seen = f"in {site.name} they sum to something else by up to {away:.2g}"
-            if not over and _are_differences(weights, sums):
+            if not over and _are_differences(site, weights, sums):
                 gated = gated or f"{seen}, as differences of two softmaxes do"
                 continue
             return _failed(site, done, seen + (f": the softmax is over {over}" if over else ""), away, over)
@@ -98,10 +98,11 @@ def _changed(site: Site, weights: Tensor) -> tuple[str, bool]:
     return (f"{float(factor.flatten()[0]):.3g}", False) if same else ("a gate", True)
 
 
-def _are_differences(weights: Tensor, sums: Tensor) -> bool:
-    """Whether weights are below zero here and there, and those of every query have one sum between 0 and 1."""
+def _are_differences(site: Site, weights: Tensor, sums: Tensor) -> bool:
+    """Whether those of every query have one sum between 0 and 1, and are put together or below zero here and there."""
+    together = site.replay is not None and site.replay.step == "cat"
     same = float((sums - sums[..., :1]).abs().max()) <= 1e-4
-    return bool((weights < 0).any()) and same and bool(((sums > 0) & (sums < 1)).all())
+    return (together or bool((weights < 0).any())) and same and bool(((sums > 0) & (sums < 1)).all())
 
 
 def _ones(sums: Tensor) -> bool:
