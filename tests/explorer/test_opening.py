@@ -152,7 +152,7 @@ def test_the_command_serves_and_leaves_cleanly(run):
         assert [model["key"] for model in session["models"]] == ["main", "other"]
         assert session["example"]["text"] == "on the mat"
         command.send_signal(signal.SIGINT)
-        out, error = command.communicate(timeout=30)
+        out, error = command.communicate(timeout=90)
         assert command.returncode == 0, error
         assert "Traceback" not in out + error
     finally:

@@ -25,14 +25,14 @@ def test_nothing_is_left_behind():
     with served(model) as background:
         counts = asyncio.run(_clients(background.url, wanted, seconds=3.0))
         worker = background.service.worker
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while (worker.open or worker._tickets or worker.rows) and time.monotonic() < until:
             time.sleep(0.02)
         assert not worker.open
         assert not worker._tickets
         assert worker.rows == 0
         assert not worker.scheduler.has_work
-    assert sum(counts) > 8
+    assert min(counts) >= 1
 
 
 async def _clients(url, wanted, seconds):
