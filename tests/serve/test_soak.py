@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import httpx
@@ -23,7 +24,8 @@ def test_nothing_is_left_behind():
     model = loaded("decoder")
     wanted = dict(zip(PROMPTS, predict.complete(model, PROMPTS, max_new_tokens=24), strict=True))
     with served(model) as background:
-        counts = asyncio.run(_clients(background.url, wanted, seconds=3.0))
+        with ThreadPoolExecutor(1) as apart:  # this thread may have a loop already, as of a browser
+            counts = apart.submit(asyncio.run, _clients(background.url, wanted, seconds=3.0)).result()
         worker = background.service.worker
         until = time.monotonic() + 60
         while (worker.open or worker._tickets or worker.rows) and time.monotonic() < until:
