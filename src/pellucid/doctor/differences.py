@@ -6,6 +6,7 @@ ways that are left. Only a difference shows that it is not the whole.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -24,6 +25,9 @@ models that compute a part in float32, as norms of ``transformers`` do. A fault 
 NOTHING = 1e-12
 NEGLIGIBLE = 1e-4
 """A share of what the table that matters most does to the outputs; of one that does less, rounding is seen."""
+
+SURE = 5
+"""How much further from the gradient than from each other differences must be."""
 
 ROUTED = re.compile(r"expert|moe|router", re.IGNORECASE)
 """Where tokens go to experts, a small move can send one elsewhere: there is no derivative to compare with."""
@@ -74,10 +78,12 @@ def _mismatch(subject: Subject, moved: list[nn.Parameter]) -> float | None:
 def _apart(told: float, floor: float, difference: Callable[[float], float]) -> float | None:
     """The least distance of what a gradient says from a difference, over the steps.
 
-    ``None`` where no two steps in a row agree with each other: then they show rounding and no derivative.
+    ``None`` where two steps in a row agree no better with each other than with the gradient: they show rounding.
     """
+    if not math.isfinite(told):
+        return None
     found: list[float] = []
-    settled, nearest = False, 1.0
+    spread, nearest = math.inf, 1.0
     for step in STEPS:
         found.append(difference(step))
         largest = max(abs(told), abs(found[-1]))
@@ -86,8 +92,9 @@ def _apart(told: float, floor: float, difference: Callable[[float], float]) -> f
         nearest = min(nearest, abs(found[-1] - told) / largest)
         if nearest < tolerances.DERIVATIVE / 10:
             return nearest
-        settled = settled or (len(found) > 1 and abs(found[-1] - found[-2]) < tolerances.DERIVATIVE * abs(found[-1]))
-    return nearest if settled else None
+        if len(found) > 1:
+            spread = min(spread, abs(found[-1] - found[-2]) / largest)
+    return nearest if SURE * spread < nearest else None
 
 
 def _difference(
