@@ -78,8 +78,9 @@ def generate(
     loaded, prompts = open_fast(run, device, verify, weights), texts_or_stdin(text)
     rules, stops = asked.rules(loaded.tokenizer), stop or ()
     if len(prompts) == 1 and not json:  # one text can be watched as it grows
-        print(prompts[0], end="", flush=True)
-        for piece in write(loaded, prompts[0], max_new_tokens=tokens, sampling=sampling, rules=rules, stop=stops):
+        pieces = write(loaded, prompts[0], max_new_tokens=tokens, sampling=sampling, rules=rules, stop=stops)
+        print(prompts[0] + next(pieces, ""), end="", flush=True)  # nothing before it is known that it can write
+        for piece in pieces:
             print(piece, end="", flush=True)
         print()
         return
