@@ -150,8 +150,10 @@ def test_scrubbing_moves_everything(page, runs, family):
 def test_an_answer_is_followed_over_the_steps(page, runs):
     one = runs("decoder")
     look(page, one)
-    page.get_by_test_id("after").get_by_role("option").nth(2).click()
+    asked = page.get_by_test_id("after").get_by_role("option").nth(2)
+    asked.click()
     assert ".after=2" in page.url
+    expect(asked).to_have_attribute("aria-selected", "true")  # until then the answers are those of another place
     page.get_by_test_id("answers").locator("button[aria-pressed]").nth(1).click()
     chosen = int(page.get_by_test_id("answers").locator("[data-testid]").nth(1).get_attribute("data-testid")[7:])
     curve = page.get_by_test_id("over-steps")
