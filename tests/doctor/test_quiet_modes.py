@@ -39,6 +39,28 @@ def test_nor_inside_attention():
     assert not torch.equal(attend(ONES, ONES, ONES)[0], one)
 
 
+class Skipping(nn.Module):
+    """Half of the time its layer is skipped."""
+
+    layerdrop: float
+
+    def __init__(self):
+        super().__init__()
+        self.layerdrop, self.dropout, self.layer = 0.5, 0.5, nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x if self.training and torch.rand([]) < self.layerdrop else F.dropout(self.layer(x), self.dropout)
+
+
+def test_no_layer_is_skipped_and_rates_of_dropout_stay():
+    model = Skipping().train()
+    with undropped(model):
+        assert all(torch.equal(model(ONES), model.layer(ONES)) for _ in range(20))
+        assert model.dropout == 0.5
+    assert model.layerdrop == 0.5
+    assert any(torch.equal(model(ONES), ONES) for _ in range(50))
+
+
 @pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped product")
 def test_groups_are_multiplied_in_double_precision():
     rows, matrices = torch.randn(7, 16, dtype=torch.float64), torch.randn(3, 16, 8, dtype=torch.float64)

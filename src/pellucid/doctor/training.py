@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -73,14 +73,33 @@ def _as_it_is() -> Iterator[None]:
     yield
 
 
-@contextmanager
-def without_dropout(model: nn.Module) -> Iterator[None]:
+def without_dropout(model: nn.Module) -> AbstractContextManager[None]:
     """Every rate of dropout at zero for a while: those of modules, and numbers in (0, 1) under such a name."""
+    return _at_zero(model, _drops)
+
+
+def without_layer_drop(model: nn.Module) -> AbstractContextManager[None]:
+    """The same of rates at which whole layers are skipped alone (Fan et al. 2020; Huang et al. 2016)."""
+    return _at_zero(model, _drops_layers)
+
+
+def _drops(module: nn.Module, name: str) -> bool:
+    return "drop" in name.lower() or (isinstance(module, nn.modules.dropout._DropoutNd) and name == "p")
+
+
+def _drops_layers(module: nn.Module, name: str) -> bool:
+    of_layers = "layer" in name.lower() or any(
+        kind in type(module).__name__ for kind in ("DropPath", "StochasticDepth")
+    )
+    return of_layers and _drops(module, name)
+
+
+@contextmanager
+def _at_zero(model: nn.Module, which: Callable[[nn.Module, str], bool]) -> Iterator[None]:
     changed: list[tuple[nn.Module, str, float]] = []
     for module in model.modules():
         for name, value in list(vars(module).items()):
-            rate = isinstance(module, nn.modules.dropout._DropoutNd) and name == "p"
-            if (rate or "drop" in name.lower()) and isinstance(value, float) and 0 < value <= 1:
+            if isinstance(value, float) and 0 < value <= 1 and which(module, name):
                 changed.append((module, name, value))
                 setattr(module, name, 0.0)
     try:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from pellucid.doctor.training import without_layer_drop
 
 KEEPING = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout}
 WITHIN = {
@@ -41,7 +44,7 @@ class _Undropped(TorchFunctionMode):
 
 
 @contextmanager
-def undropped() -> Iterator[None]:
-    """Within the block, every function of dropout returns what it is given."""
-    with _Undropped():
+def undropped(model: object = None) -> Iterator[None]:
+    """Within the block, every function of dropout returns what it is given, and the model skips no layer."""
+    with without_layer_drop(model) if isinstance(model, nn.Module) else nullcontext(), _Undropped():
         yield

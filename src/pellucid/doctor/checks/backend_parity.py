@@ -100,7 +100,7 @@ def _training(subject: Subject, batch: Batch) -> Tensor:
 
 def _undropped(subject: Subject, batch: Batch) -> Tensor:
     """The branches that are taken where rates are not zero."""
-    with undropped():
+    with undropped(subject.module):
         return subject(batch, train=True)
 
 

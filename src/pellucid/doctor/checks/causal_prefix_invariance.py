@@ -83,11 +83,11 @@ def _leaks(subject: Subject, batch: Batch, cuts: list[int], *, train: bool) -> t
         return {}, 0.0  # not the same twice: another check says so, and here nothing could be told
     found = _moved(subject, batch, cuts, train, base)
     if found and train:
-        with undropped():
+        with undropped(subject.module):
             found = _moved(subject, batch, cuts, train)
     if not found or max(found.values()) > tolerances.SHAPE_FAIL:
         return found, 0.0
-    with undropped() if train else nullcontext():
+    with undropped(subject.module) if train else nullcontext():
         double = subject.in_double(lambda: _moved(subject, batch, cuts, train))
     if double is None:
         noise = max(found.values()) <= tolerances.EXACT_NOISE
