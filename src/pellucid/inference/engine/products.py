@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor
 
 from pellucid.errors import UserError
@@ -77,54 +79,77 @@ def _half(multiply: Callable[[Tensor, Any, Tensor | None], Tensor]) -> Callable[
 STEPS = 127
 
 
-def steps_of(x: Float[Tensor, "N K"]) -> Float[Tensor, "N 1"]:
-    """The size of a step for each row: its largest entry is 127 of them."""
-    return x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-30).div_(STEPS)
+def largest(x: Float[Tensor, "N K"]) -> Float[Tensor, "N 1"]:
+    """Of each row, without its sign; not zero."""
+    return x.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-30)
+
+
+def in_steps(x: Float[Tensor, "N K"], most: Float[Tensor, "N 1"]) -> Float[Tensor, "N K"]:
+    """Rows in whole steps, of which each row's largest entry is 127."""
+    return (x * torch.div(_STEPS, most)).round_()
+
+
+_STEPS = torch.tensor(float(STEPS))
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """A weight in whole steps, one size of step for each row, packed for a kernel."""
+    """A weight in whole steps, packed for a kernel.
 
-    weight: Tensor
-    steps: Float[Tensor, " O"]
+    Attributes:
+        scale: of each row of the weight, what the sum of products of steps is worth where the input's largest is 1.
+    """
+
+    weight: Any
+    scale: Float[Tensor, " O"]
     zeros: Tensor
 
 
-def _whole(weight: Tensor) -> tuple[Tensor, Tensor]:
-    steps = steps_of(weight)
-    return (weight / steps).round_().to(torch.int8), steps[:, 0].contiguous()
+def _round(weight: Tensor, pack: Callable[[Tensor, Tensor], Any]) -> Rounded:
+    most = largest(weight)
+    scale = (most[:, 0] / STEPS**2).contiguous()
+    zeros = torch.zeros(len(weight), dtype=torch.int32)
+    return Rounded(pack(in_steps(weight, most).to(torch.int8), scale), scale, zeros)
 
 
-def _round_plain(weight: Tensor) -> Rounded:
-    whole, steps = _whole(weight)
-    return Rounded(whole.t(), steps, torch.empty(0))
-
-
-def _round_packed(weight: Tensor) -> Rounded:
-    whole, steps = _whole(weight)
-    packed = torch.ops.onednn.qlinear_prepack(whole, None)
-    return Rounded(packed, steps, torch.zeros(len(steps), dtype=torch.int32))
-
-
-def _scaled(y: Tensor, steps: Tensor, bias: Tensor | None) -> Tensor:
-    return y.mul_(steps) if bias is None else torch.addcmul(bias, y, steps)
+def _scaled(y: Tensor, most: Tensor, bias: Tensor | None) -> Tensor:
+    return y.mul_(most) if bias is None else torch.addcmul(bias, y, most)
 
 
 def _whole_plain(x: Tensor, weight: Rounded, bias: Tensor | None) -> Tensor:
-    steps = steps_of(x)
-    sums = torch._int_mm((x / steps).round_().to(torch.int8), weight.weight)
-    return _scaled(sums * weight.steps, steps, bias)
+    most = largest(x)
+    return _scaled(torch._int_mm(in_steps(x, most).to(torch.int8), weight.weight) * weight.scale, most, bias)
 
 
-def _whole_packed(x: Tensor, weight: Rounded, bias: Tensor | None) -> Tensor:
-    steps = steps_of(x)
-    # The kernel wants inputs from 0 to 255, and takes what that adds away again.
-    whole = (x / steps).round_().add_(128).to(torch.uint8)
+def _whole_onednn(x: Tensor, weight: Rounded, bias: Tensor | None) -> Tensor:
+    most = largest(x)
+    # Fast are inputs from 0 to 255 alone, of which the kernel takes 128 away again; signed bytes are sooner made.
+    steps = in_steps(x, most).to(torch.int8).view(torch.uint8).bitwise_xor_(128)
     sums = torch.ops.onednn.qlinear_pointwise.default(
-        whole, 1.0, 128, weight.weight, weight.steps, weight.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        steps, 1.0, 128, weight.weight, weight.scale, weight.zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
-    return _scaled(sums, steps, bias)
+    return _scaled(sums, most, bias)
+
+
+def _whole_fbgemm(x: Tensor, weight: Rounded, bias: Tensor | None) -> Tensor:
+    most = largest(x)
+    # It rounds what it is given: nothing is left to round, as ``in_steps`` has done it for all kernels alike.
+    sums = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default(
+        in_steps(x, most), 1.0, 128, weight.weight
+    )
+    return _scaled(sums, most, bias)
+
+
+def _pack_onednn(steps: Int8[Tensor, "O K"], scale: Tensor) -> Any:
+    return torch.ops.onednn.qlinear_prepack(steps, None)
+
+
+def _pack_fbgemm(steps: Int8[Tensor, "O K"], scale: Tensor) -> Any:
+    zeros = torch.zeros(len(scale), dtype=torch.long)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this kind of tensor will be gone in some torch: then the kernel is, too
+        weight = torch._make_per_channel_quantized_tensor(steps, scale.double(), zeros, 0)
+    return torch.ops.quantized.linear_prepack.default(weight, None)
 
 
 DENSE = Way("dense", lambda weight: weight, _dense)
@@ -132,8 +157,23 @@ TURNED = Way("turned", lambda weight: weight.t().contiguous(), _turned)
 PACKED = Way("packed", _pack, _packed)
 HALF = Way("dense", lambda weight: weight.bfloat16(), _half(_dense))
 HALF_PACKED = Way("packed", lambda weight: _pack(weight.bfloat16()), _half(_packed))
-WHOLE = Way("plain", _round_plain, _whole_plain)
-WHOLE_PACKED = Way("packed", _round_packed, _whole_packed)
+WHOLE = Way("plain", partial(_round, pack=lambda steps, scale: steps.t()), _whole_plain)
+WHOLE_ONEDNN = Way("onednn", partial(_round, pack=_pack_onednn), _whole_onednn)
+WHOLE_FBGEMM = Way("fbgemm", partial(_round, pack=_pack_fbgemm), _whole_fbgemm)
+
+
+@cache
+def _is_exact(way: Way) -> bool:
+    """Whether this machine has a kernel for whole numbers that adds them without loss.
+
+    Some processors add two products of bytes in 16 bits, where the largest do not fit.
+    """
+    x = torch.ones(2, 128)
+    x[1] = -1
+    try:
+        return bool(way.multiply(x, way.pack(torch.ones(16, 128)), None).abs().sub(128).abs().max() < 1e-3)
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
 
 
 def ways_for(weights: Weights, device: torch.device) -> tuple[Way, ...]:
@@ -151,7 +191,7 @@ def ways_for(weights: Weights, device: torch.device) -> tuple[Way, ...]:
         case "int8":
             if device.type != "cpu":
                 raise UserError("weights", f"int8 on {device.type}", "float32 or bfloat16 there")
-            return (WHOLE, WHOLE_PACKED) if onednn else (WHOLE,)
+            return (WHOLE, *(way for way in (WHOLE_ONEDNN, WHOLE_FBGEMM) if _is_exact(way)))
 
 
 class Product:
