@@ -8,10 +8,11 @@ Shapes: N positions, D d_model, V vocabulary, C candidates.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pellucid.inference.engine.products import Products
@@ -36,9 +37,29 @@ class Head:
         logits = self.project(ready)
         if not self.exact:
             best = highest(logits, CANDIDATES)
-            again = torch.bmm(self.weight[best].float(), ready[:, :, None])[:, :, 0]
+            again = chosen_products(ready, self.weight, best)
             logits.scatter_(1, best, again if self.bias is None else again + self.bias[best])
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def chosen_products(
+    x: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], rows: Int[Tensor, "N C"]
+) -> Float[Tensor, "N C"]:
+    """Of x Wᵀ the entries at some rows of W for each row of x, in float32.
+
+    On a CPU, rows are multiplied where they stand, as if by a sparse pattern; elsewhere, and as its plain twin, copied.
+    """
+    weight = weight.float()
+    if x.device.type != "cpu":
+        return torch.bmm(weight[rows], x[:, :, None])[:, :, 0]
+    count, each = rows.shape
+    ends = torch.arange(0, (count + 1) * each, each)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that such patterns are in beta
+        pattern = torch.sparse_csr_tensor(
+            ends, rows.flatten(), x.new_zeros(rows.numel()), (count, len(weight)), check_invariants=False
+        )
+        return torch.sparse.sampled_addmm(pattern, x, weight.t(), beta=0.0).values().view(count, each)
 
 
 def _preparing(head: nn.Module) -> Callable[[Tensor], Tensor]:

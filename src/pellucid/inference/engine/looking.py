@@ -162,8 +162,19 @@ def attend(
         k, v = (x if groups == 1 else x.repeat_interleave(groups, dim=1) for x in (k, v))
         scores = (q * scale) @ k.mT
         scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
-        context = (scores if mask is None else scores + mask).softmax(dim=-1) @ v
+        context = softmax(scores if mask is None else scores + mask) @ v
     return context.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+VECTOR = 16
+
+
+def softmax(scores: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T S"]:
+    """Over the keys. A CPU takes them together from one vector's width on: fewer are filled up with such as weigh 0."""
+    missing = VECTOR - scores.size(-1)
+    if missing <= 0:
+        return scores.softmax(dim=-1)
+    return F.pad(scores, (0, missing), value=-torch.inf).softmax(dim=-1)[..., :-missing]
 
 
 def masks_of(

@@ -119,14 +119,12 @@ class Memory:
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps these rows, in this order; one may be there twice."""
-        used = max((self.lengths[row] for row in rows), default=0)
+        room = bucket(max((self.lengths[row] for row in rows), default=0))
         index = torch.tensor(rows, dtype=torch.long)
         for slots in (self.keys, self.values):
             for layer, each in enumerate(slots):
                 if each is not None:
-                    picked = each.new_zeros(len(rows), each.size(1), bucket(used), each.size(3))
-                    picked[:, :, :used] = each[:, :, :used][index.to(each.device)]
-                    slots[layer] = picked
+                    slots[layer] = each[:, :, :room].index_select(0, index.to(each.device))
         self.lengths = [self.lengths[row] for row in rows]
         if self.source is not None:
             self.source = self.source.select(rows)

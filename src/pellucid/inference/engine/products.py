@@ -259,12 +259,14 @@ CACHE = 16_000_000
 SMALL = 1_000_000
 """Weights of so few numbers stay in a cache."""
 
+RUNS = 6
+
 
 def _seconds(way: Way, x: Tensor, packed: Any, *, large: bool) -> float:
     """The least of a few runs, after one that warms up."""
     way.multiply(x, packed, None)
     times, others = [], torch.empty(CACHE if large else 0, device=x.device).zero_()
-    for _ in range(4):
+    for _ in range(RUNS):
         others.sum()
         began = time.perf_counter()
         way.multiply(x, packed, None)
