@@ -17,6 +17,14 @@ PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [3, 4, 5]]
 SOURCES = [[7, 8], [9, 10, 11, 12], [13], [5, 6, 4, 3, 2, 9]]
 
 
+@pytest.fixture(autouse=True)
+def poison():
+    """What was never written is NaN, so that it shows where it is read."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def texts(family, rows=range(4)):
     sources = [SOURCES[row] for row in rows] if family == "encoder_decoder" else None
     return [PROMPTS[row] for row in rows], sources

@@ -1,7 +1,8 @@
 """What the engine remembers of texts in the making: keys and values in slots, of a source once.
 
 Room is made in buckets, and read up to the longest live text. Rows may be of any lengths; they come, go and change
-order.
+order. What has been read once of a row's slots beyond its end is zero, as a weight of 0 times what no one has written
+could be NaN; the rest of the room is not touched before it is needed.
 
 Shapes: R rows, G key/value heads, C slots of room, S slots in use, K head_dim, T new positions.
 """
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-SMALLEST, LARGEST = 32, 256
+SMALLEST, LARGEST = 128, 512
 """Room doubles from the smallest bucket to the largest, then grows by the largest."""
 
 
@@ -92,16 +93,14 @@ class Memory:
         if self.even:
             keys[:, :, used - k.size(2) : used], values[:, :, used - k.size(2) : used] = k, v
         else:
+            keys[:, :, used - k.size(2) : used], values[:, :, used - k.size(2) : used] = 0, 0
             rows = torch.arange(len(self.lengths), device=k.device)[:, None]
             keys[rows, :, places], values[rows, :, places] = k.transpose(1, 2), v.transpose(1, 2)
         return keys[:, :, :used], values[:, :, :used]
 
     def fill(self, layer: int, rows: Sequence[int], k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]) -> None:
         """Files the first keys and values of some rows, which are equally long; all rows' room is made at once."""
-        used, shape = max(self.lengths), (len(self.lengths), k.size(1), 0, k.size(3))
-        empty = k.new_empty(shape)
-        self.keys[layer] = keys = self._roomy(self.keys[layer], empty, used)
-        self.values[layer] = values = self._roomy(self.values[layer], empty, used)
+        keys, values = self._begun(self.keys, layer, k), self._begun(self.values, layer, v)
         first, length = rows[0], k.size(2)
         if list(rows) == list(range(first, first + len(rows))):
             keys[first : first + len(rows), :, :length], values[first : first + len(rows), :, :length] = k, v
@@ -109,10 +108,22 @@ class Memory:
             index = torch.tensor(rows, device=k.device)
             keys[index, :, :length], values[index, :, :length] = k, v
 
+    def _begun(
+        self, slots: list[Tensor | None], layer: int, like: Float[Tensor, "B G T K"]
+    ) -> Float[Tensor, "R G C K"]:
+        """Room for the first keys of all rows; zero where one is shorter than others."""
+        room = slots[layer]
+        if room is None:
+            used = max(self.lengths)
+            slots[layer] = room = like.new_empty(len(self.lengths), like.size(1), bucket(used), like.size(3))
+            if not self.even:
+                room[:, :, :used] = 0
+        return room
+
     def _roomy(self, slots: Tensor | None, like: Tensor, used: int) -> Tensor:
         if slots is not None and slots.size(2) >= used:
             return slots
-        grown = like.new_zeros(like.size(0), like.size(1), bucket(used), like.size(3))
+        grown = like.new_empty(like.size(0), like.size(1), bucket(used), like.size(3))
         if slots is not None:
             grown[:, :, : slots.size(2)] = slots
         return grown
@@ -132,12 +143,13 @@ class Memory:
 
     def join(self, other: Memory) -> None:
         """Takes in the rows of another behind its own."""
-        room = bucket(max(self.lengths + other.lengths))
+        ends = max(self.lengths), max(other.lengths)
+        room = bucket(max(ends))
         for own, others in ((self.keys, other.keys), (self.values, other.values)):
             for layer, (a, b) in enumerate(zip(own, others, strict=True)):
                 assert a is not None
                 assert b is not None  # rows that are joined have been prefilled
-                own[layer] = stacked(a, b, room)
+                own[layer] = stacked(a[:, :, : ends[0]], b[:, :, : ends[1]], room)
         self.lengths = self.lengths + other.lengths
         if self.source is not None and other.source is not None:
             self.source = self.source.join(other.source)
