@@ -72,9 +72,10 @@ async def ask(host: str, port: int, asked: Asked) -> dict[str, Any]:
                     return {"status": status, "left": True, "first": first}
         usage = data.rpartition(b'"usage":{')[2]
         written = int(usage.partition(b'"completion_tokens":')[2].partition(b",")[0] or 0) if usage else 0
-        whole = b"data: [DONE]" in data and b'"error"' not in data
         seconds = time.perf_counter() - began
-        return {"status": status if whole else 0, "tokens": written, "first": first, "seconds": seconds}
+        if status != 200 or b"data: [DONE]" not in data or b'"error"' in data:
+            return {"status": status, "error": data[-300:].decode(errors="replace")}
+        return {"status": status, "tokens": written, "first": first, "seconds": seconds}
     finally:
         writer.close()
 
@@ -112,8 +113,9 @@ def model_of(layers: int, width: int) -> Any:
     from pellucid.models.checkpoint import Loaded
 
     torch.manual_seed(0)
-    words = Path(__file__).read_text() + (Path(__file__).parent / "common.py").read_text()
-    tokenizer = Tokenizer.train(ByteBPE(vocab_size=VOCAB), [words])
+    sources = Path(__file__).parents[1].glob("src/**/*.py")  # enough words for so many pieces
+    tokenizer = Tokenizer.train(ByteBPE(vocab_size=VOCAB), [path.read_text() for path in sorted(sources)])
+    assert tokenizer.vocab_size == VOCAB
     stack = parts.Stack(
         d_model=width,
         num_layers=layers,
@@ -211,11 +213,13 @@ def main() -> None:
 def page(found: dict[str, Any], service: Any, alone: tuple[float, float], size: int, options: Any) -> str:
     """The results as Markdown."""
     told, seconds = found["told"], found["seconds"]
-    wrong = [each for each in told if each["status"] != 200]
+    wrong = [each for each in told if "error" in each]
     gone = [each for each in told if each.get("left")]
-    whole = [each for each in told if each["status"] == 200 and not each.get("left")]
+    whole = [each for each in told if "tokens" in each]
     written = service.metrics.registry.get_sample_value("pellucid_tokens_total", {"kind": "written"}) or 0.0
     ratio = written / seconds / median(alone)
+    if not whole:
+        raise SystemExit(f"no request was answered; the first errors: {wrong[:3]}")
     first = quantiles([each["first"] * 1e3 for each in told if each.get("first")], n=20)
     early, late = found["memory"]
     lines = [

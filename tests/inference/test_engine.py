@@ -11,7 +11,7 @@ from pellucid.inference.engine import EncoderEngine, Engine
 from pellucid.inference.highest import highest
 from pellucid.inference.rules import LogitBias, NoRepeat
 from pellucid.inference.sampling import Never, Sampling
-from pellucid.inference.writer import Plain
+from pellucid.inference.writer import Plain, filled, vacate
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [3, 4, 5]]
 SOURCES = [[7, 8], [9, 10, 11, 12], [13], [5, 6, 4, 3, 2, 9]]
@@ -57,6 +57,21 @@ def test_rows_come_and_go_as_with_the_model_itself(family, choice):
     for rows in (slow, fast):
         rows.crop([9, 4, 8, 2, 5])
     both(torch.tensor([[11], [12], [13], [14], [15]]))
+    assert vacate(slow, {0, 3}) == vacate(fast, {0, 3}) == [4, 1, 2]
+    both(torch.tensor([[16], [17], [18]]))
+    room = fast.keys[0]
+    for rows in ([0], [2], [1, 3]):  # the first two take the places of those that left
+        for writer, all_rows in ((plain, slow), (engine, fast)):
+            all_rows.join(writer.prefill(*texts(family, rows))[1])
+        both(torch.tensor([[5 + row] for row in range(len(fast.lengths))]))
+        assert (fast.keys[0] is room) == (len(fast.lengths) <= len(room))
+
+
+def test_the_last_rows_take_the_places_of_those_that_leave():
+    assert filled(5, {0, 3}) == [4, 1, 2]
+    assert filled(5, {4, 3}) == [0, 1, 2]
+    assert filled(4, {0, 1, 2, 3}) == []
+    assert filled(3, ()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("choice", ["plain", "rotary", "alibi", "grouped", "window"])

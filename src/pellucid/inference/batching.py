@@ -23,7 +23,7 @@ from pellucid.inference.batching_rows import Choices, Searching, Slot
 from pellucid.inference.beam import Beams, Hypothesis
 from pellucid.inference.likelihood import Likelihood
 from pellucid.inference.sampling import GREEDY, Sampling
-from pellucid.inference.writer import Writer
+from pellucid.inference.writer import Writer, vacate
 
 Reason = Literal["end", "length"]
 
@@ -224,14 +224,8 @@ class Scheduler:
         """Rows that nobody wants leave the batch."""
         if not any(slot.job.is_cancelled for slot in self._slots):
             return
-        kept, row = [], 0
-        for slot in self._slots:
-            width = len(slot.next)
-            kept += [] if slot.job.is_cancelled else range(row, row + width)
-            row += width
-        self._slots = [slot for slot in self._slots if not slot.job.is_cancelled]
-        if kept:
-            self._rows.select(kept)
+        kept = [(slot, range(first, last)) for slot, first, last in _spans(self._slots) if not slot.job.is_cancelled]
+        self._slots = _leave(self._rows, kept)
         self._forget()
 
     def _forget(self) -> None:
@@ -263,19 +257,15 @@ class Scheduler:
     def _settle(self, slots: list[Slot], logits: Float[Tensor, "B V"], rows: Any, events: list[Event]) -> list[Slot]:
         """Chooses what follows, tells it, and lets rows that are done leave; returns the jobs that go on."""
         choices = Choices(logits, slots)
-        going_on: list[Slot] = []
-        kept: list[int] = []
+        going_on: list[tuple[Slot, Sequence[int]]] = []
         for slot, first, last in list(_spans(slots)):  # the widths of searches change on the way
             if slot.search is not None:
                 origins = self._searched(slot, slot.search, logits[first:last], events)
             else:
                 origins = self._written(slot, choices, first, events)
             if origins is not None:
-                going_on.append(slot)
-                kept += [first + origin for origin in origins]
-        if going_on and kept != list(range(logits.size(0))):
-            rows.select(kept)
-        return going_on
+                going_on.append((slot, [first + origin for origin in origins]))
+        return _leave(rows, going_on)
 
     def _written(self, slot: Slot, choices: Choices, row: int, events: list[Event]) -> list[int] | None:
         """One token of a job; ``None`` when it was the last."""
@@ -305,6 +295,19 @@ class Scheduler:
     def _finish(self, job: Job, reason: Reason, events: list[Event]) -> None:
         job.reason = reason
         events.append(Finished(job, reason))
+
+
+def _leave(rows: Any, kept: Sequence[tuple[Slot, Sequence[int]]]) -> list[Slot]:
+    """Jobs that go on, each from some rows; the order in which they then stand: single rows stay where they can."""
+    origins = [row for _, each in kept for row in each]
+    count = len(rows.lengths)
+    if not kept or origins == list(range(count)):
+        return [slot for slot, _ in kept]
+    if all(slot.search is None for slot, _ in kept):
+        owners = {each[0]: slot for slot, each in kept}
+        return [owners[row] for row in vacate(rows, set(range(count)) - set(origins))]
+    rows.select(origins)
+    return [slot for slot, _ in kept]
 
 
 def _spans(slots: Sequence[Slot]) -> Iterator[tuple[Slot, int, int]]:

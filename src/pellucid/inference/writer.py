@@ -8,7 +8,7 @@ Shapes: B rows, T new tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -37,6 +37,33 @@ class Rows(Protocol):
 
     def crop(self, lengths: Sequence[int]) -> None:
         """Forgets what each row was fed beyond these lengths."""
+
+
+@runtime_checkable
+class Vacating(Protocol):
+    """Rows of which some can leave without the others being copied."""
+
+    def vacate(self, rows: Collection[int]) -> list[int]:
+        """These rows leave, and the last ones take their places; which row now stands where."""
+
+
+def vacate(rows: Any, gone: Collection[int]) -> list[int]:
+    """Some rows leave, and the last ones take their places; which row now stands where."""
+    if isinstance(rows, Vacating):
+        return rows.vacate(gone)
+    order = filled(len(rows.lengths), gone)
+    rows.select(order)
+    return order
+
+
+def filled(count: int, gone: Collection[int]) -> list[int]:
+    """Which of ``count`` rows stands where when some have gone and the last ones have taken their places."""
+    order = list(range(count - len(gone)))
+    last = (row for row in range(len(order), count) if row not in gone)
+    for hole in sorted(gone):
+        if hole < len(order):
+            order[hole] = next(last)
+    return order
 
 
 class Writer(Protocol):

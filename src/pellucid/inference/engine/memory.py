@@ -1,20 +1,22 @@
 """What the engine remembers of texts in the making: keys and values in slots, of a source once.
 
 Room is made in buckets, and read up to the longest live text. Rows may be of any lengths; they come, go and change
-order. What has been read once of a row's slots beyond its end is zero, as a weight of 0 times what no one has written
-could be NaN; the rest of the room is not touched before it is needed.
+order, and who leaves makes room for who comes. What has been read once of a row's slots beyond its end is zero, as a
+weight of 0 times what no one has written could be NaN; the rest of the room is not touched before it is needed.
 
-Shapes: R rows, G key/value heads, C slots of room, S slots in use, K head_dim, T new positions.
-"""
+Shapes: R rows, P rows that there is room for, G key/value heads, C slots of room, S slots in use, K head_dim, T new
+positions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from pellucid.inference.writer import filled
 
 SMALLEST, LARGEST = 128, 512
 """Room doubles from the smallest bucket to the largest, then grows by the largest."""
@@ -90,6 +92,7 @@ class Memory:
         used = max(self.lengths) + k.size(2)
         keys, values = self._roomy(self.keys[layer], k, used), self._roomy(self.values[layer], v, used)
         self.keys[layer], self.values[layer] = keys, values
+        keys, values = keys[: len(self.lengths)], values[: len(self.lengths)]
         if self.even:
             keys[:, :, used - k.size(2) : used], values[:, :, used - k.size(2) : used] = k, v
         else:
@@ -120,12 +123,13 @@ class Memory:
                 room[:, :, :used] = 0
         return room
 
-    def _roomy(self, slots: Tensor | None, like: Tensor, used: int) -> Tensor:
+    def _roomy(self, slots: Tensor | None, like: Tensor, used: int) -> Float[Tensor, "P G C K"]:
         if slots is not None and slots.size(2) >= used:
             return slots
+        held = 0 if slots is None else slots.size(2)
         grown = like.new_empty(like.size(0), like.size(1), bucket(used), like.size(3))
         if slots is not None:
-            grown[:, :, : slots.size(2)] = slots
+            grown[:, :, :held] = slots[: len(self.lengths)]
         return grown
 
     def select(self, rows: Sequence[int]) -> None:
@@ -134,26 +138,54 @@ class Memory:
         index = torch.tensor(rows, dtype=torch.long)
         for slots in (self.keys, self.values):
             for layer, each in enumerate(slots):
-                if each is not None:
+                if each is not None:  # copies, even of all rows: others may hold what is there
                     slots[layer] = each[:, :, :room].index_select(0, index.to(each.device))
         self.lengths = [self.lengths[row] for row in rows]
         if self.source is not None:
             self.source = self.source.select(rows)
             self.source_mask = self.source.mask() if rows else None
 
+    def vacate(self, rows: Collection[int]) -> list[int]:
+        """As :meth:`~pellucid.inference.writer.Vacating.vacate`."""
+        order = filled(len(self.lengths), rows)
+        moved = [(place, row) for place, row in enumerate(order) if place != row]
+        if moved:
+            places, origins = (torch.tensor(part) for part in zip(*moved, strict=True))
+            used = max(self.lengths)
+            for each in (*self.keys, *self.values):
+                if each is not None:
+                    each[places.to(each.device), :, :used] = each[origins.to(each.device), :, :used]
+        self.lengths = [self.lengths[row] for row in order]
+        if self.source is not None:
+            self.source = self.source.select(order)
+            self.source_mask = self.source.mask() if order else None
+        return order
+
     def join(self, other: Memory) -> None:
-        """Takes in the rows of another behind its own."""
-        ends = max(self.lengths), max(other.lengths)
-        room = bucket(max(ends))
-        for own, others in ((self.keys, other.keys), (self.values, other.values)):
-            for layer, (a, b) in enumerate(zip(own, others, strict=True)):
+        """Takes in the rows of another behind its own: where others have left, if there is room."""
+        own, theirs = max(self.lengths, default=0), max(other.lengths)
+        for mine, others in ((self.keys, other.keys), (self.values, other.values)):
+            for layer, (a, b) in enumerate(zip(mine, others, strict=True)):
                 assert a is not None
                 assert b is not None  # rows that are joined have been prefilled
-                own[layer] = stacked(a[:, :, : ends[0]], b[:, :, : ends[1]], room)
+                mine[layer] = self._with(a, own, b[: len(other.lengths), :, :theirs])
         self.lengths = self.lengths + other.lengths
         if self.source is not None and other.source is not None:
             self.source = self.source.join(other.source)
             self.source_mask = self.source.mask()
+
+    def _with(self, slots: Float[Tensor, "P G C K"], used: int, new: Float[Tensor, "B G T K"]) -> Tensor:
+        """Rows of which slots are in use, and new ones behind them; what is read of either is written or zero."""
+        before, after, longest = len(self.lengths), len(self.lengths) + new.size(0), max(used, new.size(2))
+        room = slots
+        if slots.size(0) < after or slots.size(2) < longest:
+            most = max(slots.size(0), 1 << (after - 1).bit_length())
+            room = slots.new_empty(most, slots.size(1), bucket(longest), slots.size(3))
+            room[:before, :, :used] = slots[:before, :, :used]
+        room[:before, :, used:longest] = 0
+        room[before:after, :, : new.size(2)] = new
+        room[before:after, :, new.size(2) : longest] = 0
+        return room
 
     def crop(self, lengths: Sequence[int]) -> None:
         """Forgets what each row was fed beyond these lengths."""
