@@ -61,20 +61,19 @@ async def ask(host: str, port: int, asked: Asked) -> dict[str, Any]:
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()
         status = int((await reader.readline()).split()[1])
-        first, events, data = None, 0, b""
+        first, events, data = None, 0, bytearray()
         while chunk := await reader.read(1 << 16):
             data += chunk
-            count = data.count(b"\ndata: {")
-            if count > events:
-                events = count
-                first = first or time.perf_counter() - began
-                if asked.leaves is not None and events >= asked.leaves:
-                    return {"status": status, "left": True, "first": first}
-        usage = data.rpartition(b'"usage":{')[2]
+            events += chunk.count(b"data: {")
+            if events and first is None:
+                first = time.perf_counter() - began
+            if asked.leaves is not None and events >= asked.leaves:
+                return {"status": status, "left": True, "first": first}
+        usage = bytes(data).rpartition(b'"usage":{')[2]
         written = int(usage.partition(b'"completion_tokens":')[2].partition(b",")[0] or 0) if usage else 0
         seconds = time.perf_counter() - began
         if status != 200 or b"data: [DONE]" not in data or b'"error"' in data:
-            return {"status": status, "error": data[-300:].decode(errors="replace")}
+            return {"status": status, "error": bytes(data[-300:]).decode(errors="replace")}
         return {"status": status, "tokens": written, "first": first, "seconds": seconds}
     finally:
         writer.close()
