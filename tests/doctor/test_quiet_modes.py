@@ -42,8 +42,6 @@ def test_nor_inside_attention():
 class Skipping(nn.Module):
     """Half of the time its layer is skipped."""
 
-    layerdrop: float
-
     def __init__(self):
         super().__init__()
         self.layerdrop, self.dropout, self.layer = 0.5, 0.5, nn.Linear(8, 8)

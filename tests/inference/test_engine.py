@@ -8,6 +8,9 @@ import pellucid as pl
 from pellucid.errors import UserError
 from pellucid.explorer.opening import SHIPPED
 from pellucid.inference.engine import EncoderEngine, Engine
+from pellucid.inference.engine.head import chosen_products, copied_products
+from pellucid.inference.engine.looking import softmax
+from pellucid.inference.engine.products import ways_for
 from pellucid.inference.highest import highest
 from pellucid.inference.rules import LogitBias, NoRepeat
 from pellucid.inference.sampling import Never, Sampling
@@ -106,6 +109,35 @@ def test_a_row_in_whole_steps_does_not_depend_on_its_neighbours(family):
         for row, prompt in enumerate(prompts)
     ]
     assert together == alone
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_every_kernel_for_whole_numbers_gives_the_same_bits(bias):
+    torch.manual_seed(0)
+    x, weight = torch.randn(9, 48) * torch.logspace(-3, 3, 9)[:, None], torch.randn(32, 48)
+    x[3], weight[5] = 0, 0
+    given = torch.randn(32) if bias else None
+    plain, *others = [way.multiply(x, way.pack(weight), given) for way in ways_for("int8", torch.device("cpu"))]
+    assert all(torch.equal(other, plain) for other in others)
+    exact = torch.nn.functional.linear(x, weight, given)
+    rounding = x.abs().amax(1, keepdim=True) * weight.abs().amax(1) * 48 / 127
+    assert ((plain - exact).abs() <= rounding + 1e-6).all()
+    alone = [way.multiply(x[2:3], way.pack(weight), given) for way in ways_for("int8", torch.device("cpu"))]
+    assert all(torch.equal(one, plain[2:3]) for one in alone)
+
+
+def test_chosen_products_are_those_of_copied_rows():
+    x, weight = torch.randn(5, 16), torch.randn(70, 16)
+    rows = torch.stack([torch.randperm(70)[:7] for _ in range(5)])
+    near(chosen_products(x, weight, rows), copied_products(x, weight, rows))
+    near(chosen_products(x, weight, rows), (x @ weight.t()).gather(1, rows))
+
+
+@pytest.mark.parametrize("count", [1, 5, 15, 16, 17])
+def test_a_softmax_that_is_filled_up_is_the_same(count):
+    scores = torch.randn(2, 3, 4, count)
+    scores[0, :, :, 0] = -torch.inf if count > 1 else 0.0
+    near(softmax(scores), scores.softmax(dim=-1))
 
 
 def test_it_steps_aside_for_a_trace():

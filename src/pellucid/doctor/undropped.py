@@ -44,7 +44,7 @@ class _Undropped(TorchFunctionMode):
 
 
 @contextmanager
-def undropped(model: object = None) -> Iterator[None]:
+def undropped(model: nn.Module | None = None) -> Iterator[None]:
     """Within the block, every function of dropout returns what it is given, and the model skips no layer."""
-    with without_layer_drop(model) if isinstance(model, nn.Module) else nullcontext(), _Undropped():
+    with nullcontext() if model is None else without_layer_drop(model), _Undropped():
         yield

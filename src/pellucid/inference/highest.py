@@ -13,7 +13,7 @@ def highest(scores: Float[Tensor, "N V"], count: int) -> Int[Tensor, "N C"]:
     """The places of the highest scores, in no order; the plain twin is ``scores.topk(count).indices``.
 
     Of as many blocks as there are places to fill, those with the highest maxima, none can lie outside: so that only
-    they need be sorted. A block is every so manieth score, whose maxima a CPU finds for many blocks at once.
+    they need be sorted. A block's scores stand apart, so that a CPU finds the maxima of neighbouring blocks at once.
     """
     blocks = scores.size(1) // IN_BLOCK
     if blocks <= count:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -28,7 +29,8 @@ class Head:
         project = head.project
         assert isinstance(project, nn.Linear)
         self.project, self.prepare = products.of(project.weight, project.bias), _preparing(head)
-        self.weight, self.bias = project.weight.detach(), None if project.bias is None else project.bias.detach()
+        self.weight = project.weight.detach().float()  # the same, where it is float32
+        self.bias = None if project.bias is None else project.bias.detach()
         self.softcap: float | None = head.softcap  # type: ignore[assignment]
         self.exact = products.weights == "float32"
 
@@ -45,21 +47,39 @@ class Head:
 def chosen_products(
     x: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], rows: Int[Tensor, "N C"]
 ) -> Float[Tensor, "N C"]:
-    """Of x Wᵀ the entries at some rows of W for each row of x, in float32.
+    """Of x Wᵀ the entries at some rows of W for each row of x.
 
-    On a CPU, rows are multiplied where they stand, as if by a sparse pattern; elsewhere, and as its plain twin, copied.
+    On a CPU, rows are multiplied where they stand, as at the places of a sparse matrix; elsewhere, and as its plain
+    twin, they are copied.
     """
-    weight = weight.float()
     if x.device.type != "cpu":
-        return torch.bmm(weight[rows], x[:, :, None])[:, :, 0]
-    count, each = rows.shape
+        return copied_products(x, weight, rows)
+    return torch.sparse.sampled_addmm(_pattern(rows, len(weight)), x, weight.t(), beta=0.0).values().view(rows.shape)
+
+
+def copied_products(
+    x: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], rows: Int[Tensor, "N C"]
+) -> Float[Tensor, "N C"]:
+    """The plain twin of :func:`chosen_products`."""
+    return torch.bmm(weight[rows], x[:, :, None])[:, :, 0]
+
+
+def _pattern(columns: Int[Tensor, "N C"], width: int) -> Float[Tensor, "N V"]:
+    """A sparse matrix of zeros, with as many places in each row."""
+    _hush()
+    count, each = columns.shape
     ends = torch.arange(0, (count + 1) * each, each)
+    return torch.sparse_csr_tensor(
+        ends, columns.flatten(), torch.zeros(count * each), (count, width), check_invariants=False
+    )
+
+
+@cache
+def _hush() -> None:
+    """Lets PyTorch say once, to nobody, that such matrices are in beta."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that such patterns are in beta
-        pattern = torch.sparse_csr_tensor(
-            ends, rows.flatten(), x.new_zeros(rows.numel()), (count, len(weight)), check_invariants=False
-        )
-        return torch.sparse.sampled_addmm(pattern, x, weight.t(), beta=0.0).values().view(count, each)
+        warnings.simplefilter("ignore")
+        torch.zeros(1, 1).to_sparse_csr()
 
 
 def _preparing(head: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -1,11 +1,12 @@
 """What the engine remembers of texts in the making: keys and values in slots, of a source once.
 
 Room is made in buckets, and read up to the longest live text. Rows may be of any lengths; they come, go and change
-order, and who leaves makes room for who comes. What has been read once of a row's slots beyond its end is zero, as a
-weight of 0 times what no one has written could be NaN; the rest of the room is not touched before it is needed.
+order, and who leaves makes room for who comes. Room is not touched before it is needed; but what is read behind the end
+of a shorter row must be finite, as it weighs 0 and 0 · NaN is NaN: there, zeros are written first.
 
 Shapes: R rows, P rows that there is room for, G key/value heads, C slots of room, S slots in use, K head_dim, T new
-positions."""
+positions.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -55,9 +57,8 @@ class Source:
 
     def join(self, other: Source) -> Source:
         """These rows and those."""
-        longest = max(self.keys[0].size(2), other.keys[0].size(2))
-        pairs = [(self.keys, other.keys), (self.values, other.values)]
-        keys, values = ([stacked(a, b, longest) for a, b in zip(*pair, strict=True)] for pair in pairs)
+        keys = [stacked(*pair) for pair in zip(self.keys, other.keys, strict=True)]
+        values = [stacked(*pair) for pair in zip(self.values, other.values, strict=True)]
         return Source(keys, values, self.lengths + other.lengths)
 
 
@@ -89,15 +90,16 @@ class Memory:
         self, layer: int, k: Float[Tensor, "R G T K"], v: Float[Tensor, "R G T K"], places: Int[Tensor, "R T"]
     ) -> tuple[Float[Tensor, "R G S K"], Float[Tensor, "R G S K"]]:
         """Files the keys and values of a layer's new positions; returns all that stand up to the longest row's end."""
-        used = max(self.lengths) + k.size(2)
-        keys, values = self._roomy(self.keys[layer], k, used), self._roomy(self.values[layer], v, used)
+        count, before = len(self.lengths), max(self.lengths)
+        used = before + k.size(2)
+        keys, values = (self._room(each[layer], k, count, used) for each in (self.keys, self.values))
         self.keys[layer], self.values[layer] = keys, values
-        keys, values = keys[: len(self.lengths)], values[: len(self.lengths)]
+        keys, values = keys[:count], values[:count]
         if self.even:
-            keys[:, :, used - k.size(2) : used], values[:, :, used - k.size(2) : used] = k, v
+            keys[:, :, before:used], values[:, :, before:used] = k, v
         else:
-            keys[:, :, used - k.size(2) : used], values[:, :, used - k.size(2) : used] = 0, 0
-            rows = torch.arange(len(self.lengths), device=k.device)[:, None]
+            keys[:, :, before:used], values[:, :, before:used] = 0, 0
+            rows = torch.arange(count, device=k.device)[:, None]
             keys[rows, :, places], values[rows, :, places] = k.transpose(1, 2), v.transpose(1, 2)
         return keys[:, :, :used], values[:, :, :used]
 
@@ -111,26 +113,26 @@ class Memory:
             index = torch.tensor(rows, device=k.device)
             keys[index, :, :length], values[index, :, :length] = k, v
 
-    def _begun(
-        self, slots: list[Tensor | None], layer: int, like: Float[Tensor, "B G T K"]
-    ) -> Float[Tensor, "R G C K"]:
+    def _begun(self, slots: list[Tensor | None], layer: int, like: Tensor) -> Float[Tensor, "R G C K"]:
         """Room for the first keys of all rows; zero where one is shorter than others."""
         room = slots[layer]
         if room is None:
             used = max(self.lengths)
-            slots[layer] = room = like.new_empty(len(self.lengths), like.size(1), bucket(used), like.size(3))
+            slots[layer] = room = self._room(None, like, len(self.lengths), used)
             if not self.even:
                 room[:, :, :used] = 0
         return room
 
-    def _roomy(self, slots: Tensor | None, like: Tensor, used: int) -> Float[Tensor, "P G C K"]:
-        if slots is not None and slots.size(2) >= used:
+    def _room(self, slots: Tensor | None, like: Tensor, rows: int, used: int) -> Float[Tensor, "P G C K"]:
+        """At least so many rows and slots: what there is if that suffices, else anew, with what has been written."""
+        if slots is None:
+            return like.new_empty(rows, like.size(1), bucket(used), like.size(3))
+        if slots.size(0) >= rows and slots.size(2) >= used:
             return slots
-        held = 0 if slots is None else slots.size(2)
-        grown = like.new_empty(like.size(0), like.size(1), bucket(used), like.size(3))
-        if slots is not None:
-            grown[:, :, :held] = slots[: len(self.lengths)]
-        return grown
+        count, written = len(self.lengths), max(self.lengths)
+        room = like.new_empty(max(rows, slots.size(0)), like.size(1), bucket(used), like.size(3))
+        room[:count, :, :written] = slots[:count, :, :written]
+        return room
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps these rows, in this order; one may be there twice."""
@@ -163,28 +165,25 @@ class Memory:
 
     def join(self, other: Memory) -> None:
         """Takes in the rows of another behind its own: where others have left, if there is room."""
-        own, theirs = max(self.lengths, default=0), max(other.lengths)
+        theirs = max(other.lengths)
         for mine, others in ((self.keys, other.keys), (self.values, other.values)):
             for layer, (a, b) in enumerate(zip(mine, others, strict=True)):
                 assert a is not None
                 assert b is not None  # rows that are joined have been prefilled
-                mine[layer] = self._with(a, own, b[: len(other.lengths), :, :theirs])
+                mine[layer] = self._with(a, b[: len(other.lengths), :, :theirs])
         self.lengths = self.lengths + other.lengths
         if self.source is not None and other.source is not None:
             self.source = self.source.join(other.source)
             self.source_mask = self.source.mask()
 
-    def _with(self, slots: Float[Tensor, "P G C K"], used: int, new: Float[Tensor, "B G T K"]) -> Tensor:
-        """Rows of which slots are in use, and new ones behind them; what is read of either is written or zero."""
-        before, after, longest = len(self.lengths), len(self.lengths) + new.size(0), max(used, new.size(2))
-        room = slots
-        if slots.size(0) < after or slots.size(2) < longest:
-            most = max(slots.size(0), 1 << (after - 1).bit_length())
-            room = slots.new_empty(most, slots.size(1), bucket(longest), slots.size(3))
-            room[:before, :, :used] = slots[:before, :, :used]
-        room[:before, :, used:longest] = 0
-        room[before:after, :, : new.size(2)] = new
-        room[before:after, :, new.size(2) : longest] = 0
+    def _with(self, slots: Float[Tensor, "P G C K"], new: Float[Tensor, "B G T K"]) -> Float[Tensor, "P G C K"]:
+        """New rows behind those that are there. Rows are doubled, so that few who come move the others."""
+        count, used, length = len(self.lengths), max(self.lengths), new.size(2)
+        after, longest = count + new.size(0), max(used, length)
+        rows = slots.size(0) if slots.size(0) >= after else 1 << (after - 1).bit_length()
+        room = self._room(slots, slots, rows, longest)
+        room[:count, :, used:longest] = 0
+        room[count:after, :, :length], room[count:after, :, length:longest] = new, 0
         return room
 
     def crop(self, lengths: Sequence[int]) -> None:
@@ -192,10 +191,7 @@ class Memory:
         self.lengths = [min(own, length) for own, length in zip(self.lengths, lengths, strict=True)]
 
 
-def stacked(a: Float[Tensor, "R G A K"], b: Float[Tensor, "Q G B K"], room: int) -> Float[Tensor, "P G C K"]:
-    """Rows of one and the other, with so many slots."""
-    both = a.new_zeros(a.size(0) + b.size(0), a.size(1), room, a.size(3))
-    for part, rows in ((a, both[: a.size(0)]), (b, both[a.size(0) :])):
-        used = min(part.size(2), room)
-        rows[:, :, :used] = part[:, :, :used]
-    return both
+def stacked(a: Float[Tensor, "R G A K"], b: Float[Tensor, "B G T K"]) -> Float[Tensor, "P G S K"]:
+    """Rows of one and the other, the shorter filled up with zeros."""
+    longest = max(a.size(2), b.size(2))
+    return torch.cat([F.pad(each, (0, 0, 0, longest - each.size(2))) for each in (a, b)])

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -79,6 +79,9 @@ def _half(multiply: Callable[[Tensor, Any, Tensor | None], Tensor]) -> Callable[
 STEPS = 127
 
 
+_STEPS = torch.tensor(float(STEPS))  # a tensor: a number over a tensor takes two operations
+
+
 def largest(x: Float[Tensor, "N K"]) -> Float[Tensor, "N 1"]:
     """Of each row, without its sign; not zero."""
     return x.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-30)
@@ -89,59 +92,57 @@ def in_steps(x: Float[Tensor, "N K"], most: Float[Tensor, "N 1"]) -> Float[Tenso
     return (x * torch.div(_STEPS, most)).round_()
 
 
-_STEPS = torch.tensor(float(STEPS))
-
-
 @dataclass(frozen=True)
 class Rounded:
     """A weight in whole steps, packed for a kernel.
 
     Attributes:
-        scale: of each row of the weight, what the sum of products of steps is worth where the input's largest is 1.
+        scale: of each row of the weight, what a sum of products of steps is worth where the input's largest is 1.
     """
 
-    weight: Any
+    packed: Any
     scale: Float[Tensor, " O"]
-    zeros: Tensor
 
 
-def _round(weight: Tensor, pack: Callable[[Tensor, Tensor], Any]) -> Rounded:
-    most = largest(weight)
-    scale = (most[:, 0] / STEPS**2).contiguous()
-    zeros = torch.zeros(len(weight), dtype=torch.int32)
-    return Rounded(pack(in_steps(weight, most).to(torch.int8), scale), scale, zeros)
+def _whole(
+    name: str,
+    pack: Callable[[Int8[Tensor, "O K"], Tensor], Any],
+    sums: Callable[[Float[Tensor, "N K"], Rounded], Float[Tensor, "N O"]],
+) -> Way:
+    """A way of int8: ``sums`` gives sums of products of whole steps, times ``scale``."""
+
+    def rounded(weight: Tensor) -> Rounded:
+        most = largest(weight)
+        scale = (most[:, 0] / STEPS**2).contiguous()
+        return Rounded(pack(in_steps(weight, most).to(torch.int8), scale), scale)
+
+    def multiply(x: Tensor, weight: Rounded, bias: Tensor | None) -> Tensor:
+        most = largest(x)
+        y = sums(in_steps(x, most), weight)
+        return y.mul_(most) if bias is None else torch.addcmul(bias, y, most)
+
+    return Way(name, rounded, multiply)
 
 
-def _scaled(y: Tensor, most: Tensor, bias: Tensor | None) -> Tensor:
-    return y.mul_(most) if bias is None else torch.addcmul(bias, y, most)
+def _sums_plain(steps: Tensor, weight: Rounded) -> Tensor:
+    return torch._int_mm(steps.to(torch.int8), weight.packed) * weight.scale
 
 
-def _whole_plain(x: Tensor, weight: Rounded, bias: Tensor | None) -> Tensor:
-    most = largest(x)
-    return _scaled(torch._int_mm(in_steps(x, most).to(torch.int8), weight.weight) * weight.scale, most, bias)
-
-
-def _whole_onednn(x: Tensor, weight: Rounded, bias: Tensor | None) -> Tensor:
-    most = largest(x)
+def _sums_onednn(steps: Tensor, weight: Rounded) -> Tensor:
+    packed, zeros = weight.packed
     # Fast are inputs from 0 to 255 alone, of which the kernel takes 128 away again; signed bytes are sooner made.
-    steps = in_steps(x, most).to(torch.int8).view(torch.uint8).bitwise_xor_(128)
-    sums = torch.ops.onednn.qlinear_pointwise.default(
-        steps, 1.0, 128, weight.weight, weight.scale, weight.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    shifted = steps.to(torch.int8).view(torch.uint8).bitwise_xor_(128)
+    return torch.ops.onednn.qlinear_pointwise.default(
+        shifted, 1.0, 128, packed, weight.scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
-    return _scaled(sums, most, bias)
 
 
-def _whole_fbgemm(x: Tensor, weight: Rounded, bias: Tensor | None) -> Tensor:
-    most = largest(x)
-    # It rounds what it is given: nothing is left to round, as ``in_steps`` has done it for all kernels alike.
-    sums = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default(
-        in_steps(x, most), 1.0, 128, weight.weight
-    )
-    return _scaled(sums, most, bias)
+def _sums_fbgemm(steps: Tensor, weight: Rounded) -> Tensor:
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default(steps, 1.0, 128, weight.packed)
 
 
 def _pack_onednn(steps: Int8[Tensor, "O K"], scale: Tensor) -> Any:
-    return torch.ops.onednn.qlinear_prepack(steps, None)
+    return torch.ops.onednn.qlinear_prepack(steps, None), torch.zeros(len(scale), dtype=torch.int32)
 
 
 def _pack_fbgemm(steps: Int8[Tensor, "O K"], scale: Tensor) -> Any:
@@ -157,9 +158,9 @@ TURNED = Way("turned", lambda weight: weight.t().contiguous(), _turned)
 PACKED = Way("packed", _pack, _packed)
 HALF = Way("dense", lambda weight: weight.bfloat16(), _half(_dense))
 HALF_PACKED = Way("packed", lambda weight: _pack(weight.bfloat16()), _half(_packed))
-WHOLE = Way("plain", partial(_round, pack=lambda steps, scale: steps.t()), _whole_plain)
-WHOLE_ONEDNN = Way("onednn", partial(_round, pack=_pack_onednn), _whole_onednn)
-WHOLE_FBGEMM = Way("fbgemm", partial(_round, pack=_pack_fbgemm), _whole_fbgemm)
+WHOLE = _whole("plain", lambda steps, scale: steps.t(), _sums_plain)
+WHOLE_ONEDNN = _whole("onednn", _pack_onednn, _sums_onednn)
+WHOLE_FBGEMM = _whole("fbgemm", _pack_fbgemm, _sums_fbgemm)
 
 
 @cache
