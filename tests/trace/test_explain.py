@@ -199,6 +199,20 @@ def test_what_is_lazy_is_not_kept_but_computed_again(family):
     assert site in edited  # what an edit made of it cannot be computed again
 
 
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_alone_is_the_same_as_among_others(family, choice):
+    model = small(family, **CHOICES[choice])
+    inputs = (text(), text()) if family == "encoder_decoder" else text()
+    kept, lazy = trace(model, inputs), trace(model, inputs, lazy=("*.mask", "*.scores", "*.weights"))
+    for name in (name for name in kept if name.endswith((".scores", ".weights"))):
+        for head in range(kept[name].size(1)):
+            alone = kept[name][:, head : head + 1]
+            assert torch.equal(kept.head(name, head), alone)
+            torch.testing.assert_close(lazy.head(name, head), alone, rtol=1e-6, atol=1e-6)
+        assert name not in lazy
+
+
 def test_an_explanation_reads_like_one():
     tape = trace(small("decoder"), text())
     found = tape.explain("blocks.1.self_attention.scores", (0, 3, 5, 2), terms=3)

@@ -27,7 +27,7 @@ from pellucid.errors import UserError, nearest
 from pellucid.explorer.asked import Held, Input, Shown, Source
 from pellucid.explorer.describe import described
 from pellucid.explorer.drafts import Drafts
-from pellucid.explorer.wire import pooled
+from pellucid.explorer.wire import part, pooled
 from pellucid.inference.reading import Reading, padded, read, read_ids
 from pellucid.models.build import build
 from pellucid.models.checkpoint import CHECKPOINTS, WEIGHTS, Loaded, load_weights
@@ -141,6 +141,17 @@ class Pass:
                 self._computed.popitem(last=False)
         self._computed.move_to_end(name)
         return self._computed[name]
+
+    def drawn(self, name: str, at: str | None) -> Tensor:
+        """A part that is drawn: of a head that nobody has looked at, that head alone is computed.
+
+        The numbers that are printed are those of :meth:`value`, which may differ from it by a rounding.
+        """
+        shape, axes = self.tape.entry(name).shape, (at or "").split(",")
+        known = name in self.tape or name in self._computed or not name.endswith((".scores", ".weights"))
+        if known or len(axes) != len(shape) or not axes[1].isdecimal() or int(axes[1]) >= shape[1]:
+            return part(self.value(name), at, name)
+        return part(self.tape.head(name, int(axes[1])), ",".join([axes[0], "0", *axes[2:]]), name)
 
     def explain(self, name: str, index: tuple[int, ...], terms: int) -> Explanation:
         """One number, against what the model itself had: what was not kept is captured first."""

@@ -187,13 +187,23 @@ class Scores:
 
     def compute(self, *operands: Any) -> Tensor:
         q, k, mask = operands
-        k = k.repeat_interleave(q.size(1) // k.size(1), dim=1)
-        scores = q @ k.mT * self.scale
+        if k.size(1) < q.size(1):
+            k = k.repeat_interleave(q.size(1) // k.size(1), dim=1)
+        return self._scored(q, k, mask, mask.biases())
+
+    def of_head(self, head: int, q: Tensor, k: Tensor, mask: Mask) -> Float[Tensor, "B 1 T S"]:
+        """The scores of one head alone."""
+        group, biases = head // (q.size(1) // k.size(1)), mask.biases()
+        if biases is not None and biases.size(1) > 1:
+            biases = biases[:, head : head + 1]
+        return self._scored(q[:, head : head + 1], k[:, group : group + 1], mask, biases)
+
+    def _scored(self, q: Tensor, k: Tensor, mask: Mask, biases: Tensor | None) -> Tensor:
+        scores = (q @ k.mT).mul_(self.scale)  # in place: of long texts, scores are large
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
-        bias = mask.biases()
-        scores = scores if bias is None else scores + bias
-        return scores.masked_fill(~mask.allowed(), -torch.inf)
+        scores = scores if biases is None else scores + biases
+        return scores.masked_fill_(~mask.allowed(), -torch.inf)
 
     def explain(self, index: Index, *operands: Operand) -> Working:
         q, k, mask = operands[0], operands[1], operands[2].value

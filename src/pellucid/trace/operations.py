@@ -370,7 +370,9 @@ class Softmax:
 
     def compute(self, *operands: Tensor) -> Tensor:
         scores = operands[0]
-        blind = (scores == -torch.inf).all(dim=-1, keepdim=True)
+        blind = scores.amax(dim=-1, keepdim=True) == -torch.inf
+        if not blind.any():
+            return scores.softmax(dim=-1)
         return scores.masked_fill(blind, 0.0).softmax(dim=-1).masked_fill(blind, 0.0)
 
     def explain(self, index: Index, *operands: Operand) -> Working:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pellucid.errors import UserError, nearest
 from pellucid.trace.explain import Explanation, explained
-from pellucid.trace.operations import Given, Operation, Same
+from pellucid.trace.operations import Given, Operation, Same, Softmax
 from pellucid.trace.room import check_room
 from pellucid.trace.statistics import Statistics
 from pellucid.trace.working import Operand
@@ -222,6 +222,22 @@ class Tape:
             raise UserError(f'"{name}"', f"was {why} and not recorded", hint=f'watch="{name}"')
         with torch.no_grad():
             return entry.operation.compute(*(operand.value for operand in self.operands(name)))
+
+    def head(self, name: str, head: int) -> Tensor:
+        """One head (B, 1, T, S) of scores or weights; where they were not recorded, it is computed without the others.
+
+        Then it differs from :meth:`value` by a rounding, as a product of another size.
+        """
+        entry = self.entry(name)
+        operation, recorded = entry.operation, name in self.tensors or entry.edited or entry.random
+        if not recorded and isinstance(operation, Softmax) and isinstance(entry.inputs[0], str):
+            with torch.no_grad():
+                return operation.compute(self.head(entry.inputs[0], head))
+        if not recorded and hasattr(operation, "of_head"):
+            with torch.no_grad():
+                found: Tensor = operation.of_head(head, *(operand.value for operand in self.operands(name)))
+            return found
+        return self.value(name)[:, head : head + 1]
 
     def entry(self, name: str) -> Entry:
         """Where a tensor stands and what it was computed from.
