@@ -28,7 +28,7 @@ from pellucid.inference.reading import beginning
 from pellucid.models.encoder_decoder import EncoderDecoder
 
 if TYPE_CHECKING:
-    from pellucid.explorer.session import Explored
+    from pellucid.explorer.passes import Explored
 
 STATES = 4  # caches that are kept,
 CACHES = 1 << 28  # as long as these are no more bytes

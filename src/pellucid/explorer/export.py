@@ -22,8 +22,9 @@ from torch import Tensor
 
 from pellucid.errors import CheckpointError, UserError
 from pellucid.explorer import app as server
+from pellucid.explorer.passes import Pass
 from pellucid.explorer.questions import Question, asked, compared, questions
-from pellucid.explorer.session import MAIN, Pass, Session
+from pellucid.explorer.session import MAIN, Session
 from pellucid.explorer.wire import as_bytes
 from pellucid.models.files import write_whole
 

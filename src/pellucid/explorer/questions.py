@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode
 
 from pellucid.analysis.units import feed_forward_layers
 from pellucid.config.presets import PRESETS
-from pellucid.explorer.session import MAIN, Pass, Session
+from pellucid.explorer.passes import Pass
+from pellucid.explorer.session import MAIN, Session
 from pellucid.trace.operations import Norm
 
 Question = tuple[str, Any]

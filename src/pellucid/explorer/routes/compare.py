@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from pellucid.errors import UserError
+from pellucid.explorer.passes import Pass
 from pellucid.explorer.routes.given import At, PassId
-from pellucid.explorer.session import Pass
 from pellucid.explorer.wire import FOREVER, Json
 
 router = APIRouter(prefix="/passes/{id}")

@@ -14,8 +14,9 @@ from pellucid.doctor import Spec, examine
 from pellucid.doctor.checks import CHECKS
 from pellucid.doctor.levels import Level, within
 from pellucid.doctor.report.parts import headline
+from pellucid.explorer.passes import Explored
 from pellucid.explorer.routes.given import At, Desk, ModelKey
-from pellucid.explorer.session import MAIN, Explored, Session
+from pellucid.explorer.session import MAIN, Session
 from pellucid.explorer.wire import lines
 from pellucid.explorer.worker import GoneError
 

@@ -9,7 +9,8 @@ from fastapi import Depends, Path, Query, Request
 
 from pellucid.analysis.streams import Stream, streams_of
 from pellucid.errors import UserError
-from pellucid.explorer.session import Explored, Session
+from pellucid.explorer.passes import Explored
+from pellucid.explorer.session import Session
 
 Result = TypeVar("Result")
 

@@ -8,8 +8,8 @@ import torch
 from fastapi import APIRouter, Query, Response
 
 from pellucid.errors import UserError
+from pellucid.explorer.passes import Pass
 from pellucid.explorer.routes.given import At, PassId
-from pellucid.explorer.session import Pass
 from pellucid.explorer.wire import FOREVER, Json, as_bytes
 
 router = APIRouter(prefix="/passes/{id}")

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pellucid.analysis.attention import padding_mass
 from pellucid.analysis.views import rule_of, seen
+from pellucid.explorer.passes import Pass
 from pellucid.explorer.routes.given import At, Index, PassId, TensorName, check_head
-from pellucid.explorer.session import Pass
 from pellucid.explorer.wire import FOREVER, Json
 
 router = APIRouter(prefix="/passes/{id}")

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Response
 from pellucid.analysis.normed import Normed, normed
 from pellucid.analysis.streams import Stream, streams_of
 from pellucid.errors import UserError
+from pellucid.explorer.passes import Pass
 from pellucid.explorer.routes.given import At, PassId, TensorName, numbers
-from pellucid.explorer.session import Pass
 from pellucid.explorer.wire import FOREVER, Json, as_bytes
 from pellucid.trace.operations import Norm
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pellucid.analysis.places import biases, codes, exchanged, likeness, moved, pair_products, turned, turned_pairs
 from pellucid.errors import UserError
+from pellucid.explorer.passes import Explored, Pass
 from pellucid.explorer.routes.given import At, Index, ModelKey, PassId, TensorName, TowerPrefix, check_head, stream
-from pellucid.explorer.session import Explored, Pass
 from pellucid.explorer.wire import FOREVER, Json, as_bytes
 from pellucid.models.tower import Tower
 from pellucid.nn.positions import RotaryPositions

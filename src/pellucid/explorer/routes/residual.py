@@ -13,8 +13,8 @@ from pellucid.analysis.lens import glimpse
 from pellucid.analysis.residual import logit_lens
 from pellucid.analysis.streams import written_stream
 from pellucid.errors import UserError
+from pellucid.explorer.passes import Pass
 from pellucid.explorer.routes.given import At, PassId, TensorName
-from pellucid.explorer.session import Pass
 from pellucid.explorer.wire import FOREVER, Json
 
 router = APIRouter(prefix="/passes/{id}")

@@ -12,8 +12,8 @@ from pellucid.analysis.streams import matrix
 from pellucid.analysis.units import Layer, active, layer_of, token_responses, unit_effect
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
+from pellucid.explorer.passes import Pass
 from pellucid.explorer.routes.given import At, PassId
-from pellucid.explorer.session import Pass
 from pellucid.explorer.wire import FOREVER, Json
 
 router = APIRouter(prefix="/passes/{id}")

@@ -11,8 +11,8 @@ from torch import Tensor
 from pellucid.analysis.embeddings import nearest, norms
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
+from pellucid.explorer.passes import Explored
 from pellucid.explorer.routes.given import At, ModelKey, TowerPrefix, numbers, stream
-from pellucid.explorer.session import Explored
 from pellucid.explorer.wire import Json, as_bytes
 from pellucid.nn.embedding import TokenFront
 

@@ -15,8 +15,8 @@ from pellucid.analysis.causal import Site, ablation, mean_activations
 from pellucid.analysis.shift import shift
 from pellucid.analysis.streams import streams_of
 from pellucid.errors import UserError
+from pellucid.explorer.passes import Pass
 from pellucid.explorer.routes.given import At, PassId
-from pellucid.explorer.session import Pass
 from pellucid.explorer.wire import as_bytes, lines
 
 router = APIRouter(prefix="/passes/{id}")

@@ -15,8 +15,9 @@ from pellucid.analysis.answers import find
 from pellucid.analysis.slots import What
 from pellucid.explorer.asked import LONGEST_TEXT, Asked, Input
 from pellucid.explorer.drafts import Draft
+from pellucid.explorer.passes import placed
 from pellucid.explorer.routes.given import At
-from pellucid.explorer.session import Session, placed
+from pellucid.explorer.session import Session
 from pellucid.explorer.wire import FOREVER, Json, as_bytes, lines
 from pellucid.inference.batches import barred
 from pellucid.inference.beam import LengthPenalty, Power, Wu

@@ -1,0 +1,192 @@
+"""A model that is looked at, and one pass through it: its tape, and what is computed of it when somebody asks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.analysis.attention import patterns
+from pellucid.analysis.places import without_positions
+from pellucid.explorer.asked import Input
+from pellucid.explorer.describe import described
+from pellucid.explorer.wire import part, pooled
+from pellucid.inference.reading import Reading
+from pellucid.models.checkpoint import Loaded
+from pellucid.trace import Tape, trace
+from pellucid.trace.explain import Explanation
+from pellucid.trace.statistics import Statistics
+
+GLANCE = 64  # rows and columns of a map in small
+
+
+@dataclass(eq=False)
+class Explored:
+    """One model of a session.
+
+    Attributes:
+        key: what the page calls it. name: what people do.
+        step: of training, for a checkpoint of a run.
+    """
+
+    key: str
+    name: str
+    loaded: Loaded
+    step: int | None = None
+
+    @cached_property
+    def hash(self) -> str:
+        """Of the weights: sixteen hex digits that change whenever a number does."""
+        digest = hashlib.sha256()
+        for name, parameter in self.loaded.model.named_parameters():
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What it is made of."""
+        return described(self.loaded.model.config)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the list of models."""
+        about = self.description
+        return {
+            "key": self.key,
+            "name": self.name,
+            "hash": self.hash,
+            "step": self.step,
+            **{name: about[name] for name in ("family", "head", "labels", "parameters")},
+            "vocabulary": self.loaded.tokenizer.vocab_size,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Glance:
+    """One attention from afar.
+
+    Attributes:
+        patterns: what each head is like, by name.
+        maps: (H, t, s), the weights in small.
+    """
+
+    patterns: list[dict[str, float | None]]
+    maps: Tensor
+
+
+@dataclass(eq=False)
+class Pass:
+    """One forward of one model: what it read, and what happened."""
+
+    id: str
+    asked: Input
+    explored: Explored
+    reading: Reading
+    tape: Tape
+    seconds: float
+    _computed: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    _captured: dict[str, Tensor] = field(default_factory=dict)
+    _glances: dict[str, Glance] = field(default_factory=dict)
+
+    def value(self, name: str) -> Tensor:
+        """A tensor of the tape, computed again where it was not kept."""
+        if name in self.tape:
+            return self.tape[name]
+        if name not in self._computed:
+            self._computed[name] = self.tape.value(name)
+            while len(self._computed) > 4:  # the maps of a few layers, as people look at one after the other
+                self._computed.popitem(last=False)
+        self._computed.move_to_end(name)
+        return self._computed[name]
+
+    def drawn(self, name: str, at: str | None) -> Tensor:
+        """A part that is drawn: of a head that nobody has looked at, that head alone is computed.
+
+        The numbers that are printed are those of :meth:`value`, which may differ from it by a rounding.
+        """
+        shape, axes = self.tape.entry(name).shape, (at or "").split(",")
+        known = name in self.tape or name in self._computed or not name.endswith((".scores", ".weights"))
+        if known or len(axes) != len(shape) or not axes[1].isdecimal() or int(axes[1]) >= shape[1]:
+            return part(self.value(name), at, name)
+        return part(self.tape.head(name, int(axes[1])), ",".join([axes[0], "0", *axes[2:]]), name)
+
+    def explain(self, name: str, index: tuple[int, ...], terms: int) -> Explanation:
+        """One number, against what the model itself had: what was not kept is captured first."""
+        if name in self.tape or name not in self.tape.entries:
+            return self.tape.explain(name, index, terms=terms)
+        if name not in self._captured:
+            model = self.explored.loaded.model
+            with placed(self.asked, model):
+                captured = trace(model, self.reading.arguments, watch=name, edits=self.tape.edits)
+            self._captured = {name: captured[name]}  # the last one: people stay with a number's neighbours
+        self.tape.tensors.update(self._captured)
+        try:
+            return self.tape.explain(name, index, terms=terms)
+        finally:  # what was shown of it was computed again, and differs by a rounding: it must not change now
+            del self.tape.tensors[name]
+
+    def again(self) -> Tensor:
+        """What the model answers to the same input, its edits not in force."""
+        model, given = self.explored.loaded.model, self.reading.arguments
+        with placed(self.asked, model):
+            answer: Tensor = model(**given) if isinstance(given, Mapping) else model(*given)
+        return answer
+
+    def glance(self, site: str) -> Glance:
+        """An attention from afar: its maps are computed once for all who look, and not kept."""
+        if site not in self._glances:
+            weights = self.value(f"{site}.weights")
+            itself = site.endswith("self_attention")
+            self._glances[site] = Glance(patterns(weights, of_itself=itself), pooled(weights[0], GLANCE))
+        return self._glances[site]
+
+    def statistics(self, name: str) -> Statistics:
+        """A tensor in a few numbers."""
+        return Statistics.of(self.value(name), distribution=name.endswith("weights"))
+
+    @property
+    def nbytes(self) -> int:
+        """What keeping it costs."""
+        beside = (*self._computed.values(), *self._captured.values())
+        return self.tape.nbytes + sum(tensor.nbytes for tensor in beside)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the page needs to know before it asks for tensors."""
+        reads, *writes = (
+            {"ids": ids[0].tolist(), "pieces": list(pieces)}
+            for ids, pieces in zip(self.reading.inputs, (self.reading.pieces, self.reading.target), strict=False)
+            if pieces is not None
+        )
+        return {
+            "id": self.id,
+            "model": self.explored.key,
+            "hash": self.explored.hash,
+            "asked": self.asked.as_dict(),
+            "reads": reads,
+            "writes": writes[0] if writes else None,
+            "tensors": [
+                {
+                    "name": entry.name,
+                    "shape": list(entry.shape),
+                    "dtype": str(entry.dtype).removeprefix("torch."),
+                    "module": entry.module,
+                    "formula": entry.operation.formula,
+                    "inputs": list(entry.input_names),
+                    "edited": bool(entry.edited),
+                }
+                for entry in self.tape.entries.values()
+            ],
+            "seconds": self.seconds,
+        }
+
+
+def placed(asked: Input, model: torch.nn.Module) -> AbstractContextManager[None]:
+    """The model as it is, or with its positions taken out."""
+    return nullcontext() if asked.positions == "own" else without_positions(model)
