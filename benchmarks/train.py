@@ -2,7 +2,7 @@
 
 Each candidate is a process of its own (``worker.py``), asked for one step at a time. A round gives each a turn: a few
 steps to warm the caches, then the timed ones, while the others wait. Where memory does not hold all at once they run in
-groups, each with pellucid and the machine's peak in it; ratios and shares are taken within a round.
+groups, each with pellucid and the yardsticks in it; ratios and shares are taken within a round.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any
 
 from common import RESULTS, machine, require_quiet, spread, write_page
 from shapes import SHAPES, Shape, described, flops_per_token, work_of
-from worker import PEAK, Candidate, candidates
+from worker import Candidate, candidates
+from yardsticks import PEAK, PRODUCTS
 
 from pellucid.config import model as config
 
@@ -146,7 +147,7 @@ def run_group(names: list[str], shape: Shape, work: Path, plan: Plan, records: d
     """Adds to the records what the rounds of a group say."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         workers = {}
-        for name in (PEAK, *names):
+        for name in (PEAK, PRODUCTS, *names):
             worker = workers[name] = stack.enter_context(Worker(name, work, Path(folder)))
             record, start = records[name], worker.turn(shape).loss
             record.parameters, record.first_step, record.start = worker.parameters, worker.first_step, start
@@ -205,14 +206,14 @@ def measure(name: str, plan: Plan, mirror: str | None) -> str:
     work = work_of(shape, mirror)
     everyone = candidates(work.model)
     found = [name for name, candidate in everyone.items() if find_spec(candidate.needs)]
-    records = {name: Record() for name in (PEAK, *found)}
+    records = {name: Record() for name in (PEAK, PRODUCTS, *found)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "work.pickle"
         path.write_bytes(pickle.dumps(work))
         for group in groups(found, shape.together):
             run_group(group, shape, path, plan, records)
     flops = flops_per_token(work.model, shape.length) if isinstance(work.model, config.Decoder) else 0
-    lines = [speed(name, records.get(name), flops) for name in everyone]
+    lines = [speed(name, records.get(name), flops) for name in (*everyone, PRODUCTS)]
     arithmetic = " | GFLOP/s | of the peak" if flops else ""
     head = f"| candidate | tokens/s | pellucid ÷ candidate{arithmetic} | peak memory, GB |\n"
     table = head + "|---" * (head.count("|") - 1) + "|\n" + "\n".join(lines)
@@ -243,14 +244,14 @@ def notes_on(shape: Shape, records: Mapping[str, Record], plan: Plan) -> str:
     """How it was measured, and what is wrong with it."""
     peak = spread([rate / 1e9 for rate in records[PEAK].rates])
     used = max(turn.others for record in records.values() for turn in record.turns)
-    together = f", {shape.together} candidates at a time" if shape.together < len(records) - 1 else ""
+    together = f", {shape.together} candidates at a time" if shape.together < len(records) - 2 else ""
     notes = [
         f"Medians (ranges) of {plan.rounds} interleaved rounds{together}, in each of which a candidate does "
         f"{shape.warm} steps untimed and {shape.timed} timed; ratios and shares are medians of each round's own. The "
         f"peak is a bfloat16 product of 2048 × 2048 matrices: {peak} GFLOP/s. In no turn did others use more than "
         f"{used:.2f} cores. The first step includes compiling; the loss is that before the rounds and in the last."
     ]
-    learners = {name: record for name, record in records.items() if name != PEAK}
+    learners = {name: record for name, record in records.items() if name not in (PEAK, PRODUCTS)}
     ours = next(iter(learners.values())).parameters
     for name, record in learners.items():
         if abs(record.parameters / ours - 1) > SIZES_WITHIN:

@@ -23,6 +23,7 @@ from peers import Peer
 from shapes import Work
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from yardsticks import PEAK, Yardstick, peak, products_alone
 
 from pellucid.config import model as config
 from pellucid.config.run import Training
@@ -34,7 +35,6 @@ from pellucid.training.memory import keep_freed_memory
 
 # Nothing warms up, and at a rate of 5e-4 the losses of twelve layers have spikes.
 ENDLESS = {"steps": 1_000_000, "schedule": {"kind": "constant", "peak": 2e-4}}
-PEAK_SIZE, PEAK_PRODUCTS = 2048, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,6 @@ ENCODER_DECODER: Mapping[str, Candidate] = {
     ),
 }
 
-PEAK = "peak"
-
 
 def candidates(model: config.Model) -> Mapping[str, Candidate]:
     """Who can train a model; the first is who the others are compared with."""
@@ -168,17 +166,10 @@ def trainee(candidate: Candidate, work: Work) -> Trainee:
     return Trainee(parameters, losses, [batch.num_labels for batch in work.batches])
 
 
-def peak() -> Trainee:
-    """The machine's best: large bfloat16 products; floating-point operations are counted as work."""
-    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, dtype=torch.bfloat16) for _ in range(2))
-
-    def products() -> Iterator[float]:
-        while True:
-            for _ in range(PEAK_PRODUCTS):
-                a @ b
-            yield 0.0
-
-    return Trainee(0, products(), [PEAK_PRODUCTS * 2 * PEAK_SIZE**3])
+def yardstick(name: str, work: Work) -> Trainee:
+    """What is timed like a candidate and learns nothing."""
+    found: Yardstick = peak() if name == PEAK else products_alone(work)
+    return Trainee(0, found.steps, found.amounts)
 
 
 def attention_of(candidate: Candidate | None) -> AbstractContextManager[None]:
@@ -210,8 +201,8 @@ def main(name: str, path: str) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints goes to the log, not among the answers
     work: Work = pickle.loads(Path(path).read_bytes())
-    candidate = None if name == PEAK else candidates(work.model)[name]
-    steps = peak() if candidate is None else trainee(candidate, work)
+    candidate = candidates(work.model).get(name)
+    steps = yardstick(name, work) if candidate is None else trainee(candidate, work)
     answers.write(json.dumps({"parameters": steps.parameters}) + "\n")
     with attention_of(candidate):
         serve(steps, answers)
