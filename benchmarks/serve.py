@@ -194,17 +194,24 @@ def main() -> None:
     from common import prepare, write_page
 
     prepare()
-    loaded = model_of(options.layers, options.width)
+    from pellucid.inference.aside import aside
     from pellucid.serve.limits import Limits
-    from pellucid.serve.service import of_loaded
+    from pellucid.serve.service import Service, of_loaded
 
-    service = of_loaded(loaded, "bench", weights=options.weights, limits=Limits(rows=options.count))
-    ends, writer = loaded.tokenizer.ends, service.writer
-    offline(writer, ends, options.count, options.count, 2000)  # to warm up
-    before = offline(writer, ends, options.count, options.count, 30_000)
+    def opened() -> Service:
+        loaded, limits = model_of(options.layers, options.width), Limits(rows=options.count)
+        return of_loaded(loaded, "bench", weights=options.weights, limits=limits)
+
+    def alone(wanted: int) -> float:
+        ends = service.loaded.tokenizer.ends
+        return aside(lambda: offline(service.writer, ends, options.count, options.count, wanted))
+
+    service = aside(opened)
+    alone(2000)  # to warm up
+    before = alone(30_000)
     found = served(service, options.count, options.seconds)
-    after = offline(writer, ends, options.count, options.count, 30_000)
-    size = sum(parameter.numel() for parameter in loaded.model.parameters())
+    after = alone(30_000)
+    size = sum(parameter.numel() for parameter in service.loaded.model.parameters())
     text = page(found, service, (before, after), size, options)
     write_page("serve", "The service beside the engine without one", text)
 

@@ -10,7 +10,7 @@ from pellucid.explorer.opening import SHIPPED
 from pellucid.inference.engine import EncoderEngine, Engine
 from pellucid.inference.engine.head import chosen_products, copied_products
 from pellucid.inference.engine.looking import softmax
-from pellucid.inference.engine.products import ways_for
+from pellucid.inference.engine.products import Products, usual, ways_for
 from pellucid.inference.highest import highest
 from pellucid.inference.rules import LogitBias, NoRepeat
 from pellucid.inference.sampling import Never, Sampling
@@ -124,6 +124,25 @@ def test_every_kernel_for_whole_numbers_gives_the_same_bits(bias):
     assert ((plain - exact).abs() <= rounding + 1e-6).all()
     alone = [way.multiply(x[2:3], way.pack(weight), given) for way in ways_for("int8", torch.device("cpu"))]
     assert all(torch.equal(one, plain[2:3]) for one in alone)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+def test_a_product_of_any_number_of_rows_is_that_of_its_rows(weights):
+    weight, bias = torch.randn(24, 32), torch.randn(24)
+    product = Products(weights, torch.device("cpu")).of(weight, bias)
+    close = {"float32": 1e-6, "bfloat16": 0.01, "int8": 0.02}[weights]
+    for rows in (1, 16, 17, 31, 33, 100, 130):
+        x = torch.randn(rows, 32)
+        exact = torch.nn.functional.linear(x, weight, bias)
+        found = product(x)
+        assert found.shape == exact.shape
+        assert (found - exact).norm() <= close * exact.norm()
+
+
+def test_few_numbers_of_rows_are_usual():
+    assert [usual(rows) for rows in (1, 16, 17, 31, 33, 64, 65)] == [1, 16, 18, 32, 36, 64, 72]
+    assert all(rows <= usual(rows) <= 1.125 * rows for rows in range(1, 2000))
+    assert len({usual(rows) for rows in range(17, 2049)}) == 8 * 7
 
 
 def test_chosen_products_are_those_of_copied_rows():

@@ -46,8 +46,10 @@ def explore(
     debug: Debug = False,
 ) -> None:
     from pellucid.explorer.opening import open_session
+    from pellucid.inference.aside import aside
 
-    session = open_session(target, text=text, written=written, other=other, tokens=tokens, device=device_of(device))
+    where = device_of(device)
+    session = aside(lambda: open_session(target, text=text, written=written, other=other, tokens=tokens, device=where))
     if export is not None:
         from pellucid.explorer.export import export_html
 

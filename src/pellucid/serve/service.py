@@ -11,6 +11,7 @@ from pathlib import Path
 from pellucid.config import model as config
 from pellucid.errors import UserError
 from pellucid.inference import predict
+from pellucid.inference.aside import aside
 from pellucid.inference.batching import Request, Scheduler
 from pellucid.inference.engine import Engine
 from pellucid.inference.writer import Plain, Writer
@@ -168,9 +169,13 @@ def open_service(
         UserError: for what cannot be opened, or reads no text.
     """
     folder = find(target)
-    loaded = load(target, device=device, verify=verify)
     called = name or (str(target) if not Path(target).exists() else folder.resolve().name)
-    return of_loaded(loaded, called, weights=weights, limits=limits, template=ChatTemplate.of(folder))
+
+    def opened() -> Service:
+        loaded = load(target, device=device, verify=verify)
+        return of_loaded(loaded, called, weights=weights, limits=limits, template=ChatTemplate.of(folder))
+
+    return aside(opened)  # the model's own thread comes after it
 
 
 def of_loaded(

@@ -1,6 +1,8 @@
 """One thread that owns the model, and what the event loop sees of its work.
 
-The loop hands requests over and hears what became of them, once a step for all together. Nothing else is shared.
+The loop hands requests over and hears what became of them, once a step for all together. Nothing else is shared. The
+two take turns: while the loop passes on what a step has written the model waits, as both are Python, of which one runs
+at a time, and a thread that is asked for the lock between two of its products loses more than the other gains.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ log = logging.getLogger("pellucid.serve")
 
 LONGEST_WAIT = 60  # seconds that a client is told to stay away, at most
 USUAL_SECONDS = 1.0  # of a request, while none has ended
+WRITES = 1000  # a second, to all streams together; the rest of the machine is the model's
+SLOWEST = 0.5  # seconds between two writes to a stream, at most
+TURN = 0.1  # seconds that the model waits for the loop at most
 
 
 class Ticket:
@@ -33,7 +38,8 @@ class Ticket:
         news: what was written since it was last taken.
         reason: why it ended; ``None`` while it has not.
         error: why there will be nothing more, where that is so.
-        changed: set when there is something new; several tickets may share one.
+        changed: set when what is new is to be passed on; several tickets may share one.
+        is_begun: whether anything was.
     """
 
     def __init__(self, request: Request, changed: asyncio.Event, *, each: bool) -> None:
@@ -43,7 +49,7 @@ class Ticket:
         self.reason: Reason | None = None
         self.error: ServiceError | None = None
         self.began = time.monotonic()
-        self.is_cancelled = False
+        self.is_cancelled, self.is_begun = False, False
         self.timer: asyncio.TimerHandle | None = None
 
     def take(self) -> list[Wrote]:
@@ -73,6 +79,7 @@ class Worker:
         self._orders: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._usual = USUAL_SECONDS
         self._ending = False
+        self._due = 0.0  # when streams are written to again
         self._thread = threading.Thread(target=self._run, name="pellucid-model", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -171,14 +178,19 @@ class Worker:
         ticket.error = error
         ticket.changed.set()
 
-    def _hear(self, news: list[tuple[Ticket, Event]]) -> None:
-        """What one step has done."""
+    def _hear(self, news: list[tuple[Ticket, Event]], heard: threading.Event) -> None:
+        """What one step has done. Whoever waits for its first token or has its last is told at once, others when due.
+
+        Sets ``heard`` when all of them have had a turn of the loop.
+        """
+        assert self._loop is not None
         for ticket, event in news:
             if ticket.is_cancelled or ticket.is_over:
                 continue
             if isinstance(event, Wrote):
                 ticket.news.append(event)
-                if ticket.each:
+                if ticket.each and not ticket.is_begun:
+                    ticket.is_begun = True
                     ticket.changed.set()
                 continue
             seconds = time.monotonic() - ticket.began
@@ -187,6 +199,13 @@ class Worker:
             self.metrics.ended(event.reason, seconds)
             ticket.reason = event.reason
             ticket.changed.set()
+        if (now := self._loop.time()) >= self._due:
+            self._due = now + min(SLOWEST, len(self.open) / WRITES)
+            for ticket in self.open:
+                if ticket.each and ticket.news:
+                    ticket.changed.set()
+        # Who waits for an event is woken in the next turn, and runs in the one after that.
+        self._loop.call_soon(self._loop.call_soon, heard.set)
 
     # ---- in the thread -------------------------------------------------------------------------
 
@@ -230,7 +249,9 @@ class Worker:
         for event in events:
             if isinstance(event, Finished):
                 self._tickets.pop(event.job, None)
-        self._tell(self._hear, news)
+        heard = threading.Event()
+        if self._tell(self._hear, news, heard):
+            heard.wait(TURN)
 
     def _add(self, ticket: Ticket) -> None:
         if ticket.is_cancelled or ticket.is_over:
@@ -256,12 +277,14 @@ class Worker:
         for ticket in lost:
             self._tell(self._fail, ticket, error, why)
 
-    def _tell(self, hear: Callable[..., object], *told: Any) -> None:
+    def _tell(self, hear: Callable[..., object], *told: Any) -> bool:
+        """Whether there is still a loop that will hear it."""
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(hear, *told)
-        except RuntimeError:  # the loop has ended, and with it everybody who waited
-            return
+        except RuntimeError:  # it has ended, and with it everybody who waited
+            return False
+        return True
 
 
 def _late(seconds: float) -> ServiceError:

@@ -119,9 +119,6 @@ def _biases(given: dict[str, float], size: int) -> list[tuple[int, float]]:
 async def pieces(worker: Worker, planned: Sequence[Planned], *, each: bool) -> AsyncIterator[Piece]:
     """What the texts grow by: as it comes with ``each``, else each text at its end. Leaving it cancels them.
 
-    Every stream is written to at most once in as many milliseconds as there are streams: a thousand times a second
-    in all, which leaves the machine to the model.
-
     Raises:
         ServiceError: when a text cannot be written, the line is full or it takes too long.
     """
@@ -143,8 +140,6 @@ async def pieces(worker: Worker, planned: Sequence[Planned], *, each: bool) -> A
                     del going[index]
                 if piece.text or piece.wrote or piece.reason:
                     yield piece
-            if going:
-                await asyncio.sleep(min(0.1, len(worker.open) / 1000))
     finally:
         for ticket in tickets:
             worker.cancel(ticket)
