@@ -1,0 +1,82 @@
+"""One loop for every model of the lab, whoever made it: the Transformer is given nothing that others are not.
+
+Shapes: B batch, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+UNASKED = -100
+"""A label that is none: nothing is asked at its place."""
+
+
+class Rows(NamedTuple):
+    """A batch: tokens (B, T), and what is to be said at each of them."""
+
+    tokens: Int[Tensor, "B T"]
+    labels: Int[Tensor, "B T"]
+
+
+def fit(
+    model: nn.Module,
+    batches: Callable[[], Rows],
+    steps: int,
+    *,
+    peak: float = 1e-3,
+    warmup: int = 100,
+    clip: float | None = 1.0,
+    smoothing: float = 0.0,
+) -> Iterator[tuple[int, float]]:
+    """Trains in place by AdamW; yields the number of each step and its loss in nats per label.
+
+    The rate rises over ``warmup`` steps to its ``peak`` and falls along a cosine to a tenth of it.
+    """
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
+    for step in range(1, steps + 1):
+        model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = peak * rate(step, steps, warmup)
+        loss = loss_of(model, batches(), smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        yield step, loss.item()
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """Of the peak, at a step from 1 on."""
+    if step <= warmup:
+        return step / warmup
+    return 0.55 + 0.45 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
+
+
+def loss_of(model: nn.Module, rows: Rows, smoothing: float = 0.0) -> Float[Tensor, ""]:
+    """Mean cross-entropy in nats per label."""
+    logits = model(rows.tokens)
+    return F.cross_entropy(logits.flatten(0, 1), rows.labels.flatten(), ignore_index=UNASKED, label_smoothing=smoothing)
+
+
+@torch.no_grad()
+def right(model: nn.Module, rows: Rows) -> float:
+    """The share of the labels that are the likeliest token."""
+    model.eval()
+    asked = rows.labels != UNASKED
+    return float((model(rows.tokens).argmax(-1) == rows.labels)[asked].float().mean())
+
+
+def size_of(model: nn.Module) -> int:
+    """Trained parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
