@@ -19,6 +19,7 @@ from pellucid.cli import (
     explore,
     fill,
     generate,
+    lab,
     serve,
     size,
     trace,
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 for command in (
     demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size, trace, diff, doctor,
-    explore, serve,
+    explore, serve, lab,
 ):  # fmt: skip
     app.command(help=command.__doc__)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 app.add_typer(data.app, name="data")

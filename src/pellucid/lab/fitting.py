@@ -49,11 +49,22 @@ def fit(
             group["lr"] = peak * rate(step, steps, warmup)
         loss = loss_of(model, batches(), smoothing)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         yield step, loss.item()
+
+
+def course_of(
+    model: nn.Module, batches: Callable[[], Rows], judged: Callable[[], Rows], steps: int, *, peak: float, every: int
+) -> dict[int, float]:
+    """Trains, and says how much was right after every so many steps, and after the last."""
+    return {
+        step: right(model, judged())
+        for step, _ in fit(model, batches, steps, peak=peak)
+        if step % every == 0 or step == steps
+    }
 
 
 def rate(step: int, steps: int, warmup: int) -> float:

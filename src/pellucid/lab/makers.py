@@ -19,7 +19,9 @@ from pellucid.models.decoder import Decoder
 Cell = Literal["LSTM", "GRU"]
 
 
-def decoder(vocab: int, *, width: int = 64, layers: int = 2, heads: int = 4, **changes: Any) -> Decoder:
+def decoder(
+    vocab: int, *, width: int = 64, layers: int = 2, heads: int = 4, init: config.Init | None = None, **changes: Any
+) -> Decoder:
     """A decoder with norms before the sub-layers; ``changes`` are of its :class:`~pellucid.config.parts.Stack`."""
     stack = parts.Stack(
         d_model=width,
@@ -29,7 +31,8 @@ def decoder(vocab: int, *, width: int = 64, layers: int = 2, heads: int = 4, **c
         positions=parts.Sinusoidal(),
         placement="pre",
     )
-    made = build(config.Decoder(front=config.Tokens(vocab_size=vocab), stack=replace(stack, **changes)))
+    whole = config.Decoder(front=config.Tokens(vocab_size=vocab), stack=replace(stack, **changes))
+    made = build(whole if init is None else replace(whole, init=init))
     assert isinstance(made, Decoder)
     return made
 

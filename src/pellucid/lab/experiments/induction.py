@@ -1,0 +1,130 @@
+"""Why more than one layer: heads that look up what came next the last time form all at once, and one layer has none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import nn
+
+from pellucid.analysis.attention import induction_score
+from pellucid.config.parts import Rotary
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.figures import curve
+from pellucid.lab.fitting import Rows, fit
+from pellucid.lab.makers import decoder
+from pellucid.lab.tasks import repeats
+from pellucid.trace import trace
+
+DEPTHS = (2, 1)
+VOCAB, WIDTH, ROWS, STEPS, WARMUP, PEAK, EVERY, JUDGED = 64, 64, 32, 400, 100, 1e-3, 10, 32
+SHORTEST, LONGEST, LENGTH = 16, 32, 24
+"""Lengths of what is repeated, in training and when judged; at one length alone, the distance would give it away."""
+FORMED, TOGETHER = 0.5, 0.15
+"""The weight from which on a head counts as formed, and which share of all steps may lie between it and the loss."""
+
+
+def drawn() -> Rows:
+    """Repeats whose length nobody can know beforehand."""
+    return repeats(ROWS, int(torch.randint(SHORTEST, LONGEST + 1, ())), VOCAB)
+
+
+def looked_at(model: nn.Module) -> tuple[float, list[list[float]]]:
+    """The loss on the second copy in nats per token, and of every head of every layer its prefix-matching score."""
+    rows = repeats(JUDGED, LENGTH, VOCAB)
+    model.eval()
+    twice = torch.cat([rows.tokens, rows.labels[:, -1:]], dim=1)
+    tape = trace(model, twice, watch=["logits", "*.self_attention.weights"])
+    loss = F.cross_entropy(tape["logits"][:, LENGTH:-1].flatten(0, 1), rows.labels[:, LENGTH:].flatten()).item()
+    weights = [tape[name] for name in sorted(tape) if name.endswith(".weights")]
+    return loss, [induction_score(layer, period=LENGTH).mean(0).tolist() for layer in weights]
+
+
+def measure(seed: int, say: Say) -> Measured:
+    """The loss on the second copy and the scores of all heads in the course of training, by the number of layers."""
+    found: dict[str, dict[str, list[float]]] = {}
+    heads: dict[str, list[list[float]]] = {}
+    steps: list[int] = []
+    for depth in DEPTHS:
+        model = decoder(VOCAB, width=WIDTH, layers=depth, positions=Rotary())
+        course = {0: looked_at(model)}
+        for step, _ in fit(model, drawn, STEPS, peak=PEAK, warmup=WARMUP):
+            if step % EVERY == 0 or step == STEPS:
+                course[step] = looked_at(model)
+        best = [max(map(max, scores)) for _, scores in course.values()]
+        steps, losses = list(course), [loss for loss, _ in course.values()]
+        found[str(depth)] = {"nats": losses, "best": best}
+        heads[str(depth)] = course[steps[-1]][1]
+        say(f"layers: {depth}, loss {losses[-1]:.2f}, the best head's score {best[-1]:.2f}")
+    return {"steps": steps, "course": found, "heads at the end": heads, "chance": math.log(VOCAB)}
+
+
+def first(steps: Sequence[int], values: Sequence[float], least: float) -> int | None:
+    """The step from which on a value is at least so much; None for never."""
+    return next((step for step, value in zip(steps, values, strict=True) if value >= least), None)
+
+
+def judge(results: Sequence[Measured]) -> Verdict:
+    """Whether the head and the fall of the loss come together with two layers, and neither with one."""
+    deep, flat = (str(depth) for depth in DEPTHS)
+    steps, chance = results[0]["steps"], results[0]["chance"]
+    ends = {who: [result["course"][who]["nats"][-1] for result in results] for who in (deep, flat)}
+    most = {who: [max(result["course"][who]["best"]) for result in results] for who in (deep, flat)}
+    formed = [first(steps, result["course"][deep]["best"], FORMED) for result in results]
+    fallen = [first(steps, [-loss for loss in r["course"][deep]["nats"]], -chance / 2) for r in results]
+    begun = [first(steps, result["course"][deep]["best"], FORMED / 5) for result in results]
+    pairs = [(a, b, c) for a, b, c in zip(begun, formed, fallen, strict=True) if None not in (a, b, c)]
+    if len(pairs) == len(results):
+        said = (
+            f"With {deep} layers the best head's weight on the token after the earlier copy reaches {FORMED:g} after "
+        )
+        said += f"{spread([b for _, b, _ in pairs], '.0f')} steps, {spread([b - a for a, b, _ in pairs], '.0f')} after "
+        said += f"it was {FORMED / 5:g}; the loss on the second copy is halved after "
+        said += f"{spread([c for _, _, c in pairs], '.0f')} and ends at {spread(ends[deep])} nats a token. "
+    else:
+        said = f"With {deep} layers head and fall of the loss come with {len(pairs)} of {len(results)} seeds within "
+        said += f"{steps[-1]} steps; the best weight is {spread(most[deep])}, the last loss {spread(ends[deep])} nats. "
+    said += f"With one layer no head gets beyond {max(most[flat]):.2f}, and the loss ends at {spread(ends[flat])}, "
+    said += f"where guessing gives {chance:.2f} and one of the {LENGTH} tokens before {math.log(LENGTH):.2f}."
+    together = len(pairs) == len(results) and all(abs(c - b) <= TOGETHER * steps[-1] for _, b, c in pairs)
+    alone = max(most[flat]) < FORMED and min(ends[flat]) > chance / 2
+    return Verdict(together and alone, said)
+
+
+def draw(figure: Figure, results: Sequence[Measured]) -> None:
+    """The loss on the second copy and the best head's score against steps."""
+    left, right = figure.subplots(1, 2)
+    for nth, depth in enumerate(DEPTHS):
+        name = "1 layer" if depth == 1 else f"{depth} layers"
+        of_seeds = [result["course"][str(depth)] for result in results]
+        for axes, what in ((left, "nats"), (right, "best")):
+            curve(axes, results[0]["steps"], [course[what] for course in of_seeds], name, nth, markersize=2)
+    left.axhline(results[0]["chance"], color="#999999", linewidth=0.8, linestyle=":")
+    left.annotate("guessing", (0.98, results[0]["chance"]), xytext=(0, 2), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", ha="right", fontsize=8, color="#666666")  # fmt: skip
+    left.set_ylabel("loss on the second copy, nats per token")
+    left.set_ylim(bottom=0)
+    right.set_ylabel("best head's weight on the token after the copy")
+    right.set_ylim(-0.03, 1.03)
+    right.legend(loc="center right")
+    for axes in (left, right):
+        axes.set_xlabel("training steps")
+
+
+EXPERIMENT = Experiment(
+    name="induction",
+    question="Why more than one layer?",
+    claim="With two layers a head forms, suddenly, that looks at what came after the same token before, and at that "
+    "moment the model learns from its context; one layer cannot have such a head.",
+    source="Olsson et al. 2022, In-context Learning and Induction Heads; Elhage et al. 2021",
+    setting=f"{SHORTEST} to {LONGEST} random tokens of {VOCAB}, and the same once more; {DEPTHS[0]} and {DEPTHS[1]} "
+    f"layers of width {WIDTH} with rotary positions, {STEPS} steps of {ROWS} rows at a rate of {PEAK:g}. The score of "
+    "a head is its mean weight, in the second copy, on the token after the earlier occurrence of the one it stands on.",
+    minutes=4,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+)

@@ -1,0 +1,105 @@
+"""Why attention, and no recurrent network: all positions of a step are computed at once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from statistics import median
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.figures import curve
+from pellucid.lab.fitting import Rows, loss_of, size_of
+from pellucid.lab.makers import decoder, recurrent_of_size
+
+LENGTHS = (16, 64, 256, 1024, 2048, 4096)
+VOCAB, WIDTH, LAYERS, ROUNDS = 64, 256, 2, 5
+TRANSFORMER, LSTM = "Transformer", "LSTM"
+WHO = (TRANSFORMER, LSTM)
+
+
+def measure(seed: int, say: Say) -> Measured:
+    """Milliseconds of a training step of one row, by its length; the models take turns."""
+    transformer = decoder(VOCAB, width=WIDTH, layers=LAYERS)
+    models = {TRANSFORMER: transformer, LSTM: recurrent_of_size(size_of(transformer), VOCAB, LSTM, layers=LAYERS)}  # type: ignore[arg-type]
+    found: dict[str, list[float]] = {who: [] for who in WHO}
+    for length in LENGTHS:
+        tokens = torch.randint(VOCAB, (1, length))
+        times: dict[str, list[float]] = {who: [] for who in WHO}
+        for _ in range(ROUNDS):
+            for who, model in models.items():
+                times[who].append(1e3 * seconds(model, Rows(tokens, tokens.roll(-1, 1))))
+        for who in WHO:
+            found[who].append(median(times[who][1:] or times[who]))  # the first one warms up
+        say(f"{length} tokens: " + ", ".join(f"{who} {found[who][-1]:.0f} ms" for who in WHO))
+    sizes = {who: size_of(model) for who, model in models.items()}
+    return {"lengths": list(LENGTHS), "milliseconds": found, "parameters": sizes}
+
+
+def seconds(model: nn.Module, rows: Rows) -> float:
+    """Of one pass forwards and one backwards."""
+    began = time.perf_counter()
+    loss_of(model, rows).backward()  # type: ignore[no-untyped-call]
+    took = time.perf_counter() - began
+    model.zero_grad(set_to_none=True)
+    return took
+
+
+def crossing(lengths: Sequence[float], ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """The length from which on the Transformer is slower, between the measured ones in logarithms; None for none."""
+    ahead = [math.log(a / b) for a, b in zip(ours, theirs, strict=True)]
+    for i in range(len(ahead) - 1, 0, -1):
+        if ahead[i] > 0 >= ahead[i - 1]:
+            part = -ahead[i - 1] / (ahead[i] - ahead[i - 1])
+            return float(math.exp(math.log(lengths[i - 1]) + part * math.log(lengths[i] / lengths[i - 1])))
+    return None
+
+
+def judge(results: Sequence[Measured]) -> Verdict:
+    """How much faster the Transformer is at best, and where the two change places."""
+    lengths = results[0]["lengths"]
+    times = [[r["milliseconds"][who] for who in WHO] for r in results]
+    ratios = [[theirs / ours for ours, theirs in zip(*both, strict=True)] for both in times]
+    best, last = [max(each) for each in ratios], [each[-1] for each in ratios]
+    at = sorted({lengths[each.index(max(each))] for each in ratios})
+    said = f"At best, in rows of {' or '.join(map(str, at))} tokens, the Transformer is {spread(best, '.1f')} times as "
+    said += "fast as the LSTM. "
+    met = [crossing(lengths, *both) for both in times]
+    places = [place for place in met if place is not None]
+    if len(places) == len(met):
+        said += f"From {spread(places, '.0f')} tokens on the square of the length makes it the slower one."
+    else:
+        said += f"At {lengths[-1]} tokens it is {spread(last, '.1f')} times as fast: they do not change places before."
+    return Verdict(all(factor > 1 for factor in best), said)
+
+
+def draw(figure: Figure, results: Sequence[Measured]) -> None:
+    """Milliseconds of a step against the length of its rows."""
+    axes = figure.subplots()
+    for nth, who in enumerate(WHO):
+        curve(axes, results[0]["lengths"], [result["milliseconds"][who] for result in results], who, nth)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("tokens of the row")
+    axes.set_ylabel("training step, ms")
+    axes.legend()
+
+
+EXPERIMENT = Experiment(
+    name="steps",
+    question="What does a step cost, of attention and of recurrence?",
+    claim="A recurrent network computes one position after the other, attention all at once: a row takes it less time, "
+    "until it is so long that the square of its length counts.",
+    source="Vaswani et al. 2017, §4 and table 1",
+    setting=f"A pass forwards and one backwards of one row of {LENGTHS[0]} to {LENGTHS[-1]} tokens, by {LAYERS} layers "
+    f"of width {WIDTH} and by an LSTM of as many layers and parameters (PyTorch's own); medians, interleaved. A batch "
+    "of many rows hides the difference: then a recurrent network has them to compute at once.",
+    minutes=3,
+    measure=measure,
+    judge=judge,
+    draw=draw,
+)
