@@ -109,8 +109,10 @@ def judge(results: Sequence[Measured]) -> Verdict:
     full, seen = (lengths[-1] * counts["rest"][-1] / counts[what][-1] for what in ("full", "seen"))
     said = f"A token costs {spread([constant for constant, _, _ in lines], '.0f')} µs and "
     said += f"{spread([1e3 * slope for _, slope, _ in lines], '.0f')} more for every 1000 tokens of its text, which is "
-    said += f"true of all lengths to within {100 * max(off):.0f} %. Attention's share of the time goes from {share[0]} % at "
-    said += f"{lengths[0]} tokens to {share[1]} % at {lengths[-1]}. It costs as much as everything else "
+    said += (
+        f"true of all lengths to within {100 * max(off):.0f} %. Attention's share of the time goes from {share[0]} % "
+    )
+    said += f"at {lengths[0]} tokens to {share[1]} % at {lengths[-1]}. It costs as much as everything else "
     said += (
         f"at {spread(places, '.0f')} tokens" if len(places) == len(met) else "not within these lengths with every seed"
     )
@@ -156,8 +158,8 @@ EXPERIMENT = Experiment(
     "constant plus a part for every other token, a text the square of its length.",
     source="Vaswani et al. 2017, table 1 (n² · d per layer); the arithmetic: Kaplan et al. 2020, §2.1",
     setting=f"A pass forwards over {TOKENS} tokens in rows of {LENGTHS[0]} to {LENGTHS[-1]}, by {LAYERS} causal layers "
-    f"of width {WIDTH} with {HEADS} heads and by the same without scores and mixture; the difference is attention. Time "
-    "of the processor, medians, interleaved. Operations are counted by pellucid.analysis.flops.",
+    f"of width {WIDTH} with {HEADS} heads and by the same without scores and mixture; the difference is attention. "
+    "Time of the processor, medians, interleaved. Operations are counted by pellucid.analysis.flops.",
     minutes=3,
     measure=measure,
     judge=judge,

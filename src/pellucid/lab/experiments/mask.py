@@ -151,8 +151,8 @@ EXPERIMENT = Experiment(
     "nonsense, since then there is nothing to copy.",
     source="Vaswani et al. 2017, §3.1 and §3.2.3",
     setting=f"Python's language reference by characters, {LENGTH} at a time; {LAYERS} layers of width {WIDTH} with "
-    f"rotary positions, {STEPS} steps of {ROWS} rows at a rate of {PEAK:g}. Both losses are those of the same characters of "
-    "held-out text, once with the whole window given and once with nothing but what stands before them.",
+    f"rotary positions, {STEPS} steps of {ROWS} rows at a rate of {PEAK:g}. Both losses are those of the same characters "
+    "of held-out text, once with the whole window given and once with nothing but what stands before them.",
     minutes=4,
     measure=measure,
     judge=judge,
