@@ -8,6 +8,7 @@ import torch
 from pellucid.errors import UserError
 from pellucid.lab import find
 from pellucid.lab.experiment import spread
+from pellucid.lab.experiments import induction
 from pellucid.lab.experiments.steps import crossing
 from pellucid.lab.fitting import UNASKED, Rows, fit, loss_of, rate, right, size_of
 from pellucid.lab.makers import Recurrent, decoder, recurrent_of_size
@@ -91,6 +92,16 @@ def test_where_two_curves_cross():
     assert crossing(lengths, [1, 1, 4], [2, 2, 2]) == pytest.approx(math.sqrt(100 * 1000))
     assert crossing(lengths, [1, 1, 1], [2, 2, 2]) is None
     assert crossing(lengths, [3, 3, 3], [2, 2, 2]) is None
+
+
+def test_what_came_after_the_same_token_before(monkeypatch):
+    monkeypatch.setattr(induction, "LENGTH", 3)
+    tokens = torch.tensor([[5, 7, 5, 5, 7, 5]])
+    weights = torch.zeros(1, 2, 6, 6)
+    # Queries 3, 4, 5 read 5, 7, 5. What came after a 5: places 1, 3 and 4; after a 7: place 2.
+    weights[0, 0, 3, 1], weights[0, 0, 4, 2], weights[0, 0, 5, 4] = 1, 1, 1
+    weights[0, 1, 3, 0], weights[0, 1, 4, 1], weights[0, 1, 5, 3] = 1, 1, 0.5
+    assert induction.matched(weights, tokens) == pytest.approx([1.0, 0.5 / 3])
 
 
 def test_a_claim_that_does_not_show_is_not_said_to():

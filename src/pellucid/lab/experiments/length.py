@@ -54,7 +54,7 @@ def measure(seed: int, say: Say) -> Measured:
     """Microseconds per token with attention and without, by length, the two taking turns, and what arithmetic says."""
     whole, bare = (decoder(VOCAB, width=WIDTH, heads=HEADS, layers=LAYERS).eval() for _ in range(2))
     for block in bare.blocks:
-        block.self_attention.kernel = values_alone  # type: ignore[union-attr, assignment]
+        block.self_attention.kernel = values_alone  # type: ignore[union-attr]
     found: dict[str, list[float]] = {"whole": [], "rest": []}
     operations: dict[str, list[float]] = {"rest": [], "full": [], "seen": []}
     for length in LENGTHS:

@@ -76,9 +76,9 @@ def written(model: nn.Module, start: Int[Tensor, " N"], characters: str) -> str:
 def measure(seed: int, say: Say) -> Measured:
     """Both losses on held-out text in the course of training, and what is written in the end."""
     corpus = load_python_docs()
-    before = "\n\n".join(corpus.train)
+    before = "\n\n".join(map(str, corpus.train))
     characters = alphabet(before)
-    text, held_out = numbers(before, characters), numbers("\n\n".join(corpus.validation), characters)
+    text, held_out = numbers(before, characters), numbers("\n\n".join(map(str, corpus.validation)), characters)
     judged = windows(held_out, torch.linspace(0, len(held_out) - LENGTH - 1, JUDGED).long())
     steps: list[int] = []
     found: dict[str, dict[str, list[float]]] = {}
@@ -151,7 +151,7 @@ EXPERIMENT = Experiment(
     "nonsense, since then there is nothing to copy.",
     source="Vaswani et al. 2017, §3.1 and §3.2.3",
     setting=f"Python's language reference by characters, {LENGTH} at a time; {LAYERS} layers of width {WIDTH} with "
-    f"rotary positions, {STEPS} steps of {ROWS} rows at a rate of {PEAK:g}. Both losses are those of the same characters "
+    f"rotary positions, {STEPS} steps of {ROWS} rows at a rate of {PEAK:g}. Both losses are of the same characters "
     "of held-out text, once with the whole window given and once with nothing but what stands before them.",
     minutes=4,
     measure=measure,
