@@ -20,11 +20,11 @@ from pellucid.lab.tasks import repeats
 from pellucid.trace import trace
 
 DEPTHS = (2, 1)
-VOCAB, WIDTH, HEADS, ROWS, STEPS, PEAK, EVERY, JUDGED = 16, 64, 2, 16, 1100, 3e-3, 25, 64
+VOCAB, WIDTH, HEADS, ROWS, STEPS, PEAK, EVERY, JUDGED = 32, 64, 2, 32, 1200, 3e-3, 25, 64
 BASE = 100.0  # of the rotary positions: all turn within a row, so that neighbours are told apart soon
-SHORTEST, LONGEST, LENGTH = 16, 32, 24
+SHORTEST, LONGEST, LENGTH = 8, 16, 12
 """Lengths of what is repeated, in training and when judged; at one length alone, the distance would give it away."""
-FORMED, TOGETHER = 0.3, 0.15
+FORMED, TOGETHER = 0.5, 0.15
 """The weight from which on a head counts as formed, and which share of all steps may lie between it and the loss."""
 
 

@@ -160,7 +160,7 @@ EXPERIMENT = Experiment(
     setting=f"A pass forwards over {TOKENS} tokens in rows of {LENGTHS[0]} to {LENGTHS[-1]}, by {LAYERS} causal layers "
     f"of width {WIDTH} with {HEADS} heads and by the same without scores and mixture; the difference is attention. "
     "Time of the processor, medians, interleaved. Operations are counted by pellucid.analysis.flops.",
-    minutes=3,
+    minutes=1,
     measure=measure,
     judge=judge,
     draw=draw,

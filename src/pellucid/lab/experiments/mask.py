@@ -136,7 +136,8 @@ def draw(figure: Figure, results: Sequence[Measured]) -> None:
             name = f"{who}, {'the window given' if how == 'whole' else 'only the past given'}"
             curve(axes, results[0]["steps"], of_seeds, name, nth, linestyle=style)
     axes.axhline(results[0]["frequencies"], color="#999999", linewidth=0.8, linestyle=":")
-    axes.annotate("frequencies alone", (0.99, results[0]["frequencies"]), xytext=(0, 2), ha="right", fontsize=8,
+    place = 0.99, results[0]["frequencies"]
+    axes.annotate("frequencies alone", place, xytext=(0, -3), ha="right", va="top", fontsize=8,
                   xycoords=("axes fraction", "data"), textcoords="offset points", color="#666666")  # fmt: skip
     axes.set_xlabel("training steps")
     axes.set_ylabel("loss, nats per character")
@@ -153,7 +154,7 @@ EXPERIMENT = Experiment(
     setting=f"Python's language reference by characters, {LENGTH} at a time; {LAYERS} layers of width {WIDTH} with "
     f"rotary positions, {STEPS} steps of {ROWS} rows at a rate of {PEAK:g}. Both losses are of the same characters "
     "of held-out text, once with the whole window given and once with nothing but what stands before them.",
-    minutes=4,
+    minutes=2,
     measure=measure,
     judge=judge,
     draw=draw,

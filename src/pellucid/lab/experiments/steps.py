@@ -70,10 +70,10 @@ def judge(results: Sequence[Measured]) -> Verdict:
     said += "fast as the LSTM. "
     met = [crossing(lengths, *both) for both in times]
     places = [place for place in met if place is not None]
-    if len(places) == len(met):
-        said += f"From {spread(places, '.0f')} tokens on the square of the length makes it the slower one."
-    else:
-        said += f"At {lengths[-1]} tokens it is {spread(last, '.1f')} times as fast: they do not change places before."
+    said += f"At {lengths[-1]}, where the square of the length counts, it is {spread(last, '.1f')} times as fast."
+    if places:
+        among = "" if len(places) == len(met) else f" ({len(places)} of {len(met)} seeds)"
+        said += f" It becomes the slower one at {spread(places, '.0f')} tokens{among}."
     return Verdict(all(factor > 1 for factor in best), said)
 
 
