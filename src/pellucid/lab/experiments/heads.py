@@ -31,7 +31,7 @@ def measure(seed: int, say: Say) -> Measured:
         sizes.append(size_of(model))
         course = course_of(model, partial(task, ROWS), partial(task, JUDGED), STEPS, peak=PEAK, every=EVERY)
         steps, found[str(heads)] = list(course), list(course.values())
-        say(f"{heads} heads of {WIDTH // heads}: {found[str(heads)][-1]:.1%} right")
+        say(f"{heads} head{'s' * (heads > 1)} of {WIDTH // heads}: {found[str(heads)][-1]:.1%} right")
     return {"steps": steps, "right": found, "parameters": sizes}
 
 
