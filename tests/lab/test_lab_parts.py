@@ -7,12 +7,11 @@ import torch
 
 from pellucid.errors import UserError
 from pellucid.lab import find
-from pellucid.lab.experiment import spread
 from pellucid.lab.experiments import induction
-from pellucid.lab.experiments.steps import crossing
 from pellucid.lab.fitting import UNASKED, Rows, fit, loss_of, rate, right, size_of
 from pellucid.lab.makers import Recurrent, decoder, recurrent_of_size
-from pellucid.lab.tasks import copied, from_places, repeats, turned
+from pellucid.lab.reading import crossing, reached, spread
+from pellucid.lab.tasks import copied, from_places, repeats
 
 
 def test_a_copy_asks_for_what_stood_before():
@@ -22,12 +21,6 @@ def test_a_copy_asks_for_what_stood_before():
     assert torch.equal(labels[:, 7:], tokens[:, :7])
     assert (tokens[:, 7] == 0).all()
     assert torch.equal(labels[:, 7:-1], tokens[:, 8:])
-
-
-def test_what_is_turned_comes_back_from_its_end():
-    tokens, labels = turned(5, 7, 11)
-    assert torch.equal(labels[:, 7:], tokens[:, :7].flip(1))
-    assert (labels[:, :7] == UNASKED).all()
 
 
 def test_repeats_are_known_from_the_first_time():
@@ -114,6 +107,11 @@ def test_a_claim_that_does_not_show_is_not_said_to():
     assert recall.judge([shown]).shows
     assert "9 tokens back" in recall.judge([shown]).said
     assert not recall.judge([shown, result]).shows  # every seed must
+
+
+def test_when_a_value_is_reached():
+    assert reached([10, 20, 30], [0.1, 0.6, 0.5], 0.5) == 20
+    assert reached([10, 20], [0.1, 0.2], 0.5) is None
 
 
 def test_a_spread_in_words():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,10 +54,3 @@ class Experiment:
     measure: Callable[[int, Say], Measured]
     judge: Callable[[Sequence[Measured]], Verdict]
     draw: Callable[[Figure, Sequence[Measured]], None]
-
-
-def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """The mean of what the seeds gave, and from where to where it goes."""
-    middle = format(mean(values), form)
-    low, high = format(min(values), form), format(max(values), form)
-    return middle if low == high else f"{middle} ({low} to {high})"

@@ -33,7 +33,6 @@ def fit(
     peak: float = 1e-3,
     warmup: int = 100,
     clip: float | None = 1.0,
-    smoothing: float = 0.0,
 ) -> Iterator[tuple[int, float]]:
     """Trains in place by AdamW; yields the number of each step and its loss in nats per label.
 
@@ -47,7 +46,7 @@ def fit(
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = peak * rate(step, steps, warmup)
-        loss = loss_of(model, batches(), smoothing)
+        loss = loss_of(model, batches())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if clip is not None:
@@ -74,10 +73,10 @@ def rate(step: int, steps: int, warmup: int) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
 
 
-def loss_of(model: nn.Module, rows: Rows, smoothing: float = 0.0) -> Float[Tensor, ""]:
+def loss_of(model: nn.Module, rows: Rows) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats per label."""
     logits = model(rows.tokens)
-    return F.cross_entropy(logits.flatten(0, 1), rows.labels.flatten(), ignore_index=UNASKED, label_smoothing=smoothing)
+    return F.cross_entropy(logits.flatten(0, 1), rows.labels.flatten(), ignore_index=UNASKED)
 
 
 @torch.no_grad()

@@ -28,26 +28,6 @@ def repeats(rows: int, length: int, vocab: int) -> Rows:
     return Rows(twice[:, :-1], twice[:, 1:])
 
 
-def turned(rows: int, length: int, vocab: int) -> Rows:
-    """Random tokens from 1 on, a 0, and the same the other way round, which is asked for; T is 2 · length."""
-    word = 1 + torch.randint(vocab - 1, (rows, length))
-    row = torch.cat([word, torch.zeros(rows, 1, dtype=torch.long), word.flip(1)], dim=1)
-    return Rows(row[:, :-1], _asked_from(row, length))
-
-
-def sums(rows: int, length: int, vocab: int, *, back: tuple[int, ...]) -> Rows:
-    """Each token is the sum of tokens some places back (modulo ``vocab``), after as many random ones as that takes.
-
-    T is ``length``; asked for is the next token wherever it is a sum.
-    """
-    start = max(back)
-    row = torch.zeros(rows, length + 1, dtype=torch.long)
-    row[:, :start] = torch.randint(vocab, (rows, start))
-    for i in range(start, length + 1):
-        row[:, i] = sum(row[:, i - b] for b in back) % vocab
-    return Rows(row[:, :-1], _asked_from(row, start - 1))
-
-
 def from_places(rows: int, length: int, vocab: int, *, back: tuple[int, ...]) -> Rows:
     """Random tokens; asked for are those of several places back at once, as the digits of one number.
 

@@ -8,10 +8,11 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from pellucid.config.parts import Rotary
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
 from pellucid.lab.figures import curve
 from pellucid.lab.fitting import course_of, size_of
 from pellucid.lab.makers import decoder
+from pellucid.lab.reading import reached, spread
 from pellucid.lab.tasks import from_places
 
 HEADS = (1, 2, 4, 8)
@@ -37,8 +38,7 @@ def measure(seed: int, say: Say) -> Measured:
 
 def learned(result: Measured, heads: int) -> int:
     """After how many steps nearly all answers are right; one more than there were for never."""
-    course = zip(result["steps"], result["right"][str(heads)], strict=True)
-    return next((step for step, share in course if share >= KNOWS), result["steps"][-1] + 1)
+    return reached(result["steps"], result["right"][str(heads)], KNOWS) or result["steps"][-1] + 1
 
 
 def judge(results: Sequence[Measured]) -> Verdict:

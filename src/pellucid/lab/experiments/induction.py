@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pellucid.config.parts import Rotary
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
 from pellucid.lab.figures import curve
 from pellucid.lab.fitting import UNASKED, Rows, fit
 from pellucid.lab.makers import decoder
+from pellucid.lab.reading import reached, spread
 from pellucid.lab.tasks import repeats
 from pellucid.trace import trace
 
@@ -75,11 +76,6 @@ def measure(seed: int, say: Say) -> Measured:
     return {"steps": steps, "course": found, "heads at the end": heads, "chance": math.log(VOCAB)}
 
 
-def first(steps: Sequence[int], values: Sequence[float], least: float) -> int | None:
-    """The step from which on a value is at least so much; None for never."""
-    return next((step for step, value in zip(steps, values, strict=True) if value >= least), None)
-
-
 def judge(results: Sequence[Measured]) -> Verdict:
     """Whether the head and the fall of the loss come together with two layers, and neither with one."""
     deep, flat = (str(depth) for depth in DEPTHS)
@@ -88,8 +84,8 @@ def judge(results: Sequence[Measured]) -> Verdict:
     most = {who: [max(result["course"][who]["best"]) for result in results] for who in (deep, flat)}
     pairs: list[tuple[int, int]] = []
     for result in results:
-        formed = first(steps, result["course"][deep]["best"], FORMED)
-        fallen = first(steps, [-loss for loss in result["course"][deep]["nats"]], -chance / 2)
+        formed = reached(steps, result["course"][deep]["best"], FORMED)
+        fallen = reached(steps, [-loss for loss in result["course"][deep]["nats"]], -chance / 2)
         if formed is not None and fallen is not None:
             pairs.append((formed, fallen))
     if len(pairs) == len(results):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from statistics import mean, median
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 
 from pellucid.analysis.flops import flops_of
 from pellucid.analysis.work import work_on
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
 from pellucid.lab.figures import COLOURS, curve
 from pellucid.lab.makers import decoder
+from pellucid.lab.reading import crossing, spread
 from pellucid.models.decoder import Decoder
 from pellucid.nn.kernels import Tap
 from pellucid.nn.masks import Mask
@@ -83,18 +83,6 @@ def line(result: Measured) -> tuple[float, float, float]:
     return float(constant), float(slope), float(np.abs(sides @ [constant, slope] - 1).max())
 
 
-def crossing(result: Measured) -> float | None:
-    """The length from which on attention costs more than the rest, between the measured ones; None for none."""
-    lengths = result["lengths"]
-    pairs = zip(attention_of(result), result["microseconds"]["rest"], strict=True)
-    gaps = [math.log(attention / rest) for attention, rest in pairs]
-    for i in range(len(gaps) - 1, 0, -1):
-        if gaps[i] > 0 >= gaps[i - 1]:
-            part = -gaps[i - 1] / (gaps[i] - gaps[i - 1])
-            return float(lengths[i - 1] * (lengths[i] / lengths[i - 1]) ** part)
-    return None
-
-
 def judge(results: Sequence[Measured]) -> Verdict:
     """How the parts grow, and where attention costs as much as everything else."""
     lengths, counts = results[0]["lengths"], results[0]["operations"]
@@ -104,7 +92,7 @@ def judge(results: Sequence[Measured]) -> Verdict:
         spread([100 * attention_of(result)[i] / result["microseconds"]["whole"][i] for result in results], ".0f")
         for i in (0, -1)
     ]
-    met = [crossing(result) for result in results]
+    met = [crossing(lengths, attention_of(r), r["microseconds"]["rest"]) for r in results]
     places = [place for place in met if place is not None]
     full, seen = (lengths[-1] * counts["rest"][-1] / counts[what][-1] for what in ("full", "seen"))
     said = f"A token costs {spread([constant for constant, _, _ in lines], '.0f')} µs and "

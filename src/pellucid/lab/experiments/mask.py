@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from pellucid.config.parts import Rotary
 from pellucid.data.python_docs import load_python_docs
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
 from pellucid.lab.figures import curve
 from pellucid.lab.fitting import Rows, fit, loss_of
 from pellucid.lab.makers import decoder
+from pellucid.lab.reading import spread
 
 LENGTH, WIDTH, LAYERS, ROWS, STEPS, PEAK, EVERY = 64, 64, 2, 16, 500, 3e-3, 50
 VOCAB = 80  # the most frequent characters, and one for all others

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from pellucid.config import parts
 from pellucid.config.model import NormalInit, Tokens
 from pellucid.data.python_docs import load_python_docs
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
 from pellucid.lab.figures import curve
 from pellucid.lab.fitting import UNASKED, Rows, fit, loss_of
 from pellucid.lab.makers import decoder
+from pellucid.lab.reading import spread
 from pellucid.models.build import build
 
 LENGTH, TIMES, WIDTH, LAYERS = 32, (1, 2, 4), 64, 2

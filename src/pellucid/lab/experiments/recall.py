@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pellucid.config.parts import Rotary
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
 from pellucid.lab.figures import curve
 from pellucid.lab.fitting import fit, right, size_of
 from pellucid.lab.makers import decoder, recurrent_of_size
+from pellucid.lab.reading import spread
 from pellucid.lab.tasks import copied
 
 LENGTHS = (4, 8, 16, 32)

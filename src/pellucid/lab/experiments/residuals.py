@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from pellucid.config.model import XavierInit
 from pellucid.config.parts import Rotary
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
 from pellucid.lab.figures import curve
 from pellucid.lab.fitting import fit, right
 from pellucid.lab.makers import decoder
+from pellucid.lab.reading import spread
 from pellucid.lab.tasks import from_places
 from pellucid.models.decoder import Decoder
 

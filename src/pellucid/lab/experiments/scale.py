@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 
 from pellucid.config.model import XavierInit
 from pellucid.config.parts import Attention, Rotary
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
 from pellucid.lab.figures import curve
 from pellucid.lab.fitting import course_of
 from pellucid.lab.makers import decoder
+from pellucid.lab.reading import reached, spread
 from pellucid.lab.tasks import copied
 
 SIZES = (1, 4, 16, 64, 256, 1024)
@@ -61,8 +62,7 @@ def saturation(size: int, scale: float) -> tuple[float, float]:
 
 def learned(result: Measured, way: str) -> float:
     """After how many steps nearly everything is right; infinite for never."""
-    course = zip(result["steps"], result["right"][way], strict=True)
-    return next((step for step, share in course if share >= KNOWS), math.inf)
+    return reached(result["steps"], result["right"][way], KNOWS) or math.inf
 
 
 def judge(results: Sequence[Measured]) -> Verdict:

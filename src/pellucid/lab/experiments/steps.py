@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from statistics import median
@@ -11,10 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
 from pellucid.lab.figures import curve
 from pellucid.lab.fitting import Rows, loss_of, size_of
 from pellucid.lab.makers import decoder, recurrent_of_size
+from pellucid.lab.reading import crossing, spread
 
 LENGTHS = (16, 64, 256, 1024, 2048, 4096)
 VOCAB, WIDTH, LAYERS, ROUNDS = 64, 256, 2, 5
@@ -47,16 +47,6 @@ def seconds(model: nn.Module, rows: Rows) -> float:
     took = time.perf_counter() - began
     model.zero_grad(set_to_none=True)
     return took
-
-
-def crossing(lengths: Sequence[float], ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """The length from which on the Transformer is slower, between the measured ones in logarithms; None for none."""
-    ahead = [math.log(a / b) for a, b in zip(ours, theirs, strict=True)]
-    for i in range(len(ahead) - 1, 0, -1):
-        if ahead[i] > 0 >= ahead[i - 1]:
-            part = -ahead[i - 1] / (ahead[i] - ahead[i - 1])
-            return float(math.exp(math.log(lengths[i - 1]) + part * math.log(lengths[i] / lengths[i - 1])))
-    return None
 
 
 def judge(results: Sequence[Measured]) -> Verdict:

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 
 from pellucid.config.model import Tokens, XavierInit
 from pellucid.config.parts import Rotary
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict, spread
+from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
 from pellucid.lab.figures import curve
 from pellucid.lab.fitting import Rows, fit, loss_of
 from pellucid.lab.makers import decoder
+from pellucid.lab.reading import spread
 from pellucid.lab.tasks import from_places
 from pellucid.models.build import build
 from pellucid.models.decoder import Decoder
