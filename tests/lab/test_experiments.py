@@ -74,6 +74,14 @@ def test_what_is_no_result_is_left_alone(tmp_path, monkeypatch):
     assert (tmp_path / RESULT).read_text() == "{"
 
 
+def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    heard = []
+    with pytest.raises(OSError, match="file"):
+        run(small("heads", monkeypatch), tmp_path / "file" / "heads", seeds=(0,), say=heard.append)
+    assert heard == []
+
+
 def test_another_experiment_is_not_overwritten(tmp_path, monkeypatch):
     run(small("heads", monkeypatch), tmp_path, seeds=(0,), say=print)
     with pytest.raises(UserError, match='holds the experiment "heads"'):

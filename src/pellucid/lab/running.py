@@ -60,6 +60,7 @@ def run(experiment: Experiment, folder: Path, *, seeds: Sequence[int] = (0, 1, 2
     Raises:
         UserError: for a folder that holds something else.
     """
+    folder.mkdir(parents=True, exist_ok=True)  # now, or minutes of measuring would have nowhere to go
     known = {} if force else _known(experiment, folder)
     measured = {seed: known[seed] for seed in map(str, seeds) if seed in known}
     for seed in seeds:
@@ -70,7 +71,6 @@ def run(experiment: Experiment, folder: Path, *, seeds: Sequence[int] = (0, 1, 2
         torch.manual_seed(seed)
         result = experiment.measure(seed, lambda text, seed=seed: say(f"seed {seed}: {text}"))  # type: ignore[misc]
         measured[str(seed)] = result, time.perf_counter() - began
-        folder.mkdir(parents=True, exist_ok=True)
         _write(folder, _outcome(experiment, {**known, **measured}))
     outcome = _outcome(experiment, measured)
     _write(folder, outcome)
@@ -87,7 +87,8 @@ def read_outcome(folder: Path) -> Outcome | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         return Outcome(**{**found, "verdict": Verdict(**found["verdict"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(path, f"is no result of an experiment ({error})", "one that `pellucid lab` wrote") from None
+        found, hint = f"is no result of an experiment ({error})", "--force measures again"
+        raise UserError(path, found, "one that `pellucid lab` wrote", hint) from None
 
 
 def _known(experiment: Experiment, folder: Path) -> dict[str, tuple[Measured, float]]:
