@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from pellucid.config.parts import Rotary
 from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
@@ -14,6 +13,9 @@ from pellucid.lab.fitting import course_of, size_of
 from pellucid.lab.makers import decoder
 from pellucid.lab.reading import reached, spread
 from pellucid.lab.tasks import from_places
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HEADS = (1, 2, 4, 8)
 VOCAB, BACK = 8, (3, 7)

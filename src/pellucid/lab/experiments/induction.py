@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pellucid.config.parts import Rotary
@@ -19,6 +19,9 @@ from pellucid.lab.makers import decoder
 from pellucid.lab.reading import reached, spread
 from pellucid.lab.tasks import repeats
 from pellucid.trace import trace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DEPTHS = (2, 1)
 VOCAB, WIDTH, HEADS, ROWS, STEPS, PEAK, EVERY, JUDGED = 32, 64, 2, 32, 1200, 3e-3, 25, 64

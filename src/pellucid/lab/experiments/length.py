@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from statistics import mean, median
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pellucid.analysis.flops import flops_of
@@ -20,6 +20,9 @@ from pellucid.lab.reading import crossing, spread
 from pellucid.models.decoder import Decoder
 from pellucid.nn.kernels import Tap
 from pellucid.nn.masks import Mask
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 TOKENS, VOCAB, WIDTH, HEADS, LAYERS, ROUNDS = 4096, 64, 128, 2, 2, 8

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pellucid.config.parts import Rotary
@@ -19,6 +19,9 @@ from pellucid.lab.figures import curve
 from pellucid.lab.fitting import Rows, fit, loss_of
 from pellucid.lab.makers import decoder
 from pellucid.lab.reading import spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LENGTH, WIDTH, LAYERS, ROWS, STEPS, PEAK, EVERY = 64, 64, 2, 16, 500, 3e-3, 50
 VOCAB = 80  # the most frequent characters, and one for all others

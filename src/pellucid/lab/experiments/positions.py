@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pellucid.config import parts
@@ -21,6 +20,9 @@ from pellucid.lab.fitting import UNASKED, Rows, fit, loss_of
 from pellucid.lab.makers import decoder
 from pellucid.lab.reading import spread
 from pellucid.models.build import build
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LENGTH, TIMES, WIDTH, LAYERS = 32, (1, 2, 4), 64, 2
 ROWS, STEPS, PEAK, JUDGED, ASKED = 16, 900, 3e-3, 256, 16

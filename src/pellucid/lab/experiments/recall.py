@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from torch import nn
 
 from pellucid.config.parts import Rotary
@@ -15,6 +15,9 @@ from pellucid.lab.fitting import fit, right, size_of
 from pellucid.lab.makers import decoder, recurrent_of_size
 from pellucid.lab.reading import spread
 from pellucid.lab.tasks import copied
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LENGTHS = (4, 8, 16, 32)
 VOCAB, WIDTH, ROWS, STEPS, PEAK, JUDGED = 32, 64, 32, 500, 3e-3, 128

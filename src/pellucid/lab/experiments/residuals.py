@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pellucid.config.model import XavierInit
@@ -20,6 +20,9 @@ from pellucid.lab.makers import decoder
 from pellucid.lab.reading import spread
 from pellucid.lab.tasks import from_places
 from pellucid.models.decoder import Decoder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DEPTHS = (1, 2, 4, 8)
 VOCAB, BACK, LENGTH, WIDTH, ROWS, JUDGED = 8, (1, 2), 16, 32, 16, 128

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 
 from pellucid.config.model import XavierInit
 from pellucid.config.parts import Attention, Rotary
@@ -17,6 +17,9 @@ from pellucid.lab.fitting import course_of
 from pellucid.lab.makers import decoder
 from pellucid.lab.reading import reached, spread
 from pellucid.lab.tasks import copied
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIZES = (1, 4, 16, 64, 256, 1024)
 KEYS, QUERIES = 64, 512

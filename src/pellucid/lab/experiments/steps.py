@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 
 from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
@@ -15,6 +15,9 @@ from pellucid.lab.figures import curve
 from pellucid.lab.fitting import Rows, loss_of, size_of
 from pellucid.lab.makers import decoder, recurrent_of_size
 from pellucid.lab.reading import crossing, spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LENGTHS = (16, 64, 256, 1024, 2048, 4096)
 VOCAB, WIDTH, LAYERS, ROUNDS = 64, 256, 2, 5

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from pellucid.config.model import Tokens, XavierInit
 from pellucid.config.parts import Rotary
@@ -19,6 +18,9 @@ from pellucid.lab.reading import spread
 from pellucid.lab.tasks import from_places
 from pellucid.models.build import build
 from pellucid.models.decoder import Decoder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DEPTHS = (2, 6, 12)
 VOCAB, BACK, LENGTH, WIDTH, ROWS, JUDGED = 8, (1, 2), 16, 32, 16, 128
