@@ -83,3 +83,12 @@ def test_each_failure_is_explained_once():
     found = diagnosed([finding(check) for check in checks], pl.Spec(kind="decoder"))
     explained = [check for cause in found for check in cause.explains]
     assert sorted(explained) == sorted(checks)
+
+
+def test_nothing_is_said_against_what_was_not_looked_at():
+    """That the future is seen by something besides attention takes a look at the masks."""
+    leak = Finding(check="causal.prefix_invariance", status=Status.FAIL, seen="outputs moved", cause="a mask is missing")
+    masks = Finding(check="attn.mask", status=Status.PASS)
+    assert [cause.name for cause in diagnosed([leak], pl.Spec(kind="decoder"))] == ["a mask is missing"]
+    looked = diagnosed([leak, masks], pl.Spec(kind="decoder"))
+    assert [cause.name for cause in looked] == ["something besides attention mixes over time"]

@@ -20,6 +20,10 @@ class Found:
         """Whether all of these failed."""
         return all(check in self._findings and self._findings[check].status is Status.FAIL for check in checks)
 
+    def asked(self, check: str) -> bool:
+        """Whether it is among the findings at all, with whatever answer."""
+        return check in self._findings
+
     def passed(self, check: str) -> bool:
         """Whether it passed."""
         return check in self._findings and self._findings[check].status is Status.PASS

@@ -108,7 +108,9 @@ def no_mask(found: Found, spec: Spec) -> str:
 
 
 def mixed(found: Found, spec: Spec) -> str:
-    """The future is seen by something else."""
+    """The future is seen by something else, which can only be said when the masks were looked at."""
+    if not found.asked(MASK):
+        return ""
     place = f"; it first shows in {found.where(CAUSAL)}" if found.where(CAUSAL) else ""
     return ("masks are right, and " if found.passed(MASK) else "") + "outputs move with the future" + place
 
