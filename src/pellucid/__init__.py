@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pellucid.inference.beam import Power, Wu, beam_search
     from pellucid.inference.decode import Prompt, generate, stream
     from pellucid.inference.engine import Engine, fast
-    from pellucid.inference.predict import classify, complete, embed, fill, translate, write
+    from pellucid.inference.predict import classify, complete, embed, fill, tag, translate, write
     from pellucid.inference.transcribe import transcribe
     from pellucid.models.build import build
     from pellucid.models.convert import convert
@@ -60,6 +60,7 @@ _HOMES = {
     "Spec": "pellucid.doctor.spec",
     "stream": "pellucid.inference.decode",
     "Tape": "pellucid.trace",
+    "tag": "pellucid.inference.predict",
     "trace": "pellucid.trace",
     "train": "pellucid.training.loop",
     "transcribe": "pellucid.inference.transcribe",
@@ -95,6 +96,7 @@ __all__ = [
     "preset",
     "size",
     "stream",
+    "tag",
     "trace",
     "train",
     "transcribe",

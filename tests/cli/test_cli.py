@@ -114,7 +114,7 @@ def test_data_list(folder):
 
 
 def test_help_has_an_example(folder):
-    for command in ("demo", "train", "evaluate", "generate", "translate", "fill", "classify", "embed", "data"):
+    for command in ("demo", "train", "evaluate", "generate", "translate", "fill", "classify", "tag", "embed", "data"):
         assert "Example" in call(command, "--help", cwd=folder).stdout
 
 

@@ -87,7 +87,9 @@ def test_each_failure_is_explained_once():
 
 def test_nothing_is_said_against_what_was_not_looked_at():
     """That the future is seen by something besides attention takes a look at the masks."""
-    leak = Finding(check="causal.prefix_invariance", status=Status.FAIL, seen="outputs moved", cause="a mask is missing")
+    leak = Finding(
+        check="causal.prefix_invariance", status=Status.FAIL, seen="outputs moved", cause="a mask is missing"
+    )
     masks = Finding(check="attn.mask", status=Status.PASS)
     assert [cause.name for cause in diagnosed([leak], pl.Spec(kind="decoder"))] == ["a mask is missing"]
     looked = diagnosed([leak, masks], pl.Spec(kind="decoder"))

@@ -13,8 +13,9 @@ from pellucid.config.defaults import default_run
 from pellucid.config.run import Characters, TextFiles
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
-from pellucid.inference import encode
+from pellucid.inference import encode, predict
 from pellucid.inference.encode import EncoderTasks, Packed, Padded, in_budget, paired
+from pellucid.inference.tagging import Span, names
 from pellucid.models.build import build
 from pellucid.models.checkpoint import Loaded
 from pellucid.trace import trace
@@ -146,6 +147,54 @@ def test_pairs_are_framed_as_their_tokenizer_does(tokenizer):
     )
     assert paired(Tokenizer(raw), "ab", "cad") == ([bos, *a, eos, eos, *b, eos], [0] * 5 + [1] * 4)
     assert len(paired(Tokenizer(raw), "abcdef", "abcdef", 12)[0]) == 12
+
+
+LABELS = ("O", "B-A", "I-A", "B-B", "I-B")
+
+
+@ways
+def test_words_are_labelled_by_their_first_token(tokenizer, way):
+    model = loaded(tokenizer, config.TokenClassification(labels=LABELS))
+    found = tasks(model, way).tag(TEXTS)
+    for text, words in zip(TEXTS, found, strict=True):
+        cut = tokenizer.raw.encode(text, add_special_tokens=False)
+        with torch.no_grad():
+            likely = model.model(torch.tensor([tokenizer.text(cut.ids)]))[0, 1:-1].softmax(-1)  # between bos and eos
+        firsts = [token for token, word in enumerate(cut.word_ids) if word not in cut.word_ids[:token]]
+        assert [word.label for word in words] == [LABELS[likely[token].argmax()] for token in firsts]
+        assert [word.probability for word in words] == pytest.approx([likely[i].max().item() for i in firsts], abs=1e-5)
+        assert [word.text for word in words] == [text[word.start : word.end] for word in words]
+    assert tasks(model, way).tag([""]) == [[]]
+    names_of = predict.tag(model, TEXTS)
+    assert names_of == [names(words, text) for words, text in zip(EncoderTasks(model).tag(TEXTS), TEXTS, strict=True)]
+    with pytest.raises(UserError, match="tag: a model of kind Encoder"):
+        tasks(loaded(tokenizer), way).tag(TEXTS)
+
+
+def test_names_are_joined_as_in_conll():
+    text = "Ada Lovelace of London met Mary Shelley Byron"
+    labels = ["B-PER", "I-PER", "O", "I-LOC", "O", "B-PER", "I-PER", "B-PER"]
+    starts = [text.index(word) for word in text.split()]
+    words = [
+        Span(label, word, start, start + len(word), 0.5 + 0.1 * (word == "Lovelace"))
+        for label, word, start in zip(labels, text.split(), starts, strict=True)
+    ]
+    found = names(words, text)
+    assert [(span.label, span.text) for span in found] == [
+        ("PER", "Ada Lovelace"), ("LOC", "London"), ("PER", "Mary Shelley"), ("PER", "Byron"),
+    ]  # fmt: skip
+    assert found[0].probability == pytest.approx(0.55)
+    assert [text[span.start : span.end] for span in found] == [span.text for span in found]
+    spoken = [Span(label, word, 0, 0, 1.0) for label, word in (("NN", "a"), ("NN", "b"), ("VB", "c"))]
+    assert [span.label for span in names(spoken, text)] == ["NN", "NN", "VB"]  # parts of speech are not joined
+
+
+def test_one_label_is_a_score(tokenizer):
+    model = loaded(tokenizer, config.Classification(labels=("relevant",)))
+    scores = EncoderTasks(model).scores(PAIRS)
+    assert scores.shape == (len(PAIRS), 1)
+    told = [label.probability for label in EncoderTasks(model).classify(PAIRS)]
+    assert told == pytest.approx(scores[:, 0].sigmoid().tolist())
 
 
 def test_a_traced_model_reads_itself(tokenizer):

@@ -131,6 +131,8 @@ CASES = (
         num_labels=5,
         type_vocab_size=3,
     ),
+    _bert("bert", "token-labels", "BertForTokenClassification", hidden_size=24, num_attention_heads=2, num_labels=5),
+    _bert("bert", "one-label", "BertForSequenceClassification", hidden_size=24, num_attention_heads=2, num_labels=1),
     _bert("bert", "pooler", "BertModel", hidden_size=24, num_attention_heads=4, layer_norm_eps=1e-4),
     _bert("roberta", "masked", "RobertaForMaskedLM", hidden_size=48, num_attention_heads=3),
     _bert(
@@ -151,6 +153,10 @@ CASES = (
         num_labels=4,
         type_vocab_size=1,
     ),
+    _bert(
+        "roberta", "token-labels", "RobertaForTokenClassification", hidden_size=24, num_attention_heads=2, num_labels=4
+    ),
+    _distilbert("token-labels", "DistilBertForTokenClassification", dim=24, n_heads=2, num_labels=4),
     _distilbert("masked", "DistilBertForMaskedLM", dim=48, n_heads=3),
     _distilbert("untied", "DistilBertForMaskedLM", dim=40, n_heads=5, tie_word_embeddings=False),
     _distilbert(

@@ -21,12 +21,10 @@ from pellucid.serve.service import of_loaded
 TINY = replace(STACK, num_layers=1)
 
 
-def classifier() -> Loaded:
+def classifier(head: config.Classification | config.TokenClassification | None = None) -> Loaded:
     tokenizer = Tokenizer.train(Characters(), ["the cat sat on the mat", "a dog did not"])
-    front, head = (
-        config.Tokens(vocab_size=tokenizer.vocab_size),
-        config.Classification(labels=("x", "y"), pooling="mean"),
-    )
+    front = config.Tokens(vocab_size=tokenizer.vocab_size)
+    head = head or config.Classification(labels=("x", "y"), pooling="mean")
     return Loaded(build(config.Encoder(front=front, stack=TINY, head=head)).eval(), tokenizer, None)
 
 

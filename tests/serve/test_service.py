@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 import time
+from dataclasses import asdict
 
 import httpx
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from fastapi.testclient import TestClient
 from serving import classifier, loaded, served
 
+from pellucid.config import model as config
 from pellucid.inference import predict
 from pellucid.inference.sampling import Sampling, Temperature, TopK
 from pellucid.serve.app import create_app
@@ -229,6 +231,18 @@ def test_labels_and_gaps():
     assert [each["piece"] for each in fills] == [each.piece for each in predict.fill(model, "the <mask>at", top=3)]
     assert none.status_code == 400
     assert "0 gaps" in none.json()["error"]["message"]
+
+
+def test_names_in_texts():
+    model = classifier(config.TokenClassification(labels=("O", "B-X", "I-X")))
+    with served(model) as background, http(background) as client:
+        every = client.post("/tag", json={"text": PROMPTS, "words": True}).json()["spans"]
+        found = client.post("/tag", json={"text": PROMPTS[0]}).json()["spans"]
+        refused = client.post("/classify", json={"text": "a"})
+    assert every == [[asdict(span) for span in spans] for spans in predict.tag(model, PROMPTS, words=True)]
+    assert found == [[asdict(span) for span in predict.tag(model, PROMPTS[:1])[0]]]
+    assert refused.status_code == 400
+    assert "it answers /v1/embeddings, /tag" in refused.json()["error"]["message"]
 
 
 # ---- limits, and leaving ------------------------------------------------------------------------

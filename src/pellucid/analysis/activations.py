@@ -65,8 +65,8 @@ def _head(model: config.Model, work: Work, means: Means) -> int:
     match model:
         case config.Encoder(head=config.Classification() as head):
             return _classifier(head, work, model.stack.d_model, means)
-        case config.Encoder(head=config.Embedding()):
-            return 0
+        case config.Encoder(head=config.Embedding() | config.TokenClassification()):
+            return 0  # nothing here trains them
         case _:
             return work.rows * work.tokens + _vocabulary(model, work, means)  # a byte a position: asked or not
 

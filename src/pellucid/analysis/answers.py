@@ -55,7 +55,8 @@ def answers(loaded: Loaded, logits: Tensor, position: int, top: int = 20) -> Ans
     """The answers of one text.
 
     Args:
-        logits: (1, T, V) of a language head, (1, C) of a classifier, whose position is 0.
+        logits: (1, T, V) of a language head, (1, T, C) of one that labels tokens, (1, C) of a classifier, whose
+            position is 0.
         position: negative ones count from the end.
 
     Raises:
@@ -70,7 +71,7 @@ def answers(loaded: Loaded, logits: Tensor, position: int, top: int = 20) -> Ans
     row = rows[position].double()
     log_probabilities = row.log_softmax(dim=-1)
     best = log_probabilities.topk(min(top, row.numel())).indices.tolist()
-    labels = head.labels if isinstance(head, config.Classification) else None
+    labels = head.labels if isinstance(head, config.Classification | config.TokenClassification) else None
     pieces = [labels[i] for i in best] if labels else loaded.tokenizer.target.pieces(best)
     entries = tuple(
         Answer(i, piece, row[i].item(), log_probabilities[i].exp().item())

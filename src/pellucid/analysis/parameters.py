@@ -181,6 +181,9 @@ def _encoder_head(model: config.Encoder) -> Iterator[Part]:
                 yield dense
             labels = len(head.labels)
             yield Part(name="head.project", weights=width * labels, bias=labels, over="labels")
+        case config.TokenClassification():
+            labels = len(head.labels)
+            yield Part(name="head.project", weights=width * labels, bias=labels, over="labels")
         case config.Embedding():
             if head.projected:
                 yield dense

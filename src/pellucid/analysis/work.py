@@ -81,6 +81,8 @@ def _labels(model: config.Model, tokens: int) -> int:
     match model:
         case config.Encoder(head=config.MaskedLanguage()):
             return math.ceil(Masked().rate * tokens)
+        case config.Encoder(head=config.TokenClassification()):
+            return tokens
         case config.Encoder():
             return 1
         case _:

@@ -22,6 +22,7 @@ from pellucid.cli import (
     lab,
     serve,
     size,
+    tag,
     trace,
     train,
     transcribe,
@@ -39,8 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    demo, train, evaluate, generate, translate, fill, classify, transcribe, embed, convert, size, trace, diff, doctor,
-    explore, serve, lab,
+    demo, train, evaluate, generate, translate, fill, classify, tag, transcribe, embed, convert, size, trace, diff,
+    doctor, explore, serve, lab,
 ):  # fmt: skip
     app.command(help=command.__doc__)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 app.add_typer(data.app, name="data")

@@ -104,7 +104,8 @@ Pooling = Literal["first", "mean", "max"]
 class Classification:
     """A label for the whole input; ``projected`` adds BERT's dense layer and an ``activation`` before it.
 
-    No ``labels`` in a recipe stands for "those of the training data"; they are filled in before building.
+    No ``labels`` in a recipe stands for "those of the training data"; they are filled in before building. One label is
+    a score: what a cross-encoder ranks pairs of texts by (Nogueira & Cho 2019).
     """
 
     labels: tuple[str, ...] = ()
@@ -114,7 +115,19 @@ class Classification:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        check(len(self.labels) != 1, "labels", "1 label", "at least 2")
+        check(len(set(self.labels)) == len(self.labels), "labels", "a label twice", "distinct labels")
+        check_fraction(self, "dropout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassification:
+    """A label for every token: names in a text, parts of speech (Devlin et al. 2019, §5.3)."""
+
+    labels: tuple[str, ...]
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(len(self.labels) > 1, "labels", f"{len(self.labels)}", "at least 2")
         check(len(set(self.labels)) == len(self.labels), "labels", "a label twice", "distinct labels")
         check_fraction(self, "dropout")
 
@@ -186,7 +199,7 @@ class Encoder:
 
     front: Front
     stack: Stack
-    head: MaskedLanguage | Classification | Embedding = field(default_factory=MaskedLanguage)
+    head: MaskedLanguage | Classification | TokenClassification | Embedding = field(default_factory=MaskedLanguage)
     tie: tuple[Tied, ...] = ()
     init: Init = field(default_factory=lambda: NormalInit(truncated=True))
 

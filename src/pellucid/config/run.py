@@ -269,7 +269,7 @@ class Classify:
 
 @dataclass(frozen=True, kw_only=True)
 class NoObjective:
-    """None: an embedding head has no labels to learn from. It came from elsewhere and is used as it is."""
+    """None: a head of vectors, of one score or of a label for every token came from elsewhere, and is used as it is."""
 
     kind: ClassVar[str] = "none"
 
@@ -303,8 +303,8 @@ class Run:
         check(
             wanted is not NoObjective or isinstance(self.objective, NoObjective),
             "model.head",
-            "an embedding head, which has nothing to learn from",
-            "a masked-language or classification head; `pellucid embed` takes either",
+            "a head that nothing here trains: of vectors, of one score, or of a label for every token",
+            "a masked-language head, or a classification head with two labels or more",
         )
         check(
             isinstance(self.objective, wanted),
@@ -330,7 +330,7 @@ def fitting_objective(model: Model) -> type[Any]:
             return SequenceToSequence
         case Encoder(head=MaskedLanguage()):
             return Masked
-        case Encoder(head=Classification()):
+        case Encoder(head=Classification(labels=labels)) if len(labels) != 1:
             return Classify
         case _:
             return NoObjective

@@ -19,6 +19,7 @@ HEAD = {
     config.Language: "language",
     config.MaskedLanguage: "masked",
     config.Classification: "classification",
+    config.TokenClassification: "token_classification",
     config.Embedding: "embedding",
 }
 
@@ -30,7 +31,7 @@ def described(model: config.Model) -> dict[str, Any]:
     return {
         "family": FAMILY[type(model)],
         "head": HEAD[type(head)],
-        "labels": list(head.labels) if isinstance(head, config.Classification) else None,
+        "labels": list(head.labels) if isinstance(head, config.Classification | config.TokenClassification) else None,
         "parameters": parameter_count(model),
         "tie": list(model.tie),
         "towers": towers_of(model),

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Float, Int
+from tokenizers import Encoding
 from torch import Tensor
 
 from pellucid.config import model as config
@@ -25,10 +26,11 @@ from pellucid.inference.engine.layers import Layers
 from pellucid.inference.engine.looking import Whole, grouped
 from pellucid.inference.engine.products import Products, Weights
 from pellucid.inference.reading import GAP, gapped
+from pellucid.inference.tagging import Span, words_of
 from pellucid.inference.writer import Ids
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.encoder import Encoder
-from pellucid.models.heads import EmbeddingHead, pool_first
+from pellucid.models.heads import EmbeddingHead, TokenClassificationHead, pool_first
 from pellucid.models.tower import Encoded
 from pellucid.nn.masks import Sites
 from pellucid.nn.positions import check_length
@@ -192,6 +194,42 @@ class EncoderTasks:
         found = self._each(rows, score, types)
         return torch.stack(found) if found else torch.empty(0, len(settings.labels))
 
+    def tag(self, texts: Sequence[str]) -> list[list[Span]]:
+        """The label of each word of each text, ``O`` included; :func:`~pellucid.inference.tagging.names` joins them.
+
+        Raises:
+            UserError: for a model without a head that labels tokens, or a text that it has to be cut for.
+        """
+        wanted = "an encoder with a head that labels tokens"
+        expect(self.loaded, Encoder, "tag", wanted, config.TokenClassification)
+        head, settings = self.model.head, self.model.config.head
+        assert isinstance(head, TokenClassificationHead)  # expect has checked both
+        assert isinstance(settings, config.TokenClassification)
+        cut = [self.tokenizer.raw.encode(text, add_special_tokens=False) for text in texts]
+        rows = [self.tokenizer.text(encoding.ids) for encoding in cut]
+        around = len(self.tokenizer.text([]))
+        for text, encoding, row in zip(texts, cut, rows, strict=True):
+            if len(row) < len(encoding.ids) + around:
+                most = f"at most {len(row) - around:,} tokens"
+                raise UserError("tag", f"{len(encoding.ids):,} in {text[:40]!r}…", most, "split it, by sentences")
+
+        def label(flat: Flat, now: Sequence[int]) -> list[list[Span]]:
+            likely, best = head.scores(flat.states).float().softmax(dim=-1).max(dim=-1)
+            found = zip(likely.split(list(flat.lengths)), best.split(list(flat.lengths)), strict=True)
+            return [list(self._words(texts[i], cut[i], rows[i], *each)) for i, each in zip(now, found, strict=True)]
+
+        return self._each(rows, label)
+
+    def _words(
+        self, text: str, encoding: Encoding, row: list[int], likely: Float[Tensor, " T"], best: Int[Tensor, " T"]
+    ) -> Iterator[Span]:
+        labels = self.model.config.head.labels  # type: ignore[union-attr]  # tag has checked it
+        before = row.index(encoding.ids[0]) if encoding.ids else 0  # what stands around a text is in none
+        for token, start, end in words_of(encoding):
+            place = before + token
+            start += len(text[start:end]) - len(text[start:end].lstrip())  # a space that a piece takes along
+            yield Span(labels[best[place]], text[start:end], start, end, likely[place].item())
+
     def fill(self, texts: Sequence[str], *, top: int = 5) -> list[list[list[Fill]]]:
         """The likeliest pieces for every ``<mask>`` of each text, gap by gap, each as if it were the only one.
 
@@ -269,8 +307,9 @@ class EncoderTasks:
 
 
 def labelled(scores: Float[Tensor, "B C"], labels: Sequence[str]) -> list[Label]:
-    """The likeliest label of each row of scores, and the probability of all."""
-    rows = [dict(zip(labels, row, strict=True)) for row in scores.float().softmax(dim=-1).tolist()]
+    """The likeliest label of each row of scores, and the probability of all; of one label its logistic function."""
+    likely = scores.float().softmax(dim=-1) if len(labels) > 1 else scores.float().sigmoid()
+    rows = [dict(zip(labels, row, strict=True)) for row in likely.tolist()]
     return [Label(max(row, key=lambda label: row[label]), row) for row in rows]
 
 

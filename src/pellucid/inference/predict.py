@@ -23,6 +23,7 @@ from pellucid.inference.reading import GAP
 from pellucid.inference.rules import AnyRule
 from pellucid.inference.sampling import GREEDY, Sampling
 from pellucid.inference.stopping import Release, Spoken, Stop, StopStrings
+from pellucid.inference.tagging import Span, names
 from pellucid.inference.translating import Output, Searching, translations
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
@@ -175,6 +176,17 @@ def classify(loaded: Loaded, inputs: Sequence[Any]) -> list[Label]:
             scores = model(loaded.images(inputs[start : start + IMAGES_AT_ONCE]).to(model.device))
             found += labelled(scores, head.labels)
     return found
+
+
+def tag(loaded: Loaded, texts: Sequence[str], *, words: bool = False) -> list[list[Span]]:
+    """The names in each text with their kinds; of every word its label, if ``words``.
+
+    Raises:
+        UserError: for a model without a head that labels tokens, or a text that is too long for it.
+    """
+    expect(loaded, Encoder, "tag", "an encoder with a head that labels tokens", config.TokenClassification)
+    found = EncoderTasks(loaded).tag(texts)
+    return found if words else [names(each, text) for each, text in zip(found, texts, strict=True)]
 
 
 def embed(loaded: Loaded, texts: Sequence[str]) -> Float[Tensor, "B D"]:

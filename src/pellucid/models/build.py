@@ -264,6 +264,8 @@ def _encoder_head(model: config.Encoder) -> nn.Module:
                 activation=_activation(head.activation),
                 dropout=head.dropout,
             )
+        case config.TokenClassification():
+            return heads.TokenClassificationHead(stack.d_model, len(head.labels), dropout=head.dropout)
         case config.Embedding():
             dense = nn.Linear(stack.d_model, stack.d_model) if head.projected else None
             return heads.EmbeddingHead(pool=_pool(head.pooling), dense=dense, normalized=head.normalized)

@@ -129,6 +129,24 @@ class ClassificationHead(Tapped):
                 return Linear(self.project, self.named("project"))
 
 
+class TokenClassificationHead(Tapped):
+    """A score for every label at every position (Devlin et al. 2019, §5.3)."""
+
+    def __init__(self, d_model: int, num_labels: int, *, dropout: float) -> None:
+        super().__init__()
+        self.project, self.dropout = nn.Linear(d_model, num_labels), dropout
+
+    def forward(self, encoded: Encoded) -> Float[Tensor, "B T C"]:
+        return self.scores(encoded.states)
+
+    def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B C"]:
+        """The scores of any selection of positions."""
+        return self.tap("projected", self.project(dropout(states, self.dropout, self.training)), states)
+
+    def operation(self, name: str) -> Operation:
+        return Linear(self.project, self.named("project"))
+
+
 class EmbeddingHead(Tapped):
     """One vector for the whole input, of unit length if ``normalized`` (Reimers & Gurevych 2019).
 

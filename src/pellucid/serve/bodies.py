@@ -156,6 +156,13 @@ class ClassifyBody(Body):
     text: str | Annotated[list[str], Field(min_length=1)]
 
 
+class TagBody(Body):
+    """``POST /tag``."""
+
+    text: str | Annotated[list[str], Field(min_length=1)]
+    words: bool = Field(False, description="The label of every word, and not names alone.")
+
+
 class ScoreBody(Body):
     """``POST /score``."""
 

@@ -27,6 +27,7 @@ from pellucid.serve.bodies import (
     EmbeddingBody,
     FillBody,
     ScoreBody,
+    TagBody,
     TranslateBody,
     listed,
 )
@@ -145,6 +146,15 @@ async def classify(body: ClassifyBody, request: Request) -> Response:
     told(service, request, read, 0)
     labels = [{"label": each.label, "probabilities": each.probabilities} for each in found]
     return Json({"model": service.name, "labels": labels})
+
+
+@router.post("/tag")
+async def tag(body: TagBody, request: Request) -> Response:
+    """The names in each text, or the labels of its words."""
+    service, (texts, read) = await _texts(request, body.model, "/tag", listed(body.text), "text")
+    found = await _done(request, partial(predict.tag, service.loaded, texts, words=body.words))
+    told(service, request, read, 0)
+    return Json({"model": service.name, "spans": [[asdict(span) for span in spans] for spans in found]})
 
 
 async def _texts(

@@ -73,7 +73,11 @@ class Service:
                 return ("/v1/completions", *chat, "/score", "/alternatives")
             case EncoderDecoder():
                 return ("/translate", "/score", "/alternatives")
-        head = {config.MaskedLanguage: ("/fill",), config.Classification: ("/classify", "/score")}
+        head: dict[type, tuple[str, ...]] = {
+            config.MaskedLanguage: ("/fill",),
+            config.Classification: ("/classify", "/score"),
+            config.TokenClassification: ("/tag",),
+        }
         return ("/v1/embeddings", *head.get(type(model.config.head), ()))
 
     def require(self, path: str) -> None:

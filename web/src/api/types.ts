@@ -4,7 +4,7 @@
 export type Num = number | "inf" | "-inf" | "nan";
 
 export type Family = "decoder" | "encoder" | "encoder_decoder";
-export type HeadKind = "language" | "masked" | "classification" | "embedding";
+export type HeadKind = "language" | "masked" | "classification" | "token_classification" | "embedding";
 
 export interface ModelEntry {
   key: string;

@@ -58,6 +58,7 @@ export const ABOUT: Record<Role, Told> = {
   head: ({ d_model }, model) => {
     const { head, labels, tie } = model;
     if (head === "classification") return `One vector for the whole text becomes ${labels?.length ?? 0} scores, and their softmax probabilities of the labels.`;
+    if (head === "token_classification") return `Each vector becomes ${labels?.length ?? 0} scores, and their softmax probabilities of the labels of its token.`;
     if (head === "embedding") return `The vectors of all tokens become one of ${whole(d_model)} numbers, which stands for the text.`;
     const tied = tie.includes("output") ? " Its matrix is the table of the embedding." : "";
     return `The last vector is compared with ${whole(vocabularyOf(model))} tokens; the softmax of these scores is the probability of each.${tied}`;

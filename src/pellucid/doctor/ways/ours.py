@@ -67,7 +67,8 @@ def _encoder(described: config.Encoder) -> Spec:
         image = torch.zeros(1, described.front.channels, size, size)
         return Spec(kind="encoder", call=_read, pooled=True, **told | {"example": Batch(ids=image), "masked": False})
     trained: dict[str, Any] = {"loss": _loss, "labels": "same"} if masked else {}
-    return Spec(kind="encoder", call=_read, pooled=not masked, **told, **trained)
+    pooled = not isinstance(described.head, config.MaskedLanguage | config.TokenClassification)
+    return Spec(kind="encoder", call=_read, pooled=pooled, **told, **trained)
 
 
 def _told(stack: Stack, front: config.Front) -> dict[str, Any]:

@@ -6,13 +6,23 @@ types and a ReLU before its labels (Sanh et al. 2019).
 
 from __future__ import annotations
 
-from pellucid.config.model import Classification, Embedding, Encoder, MaskedLanguage, Model, NormalInit, Tied, Tokens
+from pellucid.config.model import (
+    Classification,
+    Embedding,
+    Encoder,
+    MaskedLanguage,
+    Model,
+    NormalInit,
+    Tied,
+    TokenClassification,
+    Tokens,
+)
 from pellucid.config.parts import FeedForward, LayerNorm, Learned, Stack
 from pellucid.models.foreign.layout import Folder, Layout, Written, heads
 from pellucid.models.foreign.settings import ACTIVATION_NAMES, Settings, written_labels
 from pellucid.models.foreign.table import Entry, Table, module, tensor
 
-PURPOSES = ("ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "Model")
+PURPOSES = ("ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification", "Model")
 OLD_NORMS = ((".gamma", ".weight"), (".beta", ".bias"))
 
 
@@ -75,15 +85,19 @@ def _encoder(folder: Folder, front: Tokens, stack: Stack, *, dropout: float) -> 
     return Encoder(front=front, stack=stack, head=head, tie=tie, init=NormalInit())
 
 
-def _head(folder: Folder, dropout: float, stack: Stack) -> MaskedLanguage | Classification | Embedding:
+def _head(
+    folder: Folder, dropout: float, stack: Stack
+) -> MaskedLanguage | Classification | TokenClassification | Embedding:
     settings: Settings = folder.settings
     purpose = folder.purpose(*PURPOSES)
     if folder.pooling is not None:
         return folder.pooling
+    distilled = settings.values.get("model_type") == "distilbert"
     match purpose:
         case "ForSequenceClassification":
-            relu = settings.values.get("model_type") == "distilbert"
-            return Classification(labels=settings.labels(), activation="relu" if relu else "tanh", dropout=dropout)
+            return Classification(labels=settings.labels(), activation="relu" if distilled else "tanh", dropout=dropout)
+        case "ForTokenClassification":
+            return TokenClassification(labels=settings.labels(), dropout=stack.dropout if distilled else dropout)
         case "Model":
             pooled = folder.has("pooler.dense.weight")
             return Embedding(pooling="first" if pooled else "mean", projected=pooled, normalized=False)
@@ -99,6 +113,8 @@ def table(model: Model) -> Table:
     match model.head:
         case Classification():
             return (*tower, module("bert.pooler.dense", "head.dense"), module("classifier", "head.project"))
+        case TokenClassification():
+            return (*tower, module("classifier", "head.project"))
         case Embedding():
             return (*tower, module("bert.pooler.dense", "head.dense"))
         case MaskedLanguage():
@@ -117,6 +133,8 @@ def table_roberta(model: Model) -> Table:
     match model.head:
         case Classification():
             return (*tower, module("classifier.dense", "head.dense"), module("classifier.out_proj", "head.project"))
+        case TokenClassification():
+            return (*tower, module("classifier", "head.project"))
         case Embedding():
             return (*tower, module("roberta.pooler.dense", "head.dense"))
         case MaskedLanguage():
@@ -176,6 +194,8 @@ def table_distilbert(model: Model) -> Table:
     match model.head:
         case Classification():
             return (*tower, module("pre_classifier", "head.dense"), module("classifier", "head.project"))
+        case TokenClassification():
+            return (*tower, module("classifier", "head.project"))
         case Embedding():
             return tower
         case MaskedLanguage():
@@ -248,6 +268,8 @@ def _purpose(model: Encoder) -> str:
     match model.head:
         case Classification():
             return "ForSequenceClassification"
+        case TokenClassification():
+            return "ForTokenClassification"
         case Embedding():
             return "Model"
         case MaskedLanguage():
@@ -255,7 +277,8 @@ def _purpose(model: Encoder) -> str:
 
 
 def _labels(model: Encoder) -> dict[str, object]:
-    return written_labels(model.head.labels) if isinstance(model.head, Classification) else {}
+    head = model.head
+    return written_labels(head.labels) if isinstance(head, Classification | TokenClassification) else {}
 
 
 UNREAD = (

@@ -147,15 +147,15 @@ class Settings:
         """The labels of a classifier, in the order of its outputs.
 
         Raises:
-            ConfigError: when they are not numbered from 0, or fewer than two.
+            ConfigError: when they are not numbered from 0, or none.
         """
         named: Mapping[str, str] = self.values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         try:
             ordered = sorted(named.items(), key=lambda item: int(item[0]))
         except (ValueError, AttributeError):
             raise ConfigError(self._named("id2label"), f"found {named!r}", "labels by number") from None
-        if [int(number) for number, _ in ordered] != list(range(len(named))) or len(named) < 2:
-            raise ConfigError(self._named("id2label"), f"found {dict(named)!r}", "two labels or more, numbered from 0")
+        if [int(number) for number, _ in ordered] != list(range(len(named))) or not named:
+            raise ConfigError(self._named("id2label"), f"found {dict(named)!r}", "labels, numbered from 0")
         labels = [label for _, label in ordered]
         # Two classes of ImageNet are both "crane".
         return tuple(f"{label} ({i})" if labels.count(label) > 1 else label for i, label in enumerate(labels))
