@@ -150,10 +150,19 @@ def test_the_objective_must_fit_the_model():
         replace(demo_run("encoder-decoder"), objective=run.Causal())
 
 
-def test_an_embedding_head_is_not_trained():
+@pytest.mark.parametrize(
+    "head",
+    [
+        ["model.head.kind=embedding"],
+        ['model.head={kind = "token_classification", labels = ["O", "B-X"]}'],
+        ['model.head={kind = "classification", labels = ["relevant"]}'],
+    ],
+    ids=lambda head: head[0][:50],
+)
+def test_heads_that_nothing_trains_are_told(head):
     plain = to_dict(default_run("encoder", run.TextFiles(train=("a.txt",))))
-    with pytest.raises(ConfigError, match="nothing to learn from"):
-        from_dict(run.Run, with_overrides(plain, ["model.head.kind=embedding", "model.tie=[]"]))
+    with pytest.raises(ConfigError, match="a head that nothing here trains"):
+        from_dict(run.Run, with_overrides(plain, [*head, "model.tie=[]"]))
 
 
 def test_what_only_the_data_tells_is_filled_in():
