@@ -11,9 +11,11 @@ from decode_models import MODEL, Case
 from torch import Tensor
 
 from pellucid.data.tokenizers import Tokenizer
+from pellucid.inference.batches import padded
 from pellucid.inference.beam import Power, beam_search
 from pellucid.inference.decode import Prompt, generate
-from pellucid.inference.predict import padded
+from pellucid.inference.engine import fast
+from pellucid.inference.predict import embed
 from pellucid.models.heads import EmbeddingHead, pool_mean
 from pellucid.models.load import load
 from pellucid.training.memory import keep_freed_memory
@@ -75,17 +77,14 @@ def engine_translates(folder: Path, weights: Any) -> Side:
 
 
 def engine_embeds(folder: Path, weights: Any) -> Side:
-    """Texts cut and embedded; the engine sorts and groups them itself unless they come one by one."""
-    from pellucid.inference.engine import EncoderEngine
-
+    """Texts cut, sorted, grouped and embedded, unless they come one by one."""
     keep_freed_memory()
-    loaded = load(folder / MODEL)
-    engine, tokenizer = EncoderEngine(loaded.model, weights=weights), loaded.tokenizer  # type: ignore[arg-type]
+    loaded = fast(load(folder / MODEL), weights)
 
     def run(case: Case) -> list[Any]:
         if case.batch == 1:
-            return [row for text in case.rows for row in engine.embed(_ids(tokenizer, [text])).tolist()]
-        return engine.embed(_ids(tokenizer, case.rows)).tolist()
+            return [row for text in case.rows for row in embed(loaded, [text]).tolist()]
+        return embed(loaded, case.rows).tolist()
 
     return run
 

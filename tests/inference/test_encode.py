@@ -14,7 +14,9 @@ from pellucid.config.run import Characters, TextFiles
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
 from pellucid.inference import encode, predict
-from pellucid.inference.encode import EncoderTasks, Packed, Padded, in_budget, paired
+from pellucid.inference.encode import EncoderTasks, in_budget, paired
+from pellucid.inference.engine import EncoderEngine, fast
+from pellucid.inference.reader import Padded
 from pellucid.inference.tagging import Span, names
 from pellucid.models.build import build
 from pellucid.models.checkpoint import Loaded
@@ -42,7 +44,7 @@ def loaded(tokenizer, head=None, types=0, **changes):
 
 
 def tasks(model, way, budget=40):
-    reader = Packed(model.model) if way == "packed" else Padded(model.model, model.tokenizer.require("pad"))
+    reader = EncoderEngine(model.model) if way == "packed" else Padded(model.model, model.tokenizer.require("pad"))
     return EncoderTasks(model, reader, budget=budget)
 
 
@@ -53,7 +55,7 @@ ways = pytest.mark.parametrize("way", ["padded", "packed"])
 def test_packed_states_are_those_of_each_text_alone(choice):
     model = small("encoder", **CHOICES[choice])
     texts = [torch.randint(2, 61, (length,)).tolist() for length in (5, 1, 9, 5, 3)]
-    flat = Packed(model)(texts)
+    flat = EncoderEngine(model)(texts)
     assert flat.lengths == (5, 1, 9, 5, 3)
     for text, states in zip(texts, flat.each(), strict=True):
         with torch.no_grad():
@@ -197,9 +199,17 @@ def test_one_label_is_a_score(tokenizer):
     assert told == pytest.approx(scores[:, 0].sigmoid().tolist())
 
 
+def test_a_fast_model_is_read_by_its_engine(tokenizer):
+    model = loaded(tokenizer, config.Embedding())
+    quick = fast(model)
+    assert isinstance(EncoderTasks(quick).read, EncoderEngine)
+    assert isinstance(EncoderTasks(model).read, Padded)
+    torch.testing.assert_close(predict.embed(quick, TEXTS), predict.embed(model, TEXTS), atol=2e-5, rtol=1e-4)
+
+
 def test_a_traced_model_reads_itself(tokenizer):
     model = loaded(tokenizer)
-    packed = Packed(model.model)
+    packed = EncoderEngine(model.model)
     with trace(model.model, watch="final_norm.out") as tape, pytest.warns(UserWarning, match="steps aside"):
         packed([[5, 6], [7]])
     assert list(tape)

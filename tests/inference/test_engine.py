@@ -7,7 +7,7 @@ from families import CHOICES, VOCAB, small
 import pellucid as pl
 from pellucid.errors import UserError
 from pellucid.explorer.opening import SHIPPED
-from pellucid.inference.engine import EncoderEngine, Engine
+from pellucid.inference.engine import Engine
 from pellucid.inference.engine.head import chosen_products, copied_products
 from pellucid.inference.engine.looking import softmax
 from pellucid.inference.engine.products import Products, usual, ways_for
@@ -199,14 +199,6 @@ def test_beams_find_the_texts_of_the_plain_search(family, choice):
             (best,) = pl.beam_search(model, alone, beams=beams, max_new_tokens=9, ends=(3, 7), penalty=penalty)
             assert [h.tokens for h in found[row]] == [h.tokens for h in best]
             assert [h.score for h in found[row]] == pytest.approx([h.score for h in best], abs=1e-4)
-
-
-@pytest.mark.parametrize("choice", CHOICES)
-def test_an_encoder_says_what_it_says_of_each_text_alone(choice):
-    model = small("encoder", **CHOICES[choice])
-    found = EncoderEngine(model).outputs(SOURCES)
-    for row, output in zip(SOURCES, found, strict=True):
-        near(output, model(torch.tensor([row]))[0].detach())
 
 
 @pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])

@@ -5,12 +5,24 @@ Example: `pellucid classify runs/snips "play some jazz" --json`
 
 from __future__ import annotations
 
-from pellucid.cli.common import Debug, Device, Json, RunArgument, Texts, Verify, open_run, print_json, texts_or_stdin
+from pellucid.cli.common import (
+    Debug,
+    Device,
+    Json,
+    RunArgument,
+    Texts,
+    Verify,
+    WeightsOption,
+    open_fast,
+    print_json,
+    texts_or_stdin,
+)
 
 
 def classify(
     run: RunArgument,
     text: Texts = None,
+    weights: WeightsOption = "float32",
     device: Device = "auto",
     verify: Verify = False,
     json: Json = False,
@@ -19,7 +31,7 @@ def classify(
     from pellucid.data.images import open_image
     from pellucid.inference.predict import classify as run_classifier
 
-    loaded, texts = open_run(run, device, verify), texts_or_stdin(text)
+    loaded, texts = open_fast(run, device, verify, weights), texts_or_stdin(text)
     inputs = texts if loaded.images is None else [open_image(path) for path in texts]
     for line, found in zip(texts, run_classifier(loaded, inputs), strict=True):
         if json:

@@ -67,7 +67,7 @@ def open_run(folder: Path, device: str, verify: bool = False) -> Any:
 
 
 def open_fast(folder: Path, device: str, verify: bool, weights: str) -> Any:
-    """The same, for writing with an engine."""
+    """The same, for an engine to write or to read with."""
     from pellucid.inference.engine import fast
     from pellucid.inference.engine.products import known
 

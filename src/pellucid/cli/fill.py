@@ -9,13 +9,25 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli.common import Debug, Device, Json, RunArgument, Texts, Verify, open_run, print_json, texts_or_stdin
+from pellucid.cli.common import (
+    Debug,
+    Device,
+    Json,
+    RunArgument,
+    Texts,
+    Verify,
+    WeightsOption,
+    open_fast,
+    print_json,
+    texts_or_stdin,
+)
 
 
 def fill(
     run: RunArgument,
     text: Texts = None,
     top: Annotated[int, typer.Option(min=1, help="How many answers to show.")] = 5,
+    weights: WeightsOption = "float32",
     device: Device = "auto",
     verify: Verify = False,
     json: Json = False,
@@ -23,7 +35,7 @@ def fill(
 ) -> None:
     from pellucid.inference.predict import fill as run_fill
 
-    loaded = open_run(run, device, verify)
+    loaded = open_fast(run, device, verify, weights)
     for line in texts_or_stdin(text):
         answers = run_fill(loaded, line, top=top)
         if json:

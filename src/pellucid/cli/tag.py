@@ -10,13 +10,25 @@ from typing import Annotated
 
 import typer
 
-from pellucid.cli.common import Debug, Device, Json, RunArgument, Texts, Verify, open_run, print_json, texts_or_stdin
+from pellucid.cli.common import (
+    Debug,
+    Device,
+    Json,
+    RunArgument,
+    Texts,
+    Verify,
+    WeightsOption,
+    open_fast,
+    print_json,
+    texts_or_stdin,
+)
 
 
 def tag(
     run: RunArgument,
     text: Texts = None,
     words: Annotated[bool, typer.Option("--words", help="The label of every word, and not names alone.")] = False,
+    weights: WeightsOption = "float32",
     device: Device = "auto",
     verify: Verify = False,
     json: Json = False,
@@ -24,7 +36,7 @@ def tag(
 ) -> None:
     from pellucid.inference.predict import tag as run_tagger
 
-    loaded, texts = open_run(run, device, verify), texts_or_stdin(text)
+    loaded, texts = open_fast(run, device, verify, weights), texts_or_stdin(text)
     for line, found in zip(texts, run_tagger(loaded, texts, words=words), strict=True):
         if json:
             print_json({"text": line, "spans": [asdict(span) for span in found]})

@@ -1,17 +1,15 @@
-"""What an encoder is asked: vectors, labels, gaps. Texts are sorted by length, read within a budget, never padded.
+"""What an encoder is asked: vectors, labels, gaps. Texts are sorted by length and read within a budget.
 
-A :class:`Reader` turns token ids into states: :class:`Padded` by the model itself, :class:`Packed` at the speed of the
-machine. :class:`EncoderTasks` asks one of them and puts the answers into the order of the questions.
+:class:`EncoderTasks` asks a reader for states and puts the answers into the order of the questions.
 
 Shapes: N tokens of all texts, B texts, D d_model, C labels, G gaps, V vocabulary.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -21,95 +19,20 @@ from torch import Tensor
 from pellucid.config import model as config
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
-from pellucid.inference.batches import BATCH_TOKENS, expect, padded
-from pellucid.inference.engine.layers import Layers
-from pellucid.inference.engine.looking import Whole, grouped
-from pellucid.inference.engine.products import Products, Weights
+from pellucid.inference.batches import expect
+from pellucid.inference.reader import Flat, Padded, Reader
 from pellucid.inference.reading import GAP, gapped
 from pellucid.inference.tagging import Span, words_of
-from pellucid.inference.writer import Ids
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.encoder import Encoder
 from pellucid.models.heads import EmbeddingHead, TokenClassificationHead, pool_first
 from pellucid.models.tower import Encoded
 from pellucid.nn.masks import Sites
-from pellucid.nn.positions import check_length
 
 GAPS_AT_ONCE = 256
 
 Pair = tuple[str, str]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, eq=False)
-class Flat:
-    """The last states of several texts (N, D), one text behind the other, and how long each is."""
-
-    states: Float[Tensor, "N D"]
-    lengths: tuple[int, ...]
-
-    def each(self) -> tuple[Float[Tensor, "T D"], ...]:
-        """The states of every text."""
-        return torch.split(self.states, list(self.lengths))
-
-
-class Reader(Protocol):
-    """Reads tokens."""
-
-    def __call__(self, texts: Ids, types: Ids | None = None) -> Flat:
-        """The last states of texts of any lengths, all at once.
-
-        Args:
-            types: of each token, for a model that has embeddings of them; all of the first by default.
-        """
-
-
-class Padded:
-    """The model itself, shown texts side by side among padding: what faster readers are compared with."""
-
-    def __init__(self, model: Encoder, pad: int) -> None:
-        self.model, self.pad = model, pad
-
-    @torch.inference_mode()
-    def __call__(self, texts: Ids, types: Ids | None = None) -> Flat:
-        device, lengths = self.model.device, tuple(map(len, texts))
-        tokens, keep = padded(texts, self.pad, device)
-        token_types = None if types is None else padded(types, 0, device)[0]
-        states = self.model.features(tokens, keep=keep, token_types=token_types).states
-        real = torch.ones_like(tokens, dtype=torch.bool) if keep is None else keep
-        return Flat(states[real], lengths)
-
-
-class Packed:
-    """Packed weights, and tokens of all texts in one row: only attention looks at each length for itself.
-
-    Where the model is being traced, it steps aside for the model itself and says so.
-
-    Args:
-        weights: the type that they are read in: ``float32`` is exact, ``bfloat16`` and ``int8`` are faster.
-    """
-
-    @torch.inference_mode()
-    def __init__(self, model: Encoder, weights: Weights = "float32") -> None:
-        self.model, self.layers = model, Layers(model, Products(weights, model.device))
-
-    @torch.inference_mode()
-    def __call__(self, texts: Ids, types: Ids | None = None) -> Flat:
-        model, lengths = self.model, tuple(map(len, texts))
-        check_length(max(lengths), model.max_length, "input")
-        if model._tape is not None:
-            warnings.warn("the model is being traced: the engine steps aside for the model itself", stacklevel=2)
-            return Padded(model, 0)(texts, types)
-        groups = grouped(lengths)
-        order = [row for group in groups for row in group.rows]
-
-        def flat(rows: Ids) -> Int[Tensor, " N"]:
-            return torch.tensor([each for row in order for each in rows[row]], device=model.device)
-
-        positions, token_types = flat([range(length) for length in lengths]), None if types is None else flat(types)
-        states = self.layers(flat(texts), positions, Whole(model, groups, None), None, token_types)
-        parts = dict(zip(order, torch.split(states, [lengths[row] for row in order]), strict=True))
-        return Flat(torch.cat([parts[row] for row in range(len(texts))]), lengths)
 
 
 @dataclass(frozen=True)
@@ -138,17 +61,18 @@ class EncoderTasks:
     """Everything that an encoder can be asked, as its head allows.
 
     Args:
-        reader: how it reads; by default :class:`Padded`.
-        budget: tokens of one batch, padding included.
+        reader: how it reads; by default as the model was loaded, by an engine or by itself.
+        budget: tokens of one batch, the longest text's for each; by default the reader's.
 
     Raises:
         UserError: for a model that is no encoder of text.
     """
 
-    def __init__(self, loaded: Loaded, reader: Reader | None = None, *, budget: int = BATCH_TOKENS) -> None:
+    def __init__(self, loaded: Loaded, reader: Reader | None = None, *, budget: int = 0) -> None:
         self.model = expect(loaded, Encoder, "reading", "an encoder that reads text")
-        self.loaded, self.tokenizer, self.budget = loaded, loaded.tokenizer, budget
-        self.read = reader or Padded(self.model, loaded.tokenizer.require("pad"))
+        self.loaded, self.tokenizer = loaded, loaded.tokenizer
+        self.read: Reader = reader or loaded.reader or Padded(self.model, loaded.tokenizer.require("pad"))
+        self.budget = budget or self.read.budget
 
     def embed(
         self, texts: Sequence[str], *, pooling: config.Pooling | None = None, normalized: bool | None = None

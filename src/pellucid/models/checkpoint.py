@@ -42,9 +42,11 @@ class Loaded:
 
     Attributes:
         writer: what writes its texts in the model's place, as an engine does; ``None`` for the model itself.
+        reader: what reads them in an encoder's place; ``None`` for the model itself.
     """
 
     writer: Any = None
+    reader: Any = None
 
     def __init__(
         self, model: Model, tokenizer: Tokenizer | None, run: Run | None, images: ImageReader | None = None

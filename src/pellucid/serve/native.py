@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from array import array
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from pellucid.inference.encode import EncoderTasks
 from pellucid.inference.likelihood import Likelihood
 from pellucid.inference.sampling import Sampling
 from pellucid.inference.scores import score as likelihood_of
+from pellucid.inference.tagging import names
 from pellucid.models.encoder import Encoder
 from pellucid.serve.bodies import (
     AlternativesBody,
@@ -114,7 +115,7 @@ async def _grown(service: Service, request: Request, planned: list[Planned], rea
 async def embed(body: EmbeddingBody, request: Request) -> Response:
     """One vector for each text."""
     service, texts = await _texts(request, body.model, "/v1/embeddings", listed(body.input), "input")
-    vectors = await _done(request, lambda: predict.embed(service.loaded, texts[0]).tolist())
+    vectors = await _together(request, "embed", texts[0], lambda every: predict.embed(service.loaded, every).tolist())
     packed = body.encoding_format == "base64"
     data = [
         {"object": "embedding", "index": i, "embedding": _packed(vector) if packed else vector}
@@ -142,7 +143,7 @@ async def fill(body: FillBody, request: Request) -> Response:
 async def classify(body: ClassifyBody, request: Request) -> Response:
     """The label of each text."""
     service, (texts, read) = await _texts(request, body.model, "/classify", listed(body.text), "text")
-    found = await _done(request, partial(predict.classify, service.loaded, texts))
+    found = await _together(request, "classify", texts, partial(predict.classify, service.loaded))
     told(service, request, read, 0)
     labels = [{"label": each.label, "probabilities": each.probabilities} for each in found]
     return Json({"model": service.name, "labels": labels})
@@ -152,7 +153,8 @@ async def classify(body: ClassifyBody, request: Request) -> Response:
 async def tag(body: TagBody, request: Request) -> Response:
     """The names in each text, or the labels of its words."""
     service, (texts, read) = await _texts(request, body.model, "/tag", listed(body.text), "text")
-    found = await _done(request, partial(predict.tag, service.loaded, texts, words=body.words))
+    found = await _together(request, "tag", texts, partial(predict.tag, service.loaded, words=True))
+    found = found if body.words else [names(words, text) for words, text in zip(found, texts, strict=True)]
     told(service, request, read, 0)
     return Json({"model": service.name, "spans": [[asdict(span) for span in spans] for spans in found]})
 
@@ -175,6 +177,16 @@ async def _texts(
     return service, (texts, sum(map(len, ids)))
 
 
+async def _together(
+    request: Request, kind: str, items: Sequence[Any], work: Callable[[list[Any]], Sequence[Result]]
+) -> Sequence[Result]:
+    """The same for work that is done in one go with what others ask of its kind."""
+    try:
+        return await attended(request, service_of(request).worker.together(kind, work, items))
+    except UserError as error:
+        raise of_user(error) from None
+
+
 async def _done(request: Request, work: Callable[[], Result]) -> Result:
     """What the model's thread returns; what the client can mend is told so."""
     try:
@@ -195,7 +207,7 @@ async def score(body: ScoreBody, request: Request) -> Response:
     if isinstance(loaded.model, Encoder):
         pair = body.text if given is None else (given, body.text)
         labels = loaded.model.config.head.labels  # type: ignore[union-attr]
-        (scores,) = await _done(request, lambda: EncoderTasks(loaded).scores([pair]).tolist())
+        (scores,) = await _together(request, "score", [pair], lambda every: EncoderTasks(loaded).scores(every).tolist())
         told(service, request, read, 0)
         return Json({"model": service.name, "scores": dict(zip(labels, scores, strict=True))})
     limit = None if service.writer is None else service.writer.limit

@@ -13,7 +13,7 @@ from pellucid.errors import UserError
 from pellucid.inference import predict
 from pellucid.inference.aside import aside
 from pellucid.inference.batching import Request, Scheduler
-from pellucid.inference.engine import Engine
+from pellucid.inference.engine import fast
 from pellucid.inference.writer import Plain, Writer
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
@@ -166,8 +166,8 @@ def open_service(
 
     Args:
         name: by which clients call it; the folder's when left out.
-        weights: the type they are read in, of a model that writes: ``float32``, ``bfloat16`` or ``int8``;
-            ``plain`` writes with the model itself, without a memory, to compare with.
+        weights: the type they are read in: ``float32``, ``bfloat16`` or ``int8``; ``plain`` is the model itself,
+            which writes without a memory, to compare with.
 
     Raises:
         UserError: for what cannot be opened, or reads no text.
@@ -196,9 +196,8 @@ def of_loaded(
     if not isinstance(front, config.Tokens):
         raise UserError("serve", f"this model reads {type(front).__name__.lower()}", "a model that reads text")
     _ = loaded.tokenizer  # says so itself where there is none
-    writer: Writer | None = None
-    if isinstance(model, Decoder | EncoderDecoder):
-        if weights not in ("plain", "float32", "bfloat16", "int8"):
-            raise UserError("weights", f'found "{weights}"', "float32, bfloat16, int8 or plain")
-        writer = Plain(model) if weights == "plain" else Engine(model, weights)  # type: ignore[arg-type]
-    return Service(loaded, name, writer, limits=limits, template=template)
+    if weights not in ("plain", "float32", "bfloat16", "int8"):
+        raise UserError("weights", f'found "{weights}"', "float32, bfloat16, int8 or plain")
+    quick = loaded if weights == "plain" else fast(loaded, weights)  # type: ignore[arg-type]
+    plain = None if isinstance(model, Encoder) else Plain(model)
+    return Service(quick, name, quick.writer or plain, limits=limits, template=template)

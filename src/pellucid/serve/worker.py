@@ -12,7 +12,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pellucid.errors import UserError
@@ -20,6 +21,7 @@ from pellucid.inference.batching import Event, Finished, Job, Reason, Request, S
 from pellucid.serve.errors import ServiceError, of_user
 from pellucid.serve.limits import Limits
 from pellucid.serve.metrics import Metrics
+from pellucid.serve.together import Asked, answer, next_of
 
 Result = TypeVar("Result")
 log = logging.getLogger("pellucid.serve")
@@ -77,6 +79,7 @@ class Worker:
         self.rows = 0  # that the model remembers
         self._tickets: dict[Job, Ticket] = {}  # of the thread
         self._orders: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._asked: dict[str, deque[Asked]] = {}  # by kind of work; filled by the loop, emptied by the thread
         self._usual = USUAL_SECONDS
         self._ending = False
         self._due = 0.0  # when streams are written to again
@@ -158,6 +161,28 @@ class Worker:
             return await asyncio.wait_for(future, self.limits.seconds)
         except TimeoutError:
             raise _late(self.limits.seconds) from None
+
+    async def together(
+        self, kind: str, work: Callable[[list[Any]], Sequence[Result]], items: Sequence[Any]
+    ) -> Sequence[Result]:
+        """What ``work`` returns for these items; what others ask of the same kind meanwhile is done with them.
+
+        Args:
+            work: the same function, for all of one kind: a list of items in, as many results out.
+        """
+        asked = Asked(list(items))
+        line = self._asked.setdefault(kind, deque())
+        line.append(asked)
+
+        def order() -> Sequence[Any]:
+            while not asked.is_done:
+                answer(next_of(line, self.limits.texts), work)
+            return asked.taken()
+
+        try:
+            return await self.do(order)
+        finally:
+            asked.has_left = True
 
     def _expire(self, ticket: Ticket) -> None:
         if not ticket.is_over:
