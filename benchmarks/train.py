@@ -27,12 +27,13 @@ from typing import Any
 from common import RESULTS, machine, require_quiet, spread, write_page
 from shapes import SHAPES, Shape, described, flops_per_token, work_of
 from worker import Candidate, candidates
-from yardsticks import PEAK, PRODUCTS
+from yardsticks import KERNELS, PEAK, PRODUCTS
 
 from pellucid.config import model as config
 
 LEAST_ROUNDS = 5
 PEAK_STEPS = 3
+YARDSTICKS = (PEAK, PRODUCTS, KERNELS)
 OTHERS_MAY_USE = 0.15  # cores, on average over a turn
 TRIES = 20
 SIZES_WITHIN = 0.02  # of pellucid's; GPT-2 in transformers cannot leave its biases out
@@ -147,7 +148,7 @@ def run_group(names: list[str], shape: Shape, work: Path, plan: Plan, records: d
     """Adds to the records what the rounds of a group say."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         workers = {}
-        for name in (PEAK, PRODUCTS, *names):
+        for name in (*(name for name in records if name in YARDSTICKS), *names):
             worker = workers[name] = stack.enter_context(Worker(name, work, Path(folder)))
             record, start = records[name], worker.turn(shape).loss
             record.parameters, record.first_step, record.start = worker.parameters, worker.first_step, start
@@ -206,14 +207,15 @@ def measure(name: str, plan: Plan, mirror: str | None) -> str:
     work = work_of(shape, mirror)
     everyone = candidates(work.model)
     found = [name for name, candidate in everyone.items() if find_spec(candidate.needs)]
-    records = {name: Record() for name in (PEAK, PRODUCTS, *found)}
+    alone = (PRODUCTS,) if isinstance(work.model, config.Decoder) else (PRODUCTS, KERNELS)
+    records = {name: Record() for name in (PEAK, *alone, *found)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "work.pickle"
         path.write_bytes(pickle.dumps(work))
         for group in groups(found, shape.together):
             run_group(group, shape, path, plan, records)
     flops = flops_per_token(work.model, shape.length) if isinstance(work.model, config.Decoder) else 0
-    lines = [speed(name, records.get(name), flops) for name in (*everyone, PRODUCTS)]
+    lines = [speed(name, records.get(name), flops) for name in (*everyone, *alone)]
     arithmetic = " | GFLOP/s | of the peak" if flops else ""
     head = f"| candidate | tokens/s | pellucid ÷ candidate{arithmetic} | peak memory, GB |\n"
     table = head + "|---" * (head.count("|") - 1) + "|\n" + "\n".join(lines)
@@ -251,7 +253,7 @@ def notes_on(shape: Shape, records: Mapping[str, Record], plan: Plan) -> str:
         f"peak is a bfloat16 product of 2048 × 2048 matrices: {peak} GFLOP/s. In no turn did others use more than "
         f"{used:.2f} cores. The first step includes compiling; the loss is that before the rounds and in the last."
     ]
-    learners = {name: record for name, record in records.items() if name not in (PEAK, PRODUCTS)}
+    learners = {name: record for name, record in records.items() if name not in YARDSTICKS}
     ours = next(iter(learners.values())).parameters
     for name, record in learners.items():
         if abs(record.parameters / ours - 1) > SIZES_WITHIN:

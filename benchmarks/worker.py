@@ -23,7 +23,7 @@ from peers import Peer
 from shapes import Work
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from yardsticks import PEAK, Yardstick, peak, products_alone
+from yardsticks import KERNELS, PEAK, Yardstick, kernels_alone, peak, products_alone
 
 from pellucid.config import model as config
 from pellucid.config.run import Training
@@ -168,7 +168,7 @@ def trainee(candidate: Candidate, work: Work) -> Trainee:
 
 def yardstick(name: str, work: Work) -> Trainee:
     """What is timed like a candidate and learns nothing."""
-    found: Yardstick = peak() if name == PEAK else products_alone(work)
+    found: Yardstick = peak() if name == PEAK else (kernels_alone if name == KERNELS else products_alone)(work)
     return Trainee(0, found.steps, found.amounts)
 
 

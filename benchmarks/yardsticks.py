@@ -2,23 +2,30 @@
 
 Of a training step only the matrix products are computed, in bfloat16 and on ready inputs: no softmax, norm, activation,
 dropout, loss, embedding or update, and no token of padding. What a framework adds to that it can save; this it cannot.
+
+A second yardstick adds every other operation once, as the one kernel that PyTorch has for it and on ready inputs too:
+dropout draws no random numbers, and nothing is cast, copied, transposed or recorded. A step that is made of separate
+kernels has all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 
 import torch
 from shapes import Work
 from torch import Tensor
 
+from pellucid.analysis.parameters import parameter_count
 from pellucid.config import model as config
 from pellucid.config.parts import Stack
 from pellucid.data.batch import Batch
 
 PEAK, PRODUCTS = "peak", "the step's matrix products alone"
+KERNELS = "those, and every other operation as one kernel"
 PEAK_SIZE, PEAK_PRODUCTS = 2048, 8
 
 
@@ -57,6 +64,76 @@ def products_alone(work: Work) -> Yardstick:
             yield 0.0
 
     return Yardstick(steps(), [batch.num_labels for batch in work.batches])
+
+
+def kernels_alone(work: Work) -> Yardstick:
+    """The matrix products of a step and every other operation, each as one kernel; labels are counted as work."""
+    alone, update = products_alone(work), _update(work)
+    others = [[*_others(work, batch), update] for batch in work.batches]
+
+    def steps() -> Iterator[float]:
+        for _, kernels in zip(alone.steps, cycle(others), strict=False):
+            for kernel in kernels:
+                kernel()
+            yield 0.0
+
+    return Yardstick(steps(), alone.amounts)
+
+
+def _others(work: Work, batch: Batch) -> Iterator[Callable[[], object]]:
+    """All operations forwards and backwards that are no products, of an encoder–decoder."""
+    model, rows = work.model, batch.tokens.size(0)
+    assert isinstance(model, config.EncoderDecoder)
+    assert batch.source is not None
+    source, target = (int((side != work.pad).sum()) for side in (batch.source, batch.tokens))
+    yield from _layer(model.encoder, rows, source, (source // rows,))
+    # Causal attention has half the keys.
+    yield from _layer(model.decoder, rows, target, (target // rows // 2, source // rows))
+    width, vocab = model.decoder.d_model, model.target.vocab_size
+    for tokens in (source, target):
+        ids, gradient = torch.randint(vocab, (tokens,)), torch.randn(tokens, width)
+        yield partial(torch.nn.functional.embedding, ids, torch.randn(vocab, width))
+        yield partial(torch.ops.aten.embedding_dense_backward, gradient, ids, vocab, -1, False)
+    logits = torch.randn(target, vocab, dtype=torch.bfloat16)
+    yield partial(torch.softmax, logits, -1, out=torch.empty_like(logits))  # of which the gradient is made in place
+
+
+def _layer(stack: Stack, rows: int, tokens: int, keys: tuple[int, ...]) -> Iterator[Callable[[], object]]:
+    for _ in range(stack.num_layers):
+        for number in keys:  # one attention each
+            yield from _softmax(rows * stack.attention.num_heads, tokens // rows, number)
+            yield from _residual(tokens, stack.d_model, dropped=stack.dropout > 0)
+        hidden, gradient = (torch.randn(tokens, stack.feed_forward.d_ff, dtype=torch.bfloat16) for _ in range(2))
+        yield hidden.relu_
+        yield partial(torch.ops.aten.threshold_backward, gradient, hidden, 0)
+        yield from _residual(tokens, stack.d_model, dropped=stack.dropout > 0)
+
+
+def _softmax(number: int, queries: int, keys: int) -> Iterator[Callable[[], object]]:
+    scores = torch.randn(number, queries, keys, dtype=torch.bfloat16)
+    weights = scores.softmax(-1)
+    yield partial(torch.softmax, scores, -1, out=torch.empty_like(scores))
+    yield partial(torch.ops.aten._softmax_backward_data, scores, weights, -1, torch.bfloat16)
+
+
+def _residual(tokens: int, width: int, *, dropped: bool) -> Iterator[Callable[[], object]]:
+    """Dropout, the sum and its norm, in float32 as autocast has them."""
+    x, y, keep = torch.randn(tokens, width), torch.randn(tokens, width), torch.ones(tokens, width)
+    weight, bias, out = torch.ones(width), torch.zeros(width), torch.empty(tokens, width)
+    _, mean, scale = torch.native_layer_norm(x, [width], weight, bias, 1e-5)
+    every = [True, True, True]
+    yield partial(torch.addcmul, x, y, keep, out=out) if dropped else partial(torch.add, x, y, out=out)
+    yield partial(torch.native_layer_norm, x, [width], weight, bias, 1e-5)
+    yield partial(torch.ops.aten.native_layer_norm_backward, y, x, [width], mean, scale, weight, bias, every)
+    if dropped:
+        yield partial(torch.mul, y, keep, out=out)
+
+
+def _update(work: Work) -> Callable[[], object]:
+    """Fused AdamW over all parameters as one."""
+    parameter = torch.nn.Parameter(torch.randn(parameter_count(work.model)))
+    parameter.grad = torch.randn_like(parameter)
+    return torch.optim.AdamW([parameter], fused=True).step
 
 
 def products(work: Work, batch: Batch) -> Iterator[tuple[int, int, int, int]]:
