@@ -13,6 +13,8 @@ LESS = {
     "residuals": {"DEPTHS": (1, 2), "STEPS": 3, "JUDGED": 4},
     "mask": {"STEPS": 4, "EVERY": 2, "JUDGED": 4, "WRITTEN": 5, "LENGTH": 16},
     "induction": {"STEPS": 4, "EVERY": 2, "JUDGED": 4},
+    "images": {"ROWS": 4, "STEPS": 4, "EVERY": 2},
+    "pictures": {"ROWS": 4, "READING": 2, "CODING": 51, "WRITING": 3, "SAMPLES": 20, "SHOWN": 1},
     "length": {"LENGTHS": (8, 16, 32), "TOKENS": 32, "WIDTH": 32, "ROUNDS": 2},
 }
 

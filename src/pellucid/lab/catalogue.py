@@ -7,7 +7,8 @@ from importlib import import_module
 from pellucid.errors import UserError, nearest
 from pellucid.lab.experiment import Experiment
 
-NAMES = ("recall", "steps", "scale", "heads", "positions", "warmup", "residuals", "mask", "induction", "length")
+NAMES = ("recall", "steps", "scale", "heads", "positions", "warmup", "residuals", "mask", "induction", "length",
+         "images", "pictures")  # fmt: skip
 
 
 def find(name: str) -> Experiment:

@@ -19,10 +19,10 @@ UNASKED = -100
 
 
 class Rows(NamedTuple):
-    """A batch: tokens (B, T), and what is to be said at each of them."""
+    """A batch: tokens (B, T), or images, and what is to be said at each of them, or of each image."""
 
-    tokens: Int[Tensor, "B T"]
-    labels: Int[Tensor, "B T"]
+    tokens: Int[Tensor, "B T"] | Float[Tensor, "B C Y X"]
+    labels: Int[Tensor, "B T"] | Int[Tensor, "B"]
 
 
 def fit(
@@ -33,6 +33,7 @@ def fit(
     peak: float = 1e-3,
     warmup: int = 100,
     clip: float | None = 1.0,
+    smoothing: float = 0.0,
 ) -> Iterator[tuple[int, float]]:
     """Trains in place by AdamW; yields the number of each step and its loss in nats per label.
 
@@ -46,7 +47,7 @@ def fit(
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = peak * rate(step, steps, warmup)
-        loss = loss_of(model, batches())
+        loss = loss_of(model, batches(), smoothing)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if clip is not None:
@@ -73,10 +74,10 @@ def rate(step: int, steps: int, warmup: int) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
 
 
-def loss_of(model: nn.Module, rows: Rows) -> Float[Tensor, ""]:
+def loss_of(model: nn.Module, rows: Rows, smoothing: float = 0.0) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats per label."""
-    logits = model(rows.tokens)
-    return F.cross_entropy(logits.flatten(0, 1), rows.labels.flatten(), ignore_index=UNASKED)
+    logits, labels = model(rows.tokens).flatten(0, -2), rows.labels.flatten()
+    return F.cross_entropy(logits, labels, ignore_index=UNASKED, label_smoothing=smoothing)
 
 
 @torch.no_grad()
