@@ -30,7 +30,9 @@ from pellucid.config.run import (
     Objective,
     Run,
     SequenceToSequence,
-    fitting_objective,
+    SpanCorruption,
+    TextFiles,
+    fitting_objectives,
 )
 from pellucid.config.start import Pretrained
 from pellucid.errors import UserError, nearest
@@ -80,7 +82,7 @@ def default_run(family: str, data: Data) -> Run:
                 model=EncoderDecoder(source=front, encoder=stack, target=front, decoder=stack),
                 data=data,
                 tokenizer=ByteBPE(vocab_size=6000),
-                objective=SequenceToSequence(),
+                objective=SpanCorruption() if isinstance(data, TextFiles) else SequenceToSequence(),
                 training=Training(steps=4000, batch_tokens=4096, schedule=Cosine(peak=1e-3), precision="auto"),
             )
         case _:
@@ -118,14 +120,14 @@ def continued_run(source: Model, objective: Objective | None, path: str, family:
 
 def fitted(objective: Objective, model: Model) -> Objective:
     """The objective, or where the model has another, that one; texts no longer than its positions reach."""
-    kind = fitting_objective(model)
-    objective = objective if isinstance(objective, kind) else kind()
+    kinds = fitting_objectives(model)
+    objective = objective if isinstance(objective, kinds) else kinds[0]()
     if isinstance(objective, NoObjective):
         return objective
     longest = min((stack.max_length for stack in stacks(model) if stack.max_length), default=None)
     if longest is None:
         return objective
-    if isinstance(objective, Causal | Masked):
+    if isinstance(objective, Causal | Masked | SpanCorruption):
         return replace(objective, length=min(objective.length, longest))
     return replace(objective, max_length=min(objective.max_length, longest))
 

@@ -243,6 +243,32 @@ class Masked:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpanCorruption:
+    """Write what is missing from a text (Raffel et al. 2020, §3.1.4), over windows of ``length`` tokens.
+
+    Of a window ``rate`` is taken out, in spans of ``span`` tokens on average. Each leaves a sentinel, a token of its
+    own, and what is to be written is every sentinel with the tokens that it stands for.
+    """
+
+    length: int = 256
+    rate: float = 0.15
+    span: float = 3.0
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.length >= 2, "length", self.length, "at least 2")
+        check(0 < self.rate < 1, "rate", self.rate, "between 0 and 1")
+        check(self.span >= 1, "span", self.span, "at least 1")
+        check_fraction(self, "label_smoothing")
+
+    @property
+    def sentinels(self) -> int:
+        """How many spans a whole window has."""
+        return max(1, round(round(self.length * self.rate) / self.span))
+
+
+@dataclass(frozen=True, kw_only=True)
 class SequenceToSequence:
     """Write the target from the source, fed the true target so far; the smoothing of §5.4 of the paper."""
 
@@ -274,7 +300,7 @@ class NoObjective:
     kind: ClassVar[str] = "none"
 
 
-Objective = Causal | Masked | SequenceToSequence | Classify | NoObjective
+Objective = Causal | Masked | SpanCorruption | SequenceToSequence | Classify | NoObjective
 
 # ---- the run ------------------------------------------------------------------------------------
 
@@ -299,9 +325,9 @@ class Run:
 
     def __post_init__(self) -> None:
         check(self.seed >= 0, "seed", self.seed, "0 or more")
-        wanted = fitting_objective(self.model)
+        wanted = fitting_objectives(self.model)
         check(
-            wanted is not NoObjective or isinstance(self.objective, NoObjective),
+            NoObjective not in wanted or isinstance(self.objective, NoObjective),
             "model.head",
             "a head that nothing here trains: of vectors, of one score, or of a label for every token",
             "a masked-language head, or a classification head with two labels or more",
@@ -310,7 +336,7 @@ class Run:
             isinstance(self.objective, wanted),
             "objective",
             type(self.objective).__name__,
-            f"{wanted.__name__}, the one this model is trained by",
+            f"{' or '.join(kind.__name__ for kind in wanted)}, which this model is trained by",
         )
 
     def completed(self, *, vocab_size: int, labels: tuple[str, ...]) -> Run:
@@ -321,16 +347,16 @@ class Run:
         return replace(self, model=model)
 
 
-def fitting_objective(model: Model) -> type[Any]:
-    """The objective a model is trained by, which its family and head decide."""
+def fitting_objectives(model: Model) -> tuple[type[Any], ...]:
+    """The objectives that a model can be trained by, as its family and head decide; the usual one first."""
     match model:
         case Decoder():
-            return Causal
+            return (Causal,)
         case EncoderDecoder():
-            return SequenceToSequence
+            return SequenceToSequence, SpanCorruption
         case Encoder(head=MaskedLanguage()):
-            return Masked
+            return (Masked,)
         case Encoder(head=Classification(labels=labels)) if len(labels) != 1:
-            return Classify
+            return (Classify,)
         case _:
-            return NoObjective
+            return (NoObjective,)

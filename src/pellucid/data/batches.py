@@ -14,11 +14,11 @@ from pellucid.data.batch import EvaluationBatches, TrainingBatches
 from pellucid.data.buckets import EvaluationBuckets, LabelledRows, PairRows, Rows, TrainingBuckets
 from pellucid.data.corpus import Examples, Labelled, Pair
 from pellucid.data.files import Document
-from pellucid.data.masking import Masking
+from pellucid.data.masking import Masking, Spans
 from pellucid.data.ragged import Ragged
 from pellucid.data.streams import token_stream
 from pellucid.data.tokenizers import Tokenizer
-from pellucid.data.windows import EvaluationWindows, HiddenTokens, NextToken, Task, TrainingWindows
+from pellucid.data.windows import EvaluationWindows, HiddenSpans, HiddenTokens, NextToken, Task, TrainingWindows
 from pellucid.errors import DataError, nearest
 
 
@@ -42,7 +42,7 @@ def training_batches(
     """
     fitting = checked(examples, objective)
     match objective:
-        case run.Causal() | run.Masked():
+        case run.Causal() | run.Masked() | run.SpanCorruption():
             rows = max(1, batch_tokens // objective.length)
             return TrainingWindows(token_stream(fitting, tokenizer), task(objective, tokenizer), rows, seed)
         case run.SequenceToSequence() | run.Classify():
@@ -61,14 +61,14 @@ def evaluation_batches(
     """Batches that cover every example, and every token to predict, exactly once. See :func:`training_batches`."""
     fitting = checked(examples, objective)
     match objective:
-        case run.Causal() | run.Masked():
+        case run.Causal() | run.Masked() | run.SpanCorruption():
             rows = max(1, batch_tokens // objective.length)
             return EvaluationWindows(token_stream(fitting, tokenizer), task(objective, tokenizer), rows, seed)
         case run.SequenceToSequence() | run.Classify():
             return EvaluationBuckets(example_rows(fitting, tokenizer, objective, labels), batch_tokens)
 
 
-def task(objective: run.Causal | run.Masked, tokenizer: Tokenizer) -> Task:
+def task(objective: run.Causal | run.Masked | run.SpanCorruption, tokenizer: Tokenizer) -> Task:
     """What is asked about a window of text."""
     pad = tokenizer.require("pad")
     match objective:
@@ -79,6 +79,9 @@ def task(objective: run.Causal | run.Masked, tokenizer: Tokenizer) -> Task:
             mask = tokenizer.require("mask")
             masking = Masking(objective.rate, mask, tokenizer.vocab_size, tokenizer.special_ids)
             return HiddenTokens(objective.length, pad, masking)
+        case run.SpanCorruption():
+            spans = Spans(objective.rate, objective.span, tokenizer.require_sentinels(objective.sentinels))
+            return HiddenSpans(objective.length, pad, tokenizer.start, tokenizer.require("eos"), spans)
 
 
 def example_rows(
@@ -138,6 +141,7 @@ def checked(examples: Examples, objective: run.Objective) -> Sequence[Any]:
     kinds: dict[type, tuple[Any, str]] = {
         run.Causal: (Document, "documents of text"),
         run.Masked: (Document, "documents of text"),
+        run.SpanCorruption: (Document, "documents of text"),
         run.SequenceToSequence: (Pair, "pairs of source and target"),
         run.Classify: (Labelled, "texts with a label"),
     }

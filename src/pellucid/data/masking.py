@@ -1,8 +1,8 @@
-"""Hiding tokens for a model to restore (Devlin et al. 2019, §3.1)."""
+"""Hiding tokens for a model to restore: one by one (Devlin et al. 2019, §3.1), or in spans (Raffel et al. 2020)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,3 +47,36 @@ class Masking:
         random_ids = random.choice(self._ordinary_ids, tokens.shape)
         hidden = np.where(fate < 0.8, self.mask, np.where(fate < 0.9, random_ids, tokens))
         return np.where(chosen, hidden, tokens), labels
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Takes ``rate`` of the tokens out, in spans of ``mean`` tokens on average, neither at the very beginning nor side
+    by side (Raffel et al. 2020, §3.1.4 and figure 2). Each is named by the next of ``sentinels``.
+    """
+
+    rate: float
+    mean: float
+    sentinels: Sequence[int]
+
+    def hide(
+        self, tokens: Int[ndarray, "T"], random: np.random.Generator
+    ) -> tuple[Int[ndarray, "S"], Int[ndarray, "U"]]:
+        """What is left, a sentinel in place of each span; and each sentinel with the tokens that it stands for."""
+        hidden = min(max(1, round(len(tokens) * self.rate)), len(tokens) - 1)
+        number = min(max(1, round(hidden / self.mean)), hidden, len(tokens) - hidden, len(self.sentinels))
+        if number < 1:
+            return tokens, tokens[:0]  # of one token nothing can be taken
+        gone, kept = _parted(hidden, number, random), _parted(len(tokens) - hidden, number, random)
+        source, target, at = [], [], 0
+        for sentinel, before, span in zip(self.sentinels[:number], kept, gone, strict=True):
+            source += [*tokens[at : at + before], sentinel]
+            target += [sentinel, *tokens[at + before : at + before + span]]
+            at += before + span
+        return np.array(source, tokens.dtype), np.array(target, tokens.dtype)
+
+
+def _parted(total: int, number: int, random: np.random.Generator) -> Int[ndarray, "number"]:
+    """A number as a sum of so many others of at least 1, each such sum as likely as any."""
+    ends = np.sort(random.choice(total - 1, number - 1, replace=False)) + 1
+    return np.diff(np.concatenate([[0], ends, [total]]))

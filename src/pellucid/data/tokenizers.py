@@ -23,6 +23,8 @@ KNOWN_AS = {
     "mask": ("<mask>", "[MASK]"),
 }
 
+SENTINEL = "<extra_id_{}>"
+
 
 class Tokenizer:
     """Cuts text into tokens. ``pad, unk, bos, eos, mask`` are ids of special tokens, or ``None`` where there is none.
@@ -164,6 +166,31 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         """Every id that stands for no text."""
         return frozenset(i for i, token in self.raw.get_added_tokens_decoder().items() if token.special)
+
+    @cached_property
+    def sentinels(self) -> tuple[int, ...]:
+        """What stands for spans that were taken out of a text, in the order of their numbers; T5's name for them."""
+        found: list[int] = []
+        while (token := self.raw.token_to_id(SENTINEL.format(len(found)))) is not None:
+            found.append(token)
+        return tuple(found)
+
+    def with_sentinels(self, count: int) -> Tokenizer:
+        """The same tokenizer, with at least so many of them."""
+        raw = tokenizers.Tokenizer.from_str(self.raw.to_str())
+        raw.add_special_tokens([SENTINEL.format(i) for i in range(len(self.sentinels), count)])
+        return Tokenizer(raw, self.conventions)
+
+    def require_sentinels(self, count: int) -> tuple[int, ...]:
+        """So many of them.
+
+        Raises:
+            DataError: if there are fewer.
+        """
+        if len(self.sentinels) < count:
+            found = f"{len(self.sentinels)} tokens that stand for spans, {SENTINEL.format(0)} and so on"
+            raise DataError("tokenizer", found, f"{count}", "lower objective.length or objective.rate")
+        return self.sentinels[:count]
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special tokens."""

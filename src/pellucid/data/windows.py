@@ -11,7 +11,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from pellucid.data.batch import IGNORE, Batch, EvaluationBatches
-from pellucid.data.masking import Masking
+from pellucid.data.masking import Masking, Spans
 from pellucid.data.ragged import Ragged, ids, keep_or_none
 from pellucid.errors import DataError
 
@@ -84,6 +84,33 @@ class HiddenTokens:
         tokens, keep = Ragged.of_arrays(windows).padded(np.arange(len(windows)), self.pad)
         hidden, labels = self.masking.hide(tokens, keep, random)
         return Batch(ids(hidden), ids(labels), keep_or_none(keep))
+
+
+@dataclass(frozen=True)
+class HiddenSpans:
+    """Some spans are taken out, and are to be written after ``start``, up to ``eos``."""
+
+    length: int
+    pad: int
+    start: Sequence[int]
+    eos: int
+    spans: Spans
+    overlap: int = 0
+
+    def batch(self, windows: Sequence[Int[ndarray, "tokens"]], random: np.random.Generator) -> Batch:
+        """The encoder reads what is left, the decoder what was taken out."""
+        sources, targets = zip(*(self.spans.hide(window, random) for window in windows), strict=True)
+        rows = np.arange(len(windows))
+        source, source_keep = Ragged.of([[*source, self.eos] for source in sources]).padded(rows, self.pad)
+        whole, real = Ragged.of([[*self.start, *target, self.eos] for target in targets]).padded(rows, self.pad)
+        keep = real[:, 1:]
+        return Batch(
+            ids(np.where(keep, whole[:, :-1], self.pad)),
+            ids(np.where(keep, whole[:, 1:], IGNORE)),
+            keep_or_none(keep),
+            source=ids(source),
+            source_keep=keep_or_none(source_keep),
+        )
 
 
 @dataclass(frozen=True)

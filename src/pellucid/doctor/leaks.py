@@ -52,7 +52,7 @@ LEAKS: tuple[Pattern, ...] = (
         references=("labmlai/annotated_deep_learning_paper_implementations#146",),
     ),
     Pattern(
-        name="heads are split by view or reshape, without a transpose", when=signs.seen("attn.heads"),
+        name="heads are split or joined by view or reshape, without a transpose", when=signs.seen("attn.heads"),
         begins=("attn.heads",),
         explains=(CAUSAL, ROWS, "pos.rope", *LEAK),
         fix="x.view(B, T, H, K).transpose(1, 2) to split; .transpose(1, 2).reshape(B, T, H * K) to join",

@@ -181,6 +181,8 @@ class Spec:
         """This one where it says something, and what was inferred where it does not."""
         said = {f.name: value for f in fields(self) if _says(value := getattr(self, f.name), f.name)}
         said["declare"] = self.declare | inferred.declare
+        if self.criterion is not None:
+            said["loss"] = self.loss  # what was found out is not what is meant
         return replace(inferred, **said)
 
 

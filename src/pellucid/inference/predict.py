@@ -19,6 +19,7 @@ from pellucid.inference.batches import barred, expect, in_batches, padded
 from pellucid.inference.beam import PAPER, LengthPenalty
 from pellucid.inference.decode import Prompt, generations, stream
 from pellucid.inference.encode import EncoderTasks, Fill, Label, labelled
+from pellucid.inference.gaps import write_gap
 from pellucid.inference.reading import GAP
 from pellucid.inference.rules import AnyRule
 from pellucid.inference.sampling import GREEDY, Sampling
@@ -28,6 +29,7 @@ from pellucid.inference.translating import Output, Searching, translations
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder import Encoder
+from pellucid.models.encoder_decoder import EncoderDecoder
 
 IMAGES_AT_ONCE = 16
 
@@ -149,11 +151,13 @@ def write(
 
 
 def fill(loaded: Loaded, text: str, *, top: int = 5) -> list[Fill]:
-    """The likeliest pieces for the one ``<mask>`` in a text.
+    """The likeliest pieces for the one ``<mask>`` in a text; of an encoder–decoder spans of any length.
 
     Raises:
-        UserError: when there is not exactly one gap.
+        UserError: for a model that was not trained to fill gaps, or when there is not exactly one.
     """
+    if isinstance(loaded.model, EncoderDecoder):
+        return write_gap(loaded, text, top=top)
     expect(loaded, Encoder, "fill", "an encoder with a masked-language head", config.MaskedLanguage)
     if (gaps := text.count(GAP)) != 1:
         raise UserError("fill", f"{gaps} gaps in {text!r}", f"one {GAP}", f'try "the {GAP} statement"')

@@ -58,9 +58,11 @@ class TopP:
 
     def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """The scores, -inf where dropped; the likeliest always stays."""
+        if self.p >= 1:
+            return logits  # rounded shares may come to 1 before the last
         values, indices = logits.sort(dim=-1, descending=True)
         probability = values.softmax(dim=-1)
-        before = probability.cumsum(dim=-1) - probability
+        before = _edges(probability) - probability
         return torch.full_like(logits, -torch.inf).scatter(
             -1, indices, values.masked_fill(before >= self.p, -torch.inf)
         )

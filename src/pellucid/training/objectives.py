@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from pellucid.config.run import Causal, Classify, Masked, NoObjective, Objective, SequenceToSequence
+from pellucid.config.run import (
+    Causal,
+    Classify,
+    Masked,
+    NoObjective,
+    Objective,
+    SequenceToSequence,
+    SpanCorruption,
+)
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.models.build import Model
 from pellucid.models.encoder_decoder import EncoderDecoder
@@ -39,7 +47,7 @@ LossFunction = Callable[[Model, Batch], Loss]
 def loss_function(objective: Objective) -> LossFunction:
     """The loss of an objective."""
     match objective:
-        case Causal() | SequenceToSequence():
+        case Causal() | SpanCorruption() | SequenceToSequence():
             return lambda model, batch: _of_tokens(model, batch, objective.label_smoothing, objective.z_loss)
         case Masked():
             return lambda model, batch: _of_tokens(model, batch, 0.0, objective.z_loss)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pellucid.config.model import stacks
-from pellucid.config.run import Causal, Masked, NoObjective, Run
+from pellucid.config.run import Causal, Masked, NoObjective, Run, SpanCorruption
 from pellucid.config.start import Pretrained
 from pellucid.data.batches import checked, evaluation_batches
 from pellucid.data.corpora import load_corpus
@@ -51,6 +51,8 @@ def prepare(run: Run, *, corpus: Corpus | None = None, device: str | torch.devic
         run = replace(run, conventions=tokenizer.conventions)
     else:
         tokenizer = Tokenizer.train(run.tokenizer, corpus.training_texts())
+        if isinstance(run.objective, SpanCorruption):
+            tokenizer = tokenizer.with_sentinels(run.objective.sentinels)
     completed = run.completed(vocab_size=tokenizer.vocab_size, labels=corpus.labels)
     torch.manual_seed(run.seed)
     model = build(completed.model)
@@ -92,10 +94,11 @@ def _check_length(run: Run) -> None:
             "a masked-language or classification head",
             "`pellucid train classifier --from` puts a new head on it",
         )
-    length = objective.length if isinstance(objective, Causal | Masked) else objective.max_length
+    windows = isinstance(objective, Causal | Masked | SpanCorruption)
+    name = "length" if windows else "max_length"
+    length: int = getattr(objective, name)
     limit = min((stack.max_length for stack in stacks(run.model) if stack.max_length), default=None)
     if limit is not None and length > limit:
-        name = "length" if isinstance(objective, Causal | Masked) else "max_length"
         raise ConfigError(
             f"objective.{name}",
             f"found {length}",

@@ -79,6 +79,8 @@ def answer(subject: Subject) -> Finding:
     batch = prompted(subject)
     ways = feedings(batch.ids.size(1), subject.spec.one_by_one)
     done = f"fed {batch.ids.size(1)} tokens through the cache ({', '.join(ways)}) and compared with one pass"
+    if nowhere := no_numbers(subject(batch)):
+        return CHECK.unsure(done, f"of one pass, outputs {nowhere}: there is nothing to compare there")
     gaps: dict[str, float] = {}
     notes = "; chunks were not asked, it steps by one" if subject.spec.one_by_one else ""
     unsure = []
@@ -102,6 +104,14 @@ def answer(subject: Subject) -> Finding:
         return CHECK.unsure(done, f"{', '.join(unsure)}: differs by more than rounding usually does", gaps=gaps)
     notes += "; rows of different lengths were not asked" if ragged is None else ""
     return CHECK.passed(done, f"the same within {max(gaps.values()):.1e} of the largest output{notes}", gaps=gaps)
+
+
+def no_numbers(outputs: Tensor) -> str:
+    """At how many positions outputs (B, T, …) are no numbers, and at which first; empty where all are."""
+    wrong = outputs.isnan().flatten(2).any(-1) if outputs.dim() > 2 else outputs.isnan()
+    if not bool(wrong.any()):
+        return ""
+    return f"are no numbers at {int(wrong.sum())} positions, first at {int(wrong.any(0).int().argmax())}"
 
 
 def _raised(subject: Subject, name: str, done: str, error: Exception, chunks: list[int]) -> Finding:

@@ -7,6 +7,8 @@ asked for the token after the last that it has read, wherever the shift is made,
 
 from __future__ import annotations
 
+import torch
+
 from pellucid.doctor import tolerances
 from pellucid.doctor.asking import known, match, padding_asked, ragged, rows_of_others, told_by_labels
 from pellucid.doctor.check import Check
@@ -82,6 +84,14 @@ pull, label = gradient[:, : ids.size(1) - {offset}].min(-1)  # what each positio
 share = (label == ids[:, {offset} : {offset} + label.size(1)])[pull < 0].float().mean()
 assert share > 0.9, f"of your labels {{share:.0%}} stand {offset:+d} from the position that is asked for them"
 """
+ROLLED = """
+model.eval()
+ids = sample(1)
+loss, outputs = loss_of(ids)
+(gradient,) = torch.autograd.grad(loss, outputs)
+asked = gradient[:, ids.size(1) - 1 :].argmin(-1)[:, :1]  # what the last position is pushed towards
+assert not torch.equal(asked, ids[:, :1]), "the last position is asked for the first token of its row"
+"""
 WRAPS = """
 model.eval()
 ids, other = sample(1), sample(1)
@@ -121,6 +131,7 @@ def answer(subject: Subject) -> Finding:
         or _padding(ray, batch, wanted, subject, evidence)
         or (None if sure else _unexplained(ray, batch, matches, wanted, subject, evidence))
         or (_wraps(evidence) if reading.wraps else None)
+        or (_rolled(ray, batch, evidence) if best == 1 else None)
         or (_end(ray, subject, evidence) if batch is not spec.batch else None)
         or _own(subject, reading, evidence)
         or CHECK.passed(DONE, f"all labels stand {best:+d} from their position", **evidence)
@@ -258,6 +269,23 @@ def _wraps(evidence: dict[str, object]) -> Finding:
         references=("huggingface/transformers#32344", "huggingface/transformers#7077"),
         evidence=evidence,
         script=WRAPS,
+    )
+
+
+def _rolled(ray: Xray, batch: Batch, evidence: dict[str, object]) -> Finding | None:
+    """Whether the last position, after which nothing comes, is asked for the token that the row begins with."""
+    if batch.ids.dim() != 2 or ray.labels.shape != batch.ids.shape:
+        return None
+    asked = ray.asked[:, -1]
+    if not bool(asked.any()) or not torch.equal(ray.labels[asked, -1], batch.ids[asked, 0]):
+        return None
+    return CHECK.failed(
+        DONE,
+        f"the last position of {int(asked.sum())} rows is asked for the first token of its row",
+        cause="labels are rolled and not shifted: ids.roll(-1) brings the beginning round to the end",
+        fix="F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())",
+        evidence=evidence,
+        script=ROLLED,
     )
 
 

@@ -7,6 +7,7 @@ script can make without the function.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +111,8 @@ def part_of(result: Any, wanted: Any) -> str | None:
     for suffix in (*OUTPUTS[:1], *OUTPUTS[1:3], *attributes, *keys, *OUTPUTS[3:]):
         for turn in TURNS:
             try:
-                found = eval(f"result{suffix}{turn}", {"result": result})
+                with warnings.catch_warnings(action="ignore"):  # of an index that does not suit the result
+                    found = eval(f"result{suffix}{turn}", {"result": result})
             except Exception:  # what is not there
                 continue
             if found is wanted or _equal(found, wanted):
