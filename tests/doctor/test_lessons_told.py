@@ -72,3 +72,36 @@ def test_all_of_the_probability_keeps_every_token():
         assert TopP(1.0)(scores).equal(scores)
     barred = torch.tensor([[0.0, -torch.inf, -1.0]])
     assert TopP(1.0)(barred).equal(barred)
+
+
+class Attending(nn.Module):
+    """A decoder of one head, whose weights are what a function makes of the scores."""
+
+    def __init__(self, weigh):
+        super().__init__()
+        self.table, self.places = nn.Embedding(61, 16), nn.Embedding(64, 16)
+        self.qkv, self.out, self.weigh = nn.Linear(16, 48), nn.Linear(16, 61), weigh
+
+    def forward(self, ids):
+        x = self.table(ids) + self.places.weight[: ids.size(1)]
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        future = torch.ones(ids.size(1), ids.size(1)).triu(1).bool()
+        return self.out(x + self.weigh(q @ k.mT / 4, future) @ v)
+
+
+@pytest.mark.parametrize(
+    ("weigh", "named"),
+    [
+        (lambda s, future: s.softmax(-1).masked_fill(future, 0), "something else than a softmax"),
+        (lambda s, future: s.masked_fill(future, -torch.inf).softmax(-2).nan_to_num(), "over another axis"),
+        (
+            lambda s, future: s.masked_fill(future | torch.eye(len(future)).bool(), -torch.inf).softmax(-1),
+            "outputs are NaN",
+        ),
+    ],
+    ids=["masked after the softmax", "over the queries", "nothing to see"],
+)
+def test_a_cause_is_named_for_what_it_is(weigh, named):
+    torch.manual_seed(0)
+    report = pl.doctor(Attending(weigh), pl.Spec(kind="decoder", vocab_size=61))
+    assert named in report.diagnoses[0].name, [cause.name for cause in report.diagnoses]

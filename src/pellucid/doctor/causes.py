@@ -254,6 +254,13 @@ PATTERNS: tuple[Pattern, ...] = (
         "value, not in self", references=("OpenNMT/OpenNMT-py#502",),
     ),
     Pattern(
+        name="outputs are NaN: a query may see nothing, or something is divided by zero",
+        when=signs.has("eval.deterministic", "nan"), begins=("eval.deterministic",), explains=PASSES,
+        fix="find the first NaN: register_forward_hook on every module, and look which returns it; let every query "
+        "see itself at the least",
+        references=("pytorch/pytorch#41508", "pytorch/pytorch#103749"),
+    ),
+    Pattern(
         name="dropout, or another random choice, is on in evaluation mode",
         when=signs.always("two passes in evaluation mode differ by themselves, and so does all that compares two"),
         begins=("eval.deterministic",), explains=PASSES,

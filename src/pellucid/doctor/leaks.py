@@ -46,10 +46,15 @@ LEAKS: tuple[Pattern, ...] = (
         references=("rasbt/LLMs-from-scratch#1061", "pytorch/pytorch#170400"),
     ),
     Pattern(
-        name="the softmax is taken over another axis than the keys", when=signs.seen("attn.softmax_axis"),
+        name="the softmax is taken over another axis than the keys", when=signs.has("attn.softmax_axis", "over"),
         begins=("attn.softmax_axis",), explains=(CAUSAL, "attn.scale", *LEAK),
         fix="scores.softmax(-1), of scores (B, H, T, S)",
         references=("labmlai/annotated_deep_learning_paper_implementations#146",),
+    ),
+    Pattern(
+        name="weights are something else than a softmax of the masked scores", when=signs.seen("attn.softmax_axis"),
+        begins=("attn.softmax_axis",), explains=(CAUSAL, "attn.scale", *LEAK),
+        fix="scores.masked_fill(hidden, -inf).softmax(-1), once, and nothing but dropout after it",
     ),
     Pattern(
         name="heads are split or joined by view or reshape, without a transpose", when=signs.seen("attn.heads"),

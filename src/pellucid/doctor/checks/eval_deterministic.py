@@ -61,5 +61,6 @@ def _nan() -> Finding:
         fix="find the first NaN: register_forward_hook on every module, and look which returns it; let every query see "
         "itself at the least",
         references=("pytorch/pytorch#41508", "pytorch/pytorch#103749"),
+        evidence={"nan": True},
         script=NAN,
     )
