@@ -11,7 +11,7 @@ from families import FAMILIES, STACK
 from pellucid.cli import app
 from pellucid.config import model as config
 from pellucid.config.defaults import fitted
-from pellucid.config.run import Causal, Characters, NoData, Run, fitting_objective
+from pellucid.config.run import Causal, Characters, NoData, Run, fitting_objectives
 from pellucid.data import Tokenizer
 from pellucid.models.build import build
 from pellucid.models.checkpoint import save_run
@@ -29,7 +29,9 @@ def runs(tmp_path_factory):
         "encoder_decoder": config.EncoderDecoder(source=front, encoder=STACK, target=front, decoder=STACK),
     }
     for family, described_model in described.items():
-        objective = fitted(Causal(), described_model) if family == "decoder" else fitting_objective(described_model)()
+        objective = (
+            fitted(Causal(), described_model) if family == "decoder" else fitting_objectives(described_model)[0]()
+        )
         run = Run(model=described_model, data=NoData(), tokenizer=Characters(), objective=objective)
         model = build(described_model)
         save_run(folder / family, model, tokenizer, run)

@@ -9,7 +9,7 @@ from families import FAMILIES, STACK
 from pellucid.cli import app
 from pellucid.config import model as config
 from pellucid.config.defaults import fitted
-from pellucid.config.run import Causal, Characters, NoData, Run, fitting_objective
+from pellucid.config.run import Causal, Characters, NoData, Run, fitting_objectives
 from pellucid.data import Tokenizer
 from pellucid.models.build import build
 from pellucid.models.checkpoint import save_run
@@ -27,7 +27,7 @@ def runs(tmp_path_factory):
         "encoder_decoder": config.EncoderDecoder(source=front, encoder=STACK, target=front, decoder=STACK),
     }
     for family, model in models.items():
-        objective = fitted(Causal(), model) if family == "decoder" else fitting_objective(model)()
+        objective = fitted(Causal(), model) if family == "decoder" else fitting_objectives(model)[0]()
         run = Run(model=model, data=NoData(), tokenizer=Characters(), objective=objective)
         save_run(folder / family, build(model), tokenizer, run)
     return folder

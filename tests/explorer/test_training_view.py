@@ -9,7 +9,7 @@ from families import FAMILIES
 from playwright.sync_api import expect
 
 from pellucid.config.optimisation import Checkpoints, Training
-from pellucid.config.run import Characters, NoData, Run, fitting_objective
+from pellucid.config.run import Characters, NoData, Run, fitting_objectives
 from pellucid.explorer.app import create_app
 from pellucid.explorer.session import Session
 from pellucid.inference.reading import read_ids
@@ -46,7 +46,7 @@ def runs(tmp_path_factory):
                 model=config,
                 data=NoData(),
                 tokenizer=Characters(),
-                objective=fitting_objective(config)(),
+                objective=fitting_objectives(config)[0](),
                 training=training,
             )
             one = Loaded(one.model, one.tokenizer, run)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pellucid.config import model as config
 from pellucid.config import parts
 from pellucid.config.optimisation import Training
-from pellucid.config.run import Characters, Run, TextFiles, fitting_objective
+from pellucid.config.run import Characters, Run, TextFiles, fitting_objectives
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.data.corpus import Corpus
 from pellucid.models.build import build
@@ -111,7 +111,7 @@ def a_session():
         model=model,
         data=TextFiles(train=("x",)),
         tokenizer=Characters(),
-        objective=fitting_objective(model)(),
+        objective=fitting_objectives(model)[0](),
         training=Training(),
     )
     return Session(run, corpus, None, build(model))
