@@ -13,7 +13,7 @@ from pellucid.errors import UserError
 from pellucid.inference.beam import Power, beam_search
 from pellucid.inference.decode import Prompt
 from pellucid.inference.encode import Fill
-from pellucid.inference.reading import GAP
+from pellucid.inference.reading import GAP, before_gap
 from pellucid.inference.sampling import Never
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.encoder_decoder import EncoderDecoder
@@ -36,8 +36,7 @@ def write_gap(loaded: Loaded, text: str, *, top: int = 1) -> list[Fill]:
         raise UserError("fill", f"{gaps} gaps in {text!r}", f"one {GAP}", f'try "the {GAP} statement"')
     left, right = text.split(GAP)
     first, *others = tokenizer.sentinels
-    takes_space = tokenizer.pieces(tokenizer.encode(" a")[:1]) != [" "]  # then the space is missing with the word
-    kept = left.removesuffix(" ") if takes_space else left
+    kept = before_gap(tokenizer, left)
     before = tokenizer.encode(kept)
     source = tokenizer.source([*before, first, *tokenizer.encode(right)])
     start, read = (torch.tensor([ids], device=model.device) for ids in ([*tokenizer.start, first], source))

@@ -142,13 +142,17 @@ def padded(
 
 def gapped(tokenizer: Tokenizer, text: str) -> list[int]:
     """The ids of a text in which ``<mask>`` stands for a piece that is missing."""
-    # Where a piece takes the space before it along, the gap is of the space and the word.
-    takes_space = tokenizer.pieces(tokenizer.encode(" a")[:1]) != [" "]
     *before, last = text.split(GAP)
     ids: list[int] = []
     for part in before:
-        ids += [*tokenizer.encode(part.removesuffix(" ") if takes_space else part), tokenizer.require("mask")]
+        ids += [*tokenizer.encode(before_gap(tokenizer, part)), tokenizer.require("mask")]
     return [*ids, *tokenizer.encode(last)]
+
+
+def before_gap(tokenizer: Tokenizer, text: str) -> str:
+    """What is left of the text before a gap: where a piece takes the space before it along, that is missing too."""
+    takes_space = tokenizer.pieces(tokenizer.encode(" a")[:1]) != [" "]
+    return text.removesuffix(" ") if takes_space else text
 
 
 def _framed(model: Any, tokenizer: Tokenizer, text: str) -> list[int]:
