@@ -211,6 +211,6 @@ def test_a_model_that_names_labels(page):
         expect(page.get_by_test_id("no-lens")).to_contain_text("labels for the whole text")
         expect(page.get_by_test_id("sizes")).to_be_visible()
         page.goto(f"{url}#1?view=feedforward")
-        expect(page.get_by_test_id("why-not")).to_contain_text("no head over tokens")
+        expect(page.get_by_test_id("why-not")).to_contain_text("no head over the tokens of a vocabulary")
     finally:
         server.should_exit = True
