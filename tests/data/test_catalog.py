@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pellucid.cli.data import get_set
 from pellucid.data import CATALOG, get, load_catalog
+from pellucid.data.archives import Archive
 from pellucid.data.catalog import CatalogFile, Entry, fetch
 from pellucid.errors import DataError
 
@@ -83,6 +87,98 @@ def test_every_entry_is_complete():
         assert found.home.startswith("https://")
         assert found.terms
         assert all(len(file.sha256) == 64 and file.size > 0 for file in found.files)
+        assert found.files or found.archive
+
+
+# ---- many files in one zip ---------------------------------------------------------------------
+
+RECORDINGS = {"0_ann_0.wav": b"zero", "1_ann_0.wav": b"one"}
+
+
+def listing(files: dict[str, bytes]) -> str:
+    lines = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def zipped_entry(home: Path, **changes) -> Entry:
+    archive = Archive(
+        address="all.zip", folder="recordings", names=r"[0-9]_[a-z]+_[0-9]+\.wav", count=2, sha256=listing(RECORDINGS),
+        largest=10_000, largest_file=100,
+    )  # fmt: skip
+    return Entry("sounds", "a test", home.as_uri(), "public domain", archive=replace(archive, **changes))
+
+
+def zip_at(home: Path, files: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(home / "all.zip", "w") as opened:
+        for name, content in files.items():
+            opened.writestr(name, content)
+
+
+def inside(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"set-master/recordings/{name}": content for name, content in files.items()}
+
+
+def test_a_zip_is_unpacked_once_and_only_what_belongs_to_the_set(cache, home):
+    zip_at(home, inside(RECORDINGS) | {"set-master/README": b"?", "set-master/recordings/notes.txt": b"?"})
+    seen = []
+    folder = fetch(zipped_entry(home), progress=lambda *step: seen.append(step))
+    assert {path.name: path.read_bytes() for path in (folder / "recordings").iterdir()} == RECORDINGS
+    assert [path.name for path in folder.iterdir()] == ["recordings"]
+    size = (home / "all.zip").stat().st_size
+    assert seen == [("all.zip", size, size)]
+    (home / "all.zip").unlink()
+    assert fetch(zipped_entry(home)) == folder
+    (folder / "recordings" / "0_ann_0.wav").write_bytes(b"torn")
+    with pytest.raises(DataError, match="recordings: the sha256 of its listing is"):
+        fetch(zipped_entry(home))
+
+
+def test_members_of_a_zip_cannot_be_put_elsewhere(cache, home):
+    zip_at(home, inside(RECORDINGS) | {"../../recordings/9_eve_0.wav": b"out"})
+    with pytest.raises(DataError, match="3 files"):
+        fetch(zipped_entry(home))
+    assert not list(cache.parent.rglob("9_eve_0.wav"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"count": 3}, "2 files"),
+        ({"sha256": "0" * 64}, "the sha256 of its listing is"),
+        ({"largest": 20}, "more than 20 bytes"),
+        ({"largest_file": 3}, "0_ann_0.wav has 4 bytes"),
+    ],
+)
+def test_a_zip_that_is_not_what_was_published_leaves_nothing(cache, home, changes, told):
+    zip_at(home, inside(RECORDINGS))
+    with pytest.raises(DataError, match=f"{told}.*what was published"):
+        fetch(zipped_entry(home, **changes))
+    assert list((cache / "sounds").iterdir()) == []
+
+
+def test_a_torn_zip_and_none(cache, home):
+    (home / "all.zip").write_bytes(b"PK torn")
+    with pytest.raises(DataError, match="no whole zip"):
+        fetch(zipped_entry(home))
+    (home / "all.zip").unlink()
+    with pytest.raises(DataError, match=r"cannot be fetched .*DIR/sounds/recordings and pass --mirror DIR"):
+        fetch(zipped_entry(home))
+    assert list((cache / "sounds").iterdir()) == []
+
+
+def test_a_mirror_of_many_files_is_verified_and_read_in_place(tmp_path, home):
+    mirrored = tmp_path / "mirror" / "sounds" / "recordings"
+    with pytest.raises(DataError, match="0 files"):
+        fetch(zipped_entry(home), mirror=tmp_path / "mirror")
+    mirrored.mkdir(parents=True)
+    for name, content in RECORDINGS.items():
+        (mirrored / name).write_bytes(content)
+    assert fetch(zipped_entry(home), mirror=tmp_path / "mirror") == mirrored.parent
+
+
+def test_what_holds_no_texts_is_no_corpus():
+    with pytest.raises(DataError, match="fsdd holds no texts; expected multi30k"):
+        load_catalog("fsdd")
 
 
 @pytest.fixture
@@ -108,3 +204,11 @@ def test_the_published_files_give_the_published_splits(mirror):
     assert [len(part[0]) for part in (shakespeare.train, shakespeare.validation)] == [1_003_854, 111_540]
     with pytest.raises(DataError, match=r"data\.reverse: snips is labelled, not pairs"):
         load_catalog("snips", mirror, reverse=True)
+
+
+def test_the_command_fetches_and_says_what(cache, home, monkeypatch, capsys):
+    monkeypatch.setattr("pellucid.data.catalog.CATALOG", {"tiny": entry(home)})
+    get_set("tiny")
+    said = capsys.readouterr()
+    assert said.out.strip() == str(cache / "tiny")
+    assert "fetching local.txt, 10 bytes" in said.err

@@ -16,14 +16,13 @@ from test_server import TOKENIZER, page  # noqa: F401
 
 import pellucid as pl
 from pellucid.config import model as config
-from pellucid.config.presets import preset
 from pellucid.config.run import Causal, Characters, NoData, Run
 from pellucid.data import Tokenizer
 from pellucid.errors import UserError
 from pellucid.explorer.opening import SHIPPED, open_session
 from pellucid.explorer.serve import PORT, free_socket
 from pellucid.models.build import build
-from pellucid.models.checkpoint import Loaded, save_run
+from pellucid.models.checkpoint import save_run
 
 
 def got(url):
@@ -87,9 +86,6 @@ def test_what_cannot_be_opened(tmp_path):
             open_session(*given)
     with pytest.raises(UserError, match="no such folder"):
         open_session(tmp_path / "nothing")
-    pictures = preset("vit-base").model
-    with pytest.raises(UserError, match="reads pictures"), torch.device("meta"):
-        open_session(Loaded(build(pictures), None, None))
 
 
 # ---- from Python ---------------------------------------------------------------------------------

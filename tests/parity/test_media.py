@@ -88,13 +88,13 @@ def tone(seconds, pitch=440.0):
     return (0.4 * np.sin(2 * np.pi * pitch * time) + 0.05 * noise).astype(np.float32)
 
 
-@pytest.mark.parametrize("mels", [80, 128])
-def test_spectrograms(mels):
-    extractor = transformers.WhisperFeatureExtractor(feature_size=mels, chunk_length=2)
+@pytest.mark.parametrize(("mels", "hop"), [(80, 160), (128, 160), (40, 320)])
+def test_spectrograms(mels, hop):
+    extractor = transformers.WhisperFeatureExtractor(feature_size=mels, chunk_length=2, hop_length=hop)
     waves = [tone(1.3), tone(2.0, 1200.0), tone(2.7, 90.0)]
     expected = extractor(waves, sampling_rate=RATE, return_tensors="pt", truncation=True)["input_features"]
-    found = SoundReader(mels, 200)(waves)
-    assert found.shape == expected.shape == (3, mels, 200)
+    found = SoundReader(mels, 2 * RATE // hop, hop)(waves)
+    assert found.shape == expected.shape == (3, mels, 2 * RATE // hop)
     assert (found - expected).abs().max() <= 1e-4
 
 
@@ -104,7 +104,8 @@ def test_a_front_that_is_not_ours(tmp_path):
     with pytest.raises(ConfigError, match="feature_size: found 20; expected 80"):
         SoundReader.of(tmp_path, 80, 200)
     for told, message in (
-        ({"hop_length": 80}, "hop_length: found 80; expected 160"),
+        ({"hop_length": 80, "chunk_length": 2}, "chunk_length: found 2; expected 1"),
+        ({"hop_length": 0}, "hop_length: found 0; expected a number"),
         ({"dither": 1e-5}, "dither: found 1e-05; expected 0"),
         ({"trims_silence": True}, "trims_silence: not known here"),
     ):

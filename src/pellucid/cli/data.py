@@ -5,10 +5,12 @@ Example: `pellucid data get multi30k`
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from pellucid.cli.common import Debug, Json, console, print_json, say
 
@@ -29,7 +31,7 @@ def list_sets(json: Json = False) -> None:
     for entry in CATALOG.values():
         if json:
             row = {"name": entry.name, "about": entry.about, "home": entry.home, "terms": entry.terms}
-            print_json({**row, "built_in": False, "bytes": sum(file.size for file in entry.files)})
+            print_json({**row, "built_in": False, "bytes": entry.bytes})
         else:
             say(f"{entry.name:16} {entry.about}\n{'':16} {entry.terms}; from {entry.home}")
 
@@ -43,5 +45,16 @@ def get_set(
     """Fetch a set from its home, or check a mirror; every file's sha256 is verified."""
     from pellucid.data.catalog import get
 
-    folder = get(name, mirror, progress=lambda text: console.print(text, markup=False))
+    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=console,
+                  transient=True, disable=not console.is_terminal) as bar:  # fmt: skip
+        tasks: dict[str, TaskID] = {}
+
+        def show(file: str, done: int, size: int) -> None:
+            if file not in tasks:
+                tasks[file] = bar.add_task(file, total=size)
+                if not console.is_terminal:
+                    print(f"fetching {file}, {size:,} bytes", file=sys.stderr)
+            bar.update(tasks[file], completed=done, total=size)
+
+        folder = get(name, mirror, show)
     print(folder)

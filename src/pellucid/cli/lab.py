@@ -10,6 +10,8 @@ Examples:
 
 `pellucid lab all --force`
 
+`pellucid lab sounds --mirror data`
+
 Each goes into a folder of its own with `result.json`, `figure.svg` and `figure.png`, and all of them into one page,
 `report.html`. What has been measured is not measured again, so that a run that was broken off goes on.
 """
@@ -34,6 +36,9 @@ def lab(
     ] = None,
     seeds: Annotated[int, typer.Option(help="How often each is run.", min=1, max=100)] = 3,
     out: Annotated[Path, typer.Option(help="The folder for results.")] = Path("lab"),
+    mirror: Annotated[
+        Path | None, typer.Option(help="A folder with published data, as `pellucid data get` has.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Measure again what has been measured.")] = False,
     json: Json = False,
     debug: Debug = False,
@@ -47,7 +52,7 @@ def lab(
     chosen = [find(name) for name in (NAMES if asked == ["all"] else asked)]
     if out.exists() and not out.is_dir():
         raise UserError("--out", f"{out} is a file", "a folder")
-    _run(chosen, seeds, out, force, json)
+    _run(chosen, seeds, out, mirror, force, json)
 
 
 def _list(experiments: list[Experiment], json: bool) -> None:
@@ -61,27 +66,41 @@ def _list(experiments: list[Experiment], json: bool) -> None:
     say(f"\nall{'':{width - 3}}  {sum(one.minutes for one in experiments):2g} min, with three seeds on two cores")
 
 
-def _run(chosen: list[Experiment], seeds: int, out: Path, force: bool, json: bool) -> None:
+def _run(chosen: list[Experiment], seeds: int, out: Path, mirror: Path | None, force: bool, json: bool) -> None:
     from pellucid.lab.figures import PNG
     from pellucid.lab.report import write_report
-    from pellucid.lab.running import run
+    from pellucid.lab.running import MODEL, run
 
+    missing: list[str] = []  # what needs data that cannot be had does not keep the others from running
     for nth, experiment in enumerate(chosen, 1):
         if not json:
             say(f"[{nth} of {len(chosen)}] {experiment.name}: {experiment.question}\n{experiment.claim}")
             say(f"{experiment.source}\n{experiment.setting}\n")
-        outcome = run(
-            experiment, out / experiment.name, seeds=range(seeds), force=force, say=_quiet if json else _progress
-        )
+        heard = _quiet if json else _progress
+        try:
+            outcome = run(experiment, out / experiment.name, seeds=range(seeds), force=force, say=heard, mirror=mirror)
+        except UserError as error:
+            if len(chosen) == 1:
+                raise
+            say(f"\nleft out: {error}\n", quiet=json)
+            missing.append(f"{experiment.name} ({error})")
+            continue
         if json:
             print_json(outcome.as_dict())
             continue
         shows = "It shows." if outcome.verdict.shows else "It does not show."
         say(f"\n{shows} {outcome.verdict.said}")
-        say(f"{sum(outcome.seconds.values()):.0f} s; figure in {out / experiment.name / PNG}\n")
+        say(f"{sum(outcome.seconds.values()):.0f} s; figure in {out / experiment.name / PNG}")
+        if (model := out / experiment.name / MODEL).is_dir():
+            example = next(model.glob("example.*"))
+            text = f'"{example.read_text(encoding="utf-8")}"' if example.suffix == ".txt" else example
+            say(f"the model: pellucid explore {model} --text {text}")
+        say("")
     report = write_report(out)
     if not json:
         say(f"All of {out} on one page: {report}")
+    if missing:
+        raise UserError("lab", f"could not be run: {'; '.join(missing)}")
 
 
 def _progress(text: str) -> None:

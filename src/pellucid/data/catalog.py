@@ -12,6 +12,7 @@ from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from pellucid.data.archives import Archive, fetch_archive
 from pellucid.data.corpus import Corpus, Labelled, Languages, Pair
 from pellucid.data.files import cache_folder, read_lines, read_text
 from pellucid.errors import DataError, nearest
@@ -31,13 +32,19 @@ class CatalogFile:
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set: its home, on what terms it may be used, its files."""
+    """A data set: its home, on what terms it may be used, its files, or the zip that they come in."""
 
     name: str
     about: str
     home: str
     terms: str
-    files: tuple[CatalogFile, ...]
+    files: tuple[CatalogFile, ...] = ()
+    archive: Archive | None = None
+
+    @property
+    def bytes(self) -> int | None:
+        """That are fetched; ``None`` where nobody knows before."""
+        return sum(file.size for file in self.files) if self.archive is None else None
 
 
 MULTI30K = Entry(
@@ -142,7 +149,24 @@ SNIPS = Entry(
         ),
     ),
 )
-CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in (MULTI30K, TINYSHAKESPEARE, SNIPS)})
+FSDD = Entry(
+    name="fsdd",
+    about="3,000 recordings of spoken digits, six speakers, 8 kHz (Jackson et al. 2018): for `pellucid lab sounds`",
+    home="https://github.com/Jakobovski/free-spoken-digit-dataset",
+    terms="CC BY-SA 4.0",
+    archive=Archive(
+        address="archive/refs/heads/master.zip",
+        folder="recordings",
+        names=r"[0-9]_[a-z]+_[0-9]+\.wav",
+        count=3000,
+        sha256="1801eae019c063377d98f831d3f93574f259475df7332bb0e3d1b080fb5e6959",
+        largest=256 << 20,
+        largest_file=1 << 20,
+    ),
+)
+CATALOG: Mapping[str, Entry] = MappingProxyType(
+    {entry.name: entry for entry in (MULTI30K, TINYSHAKESPEARE, SNIPS, FSDD)}
+)
 
 
 def _unwatched(file: str, done: int, size: int) -> None:
@@ -167,6 +191,8 @@ def fetch(entry: Entry, mirror: str | Path | None = None, progress: Progress = _
     """
     if mirror is not None:
         folder = Path(mirror) / entry.name
+        if entry.archive is not None:
+            entry.archive.verify(folder)
         for file in entry.files:
             if not (folder / file.name).is_file():
                 raise DataError(
@@ -175,6 +201,11 @@ def fetch(entry: Entry, mirror: str | Path | None = None, progress: Progress = _
             _verify(folder / file.name, file)
         return folder
     folder = cache_folder() / entry.name
+    if entry.archive is not None:
+        if not (folder / entry.archive.folder).is_dir():
+            fetch_archive(entry.archive, entry.home, folder, progress)
+        else:
+            entry.archive.verify(folder)
     for file in entry.files:
         if not (folder / file.name).is_file():
             _download(f"{entry.home}/{file.address}", folder / file.name, file, progress)
@@ -221,12 +252,18 @@ def _copy(answer: IO[bytes], arriving: IO[bytes], file: CatalogFile, progress: P
 
 
 def load_catalog(name: str, mirror: str | Path | None = None, reverse: bool = False) -> Corpus:
-    """A data set of the catalogue as a corpus; ``reverse`` exchanges source and target of pairs."""
+    """A data set of the catalogue as a corpus; ``reverse`` exchanges source and target of pairs.
+
+    Raises:
+        DataError: for a set that holds no texts, and for one that cannot be had.
+    """
+    readers = {"multi30k": _multi30k, "snips": _snips, "tinyshakespeare": _tinyshakespeare}
+    if name in CATALOG and name not in readers:
+        raise DataError("data.name", f"{name} holds no texts", ", ".join(readers), CATALOG[name].about)
     folder = get(name, mirror)
     entry = CATALOG[name]
     notes = {"source": entry.home, "licence": entry.terms, "about": entry.about}
-    read = {"multi30k": _multi30k, "snips": _snips, "tinyshakespeare": _tinyshakespeare}[name]
-    corpus = read(folder, notes)
+    corpus = readers[name](folder, notes)
     if reverse and corpus.kind != "pairs":
         raise DataError("data.reverse", f"{name} is {corpus.kind}, not pairs", "false")
     return corpus.reversed() if reverse else corpus

@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pellucid.errors import ConfigError, DataError, UserError
@@ -56,9 +56,7 @@ class ImageReader:
         """
         path = folder / SETTINGS
         if not path.exists():
-            return cls(
-                size=(image_size, image_size), channels=channels, mean=HALF[:channels], deviation=HALF[:channels]
-            )
+            return cls.usual(image_size, channels)
         try:
             told: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -81,6 +79,16 @@ class ImageReader:
             resample=told.get("resample", 2),
         )
 
+    @classmethod
+    def usual(cls, image_size: int, channels: int) -> ImageReader:
+        """Values from -1 to 1."""
+        return cls(size=(image_size, image_size), channels=channels, mean=HALF[:channels], deviation=HALF[:channels])
+
+    def drawn(self, values: Float[Tensor, "C Y X"]) -> UInt8[Tensor, "Y X C"]:
+        """The picture that these values stand for."""
+        pixels = values.permute(1, 2, 0) * torch.tensor(self.deviation) + torch.tensor(self.mean)
+        return (pixels / self.scale).round().clamp(0, 255).to(torch.uint8)
+
     def __call__(self, images: Sequence[Any]) -> Float[Tensor, "B C Y X"]:
         """Pillow images, or arrays of bytes (Y, X, C) or (Y, X).
 
@@ -97,8 +105,8 @@ class ImageReader:
         return ((values - torch.tensor(self.mean)) / torch.tensor(self.deviation)).permute(2, 0, 1)
 
 
-def open_image(path: str | Path) -> Any:
-    """A Pillow image.
+def open_image(path: str | Path | BinaryIO) -> Any:
+    """A Pillow image, of a file or its name.
 
     Raises:
         DataError: for a file that is missing or no image.
@@ -110,9 +118,9 @@ def open_image(path: str | Path) -> Any:
             image.load()
             return image
     except FileNotFoundError:
-        raise DataError(path, "no such file", "an image") from None
-    except (OSError, library.DecompressionBombError) as error:
-        raise DataError(path, f"cannot be read ({error})", "an image that Pillow opens") from None
+        raise DataError(str(path), "no such file", "an image") from None
+    except (OSError, ValueError, library.DecompressionBombError) as error:
+        raise DataError(str(path), f"cannot be read ({error})", "an image that Pillow opens") from None
 
 
 def _pillow() -> Any:

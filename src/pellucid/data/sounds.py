@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from pellucid.config.files import read_plain
 from pellucid.errors import ConfigError, DataError, UserError
 
 RATE = 16_000  # samples a second
-WIDTH, HOP = 400, 160  # samples of a frame, and from one to the next: 25 and 10 ms
+WIDTH, HOP = 400, 160  # samples of a frame, and usually from one to the next: 25 and 10 ms
 SETTINGS = "preprocessor_config.json"
 UNHEARD = {
     "feature_extractor_type", "processor_class", "image_processor_type", "return_attention_mask", "padding_side",
@@ -36,11 +36,13 @@ class SoundReader:
 
     Attributes:
         mels: M.
-        frames: F, of 10 ms each: 3,000 for 30 seconds.
+        frames: F: 3,000 for 30 seconds.
+        hop: samples from one frame to the next: 160 are 10 ms.
     """
 
     mels: int = 80
     frames: int = 3000
+    hop: int = HOP
 
     @classmethod
     def of(cls, folder: Path, mels: int, frames: int) -> SoundReader:
@@ -50,21 +52,24 @@ class SoundReader:
             ConfigError: for other frames, mels or rates, or a setting that is not known.
         """
         told = read_plain(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+        hop = told.get("hop_length", HOP)
+        if not isinstance(hop, int) or hop < 1:
+            raise ConfigError(f"{folder / SETTINGS}: hop_length", f"found {hop!r}", "a number of samples")
         known = {
-            "feature_size": mels, "sampling_rate": RATE, "n_fft": WIDTH, "hop_length": HOP, "padding_value": 0,
-            "chunk_length": frames * HOP // RATE, "dither": 0, "do_normalize": False,
+            "feature_size": mels, "sampling_rate": RATE, "n_fft": WIDTH, "hop_length": hop, "padding_value": 0,
+            "chunk_length": frames * hop // RATE, "dither": 0, "do_normalize": False,
         }  # fmt: skip
         for name, value in told.items():
             if name in known and value != known[name]:
                 raise ConfigError(f"{folder / SETTINGS}: {name}", f"found {value!r}", f"{known[name]}")
             if value and name not in known and name not in UNHEARD:
                 raise ConfigError(folder / SETTINGS, f"{name}: not known here, so not honoured", "a log-mel front")
-        return cls(mels, frames)
+        return cls(mels, frames, hop)
 
     @property
     def samples(self) -> int:
         """As many as fill the frames."""
-        return self.frames * HOP
+        return self.frames * self.hop
 
     @cached_property
     def filters(self) -> Float[Tensor, "M W"]:
@@ -75,8 +80,9 @@ class SoundReader:
         """Waves between -1 and 1 at 16 kHz, in one channel; what is longer is cut."""
         waves = [torch.as_tensor(np.asarray(sound), dtype=torch.float32)[: self.samples] for sound in sounds]
         padded = torch.stack([torch.nn.functional.pad(wave, (0, self.samples - wave.numel())) for wave in waves])
-        spectrum = torch.stft(padded, WIDTH, HOP, window=torch.hann_window(WIDTH), return_complex=True)
-        power = spectrum[..., :-1].abs() ** 2
+        spectrum = torch.stft(padded, WIDTH, self.hop, window=torch.hann_window(WIDTH), return_complex=True)
+        real, imaginary = torch.view_as_real(spectrum[..., :-1]).unbind(-1)
+        power = real**2 + imaginary**2  # without the root that the absolute value takes
         log = (self.filters @ power).clamp(min=QUIETEST).log10()
         loudest = log.amax(dim=(1, 2), keepdim=True)
         return (torch.maximum(log, loudest - DEEPEST) + 4) / 4
@@ -105,8 +111,8 @@ def _hertz(mels: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     return torch.where(mels < bend, mels * LINEAR, BEND * torch.exp(STEP * (mels - bend)))
 
 
-def open_sound(path: str | Path) -> Float[np.ndarray, " N"]:
-    """A recording as a wave at 16 kHz in one channel.
+def open_sound(path: str | Path | BinaryIO) -> Float[np.ndarray, " N"]:
+    """A recording, a file or its name, as a wave at 16 kHz in one channel.
 
     Raises:
         DataError: for a file that is missing or no recording.
@@ -116,12 +122,12 @@ def open_sound(path: str | Path) -> Float[np.ndarray, " N"]:
         import soundfile
         import soxr
     except ImportError:
-        raise UserError(path, "recordings need the audio extra", hint="pip install 'pellucid[audio]'") from None
-    if not Path(path).exists():
+        raise UserError(str(path), "recordings need the audio extra", hint="pip install 'pellucid[audio]'") from None
+    if isinstance(path, str | Path) and not Path(path).exists():
         raise DataError(path, "no such file", "a recording")
     try:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        raise DataError(path, f"cannot be read ({error})", "wav, flac, ogg or mp3") from None
+        raise DataError(str(path), f"cannot be read ({error})", "wav, flac, ogg or mp3") from None
     single = wave.mean(axis=1)
     return single if rate == RATE else soxr.resample(single, rate, RATE)

@@ -19,6 +19,7 @@ from pellucid.version import __version__
 
 STATIC = Path(__file__).parent / "static"
 MOST_BYTES = 1 << 20  # of a body
+MOST_OF_A_FILE = 16 << 20  # a photograph, half a minute of sound
 
 
 def create_app(session: Session, *, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
@@ -36,7 +37,7 @@ def create_app(session: Session, *, hosts: tuple[str, ...] = LOOPBACK) -> FastAP
         raise CheckpointError(STATIC / "index.html", "the page is missing from this installation", hint=hint)
     app = FastAPI(title="pellucid explorer", version=__version__, docs_url=None, redoc_url=None)
     app.state.session, app.state.worker = session, Worker()
-    app.add_middleware(Guard, hosts=hosts, most_bytes=MOST_BYTES, refuse=_refuse)
+    app.add_middleware(Guard, hosts=hosts, most_bytes=MOST_BYTES, roomy={"/api/shown": MOST_OF_A_FILE}, refuse=_refuse)
     for router in routes.ALL:
         app.include_router(router, prefix="/api")
     app.add_exception_handler(PellucidError, _told)

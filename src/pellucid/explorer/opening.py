@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pellucid.config import model as config
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
+from pellucid.explorer.made_up import drawn, sung
 from pellucid.explorer.session import Limits, Session
+from pellucid.inference.seen import Sense, sense_of
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder import Encoder
@@ -43,23 +44,28 @@ def open_session(
     Args:
         target: a run folder, a published folder, a name of the hub, what :func:`pellucid.load` returns, or a model of
             ours together with ``tokenizer``; the model that comes with the package when left out.
-        text: to begin with; when left out an example that the run left, or a sentence.
+        text: to begin with; when left out an example that the run left, or a sentence. For a model that reads pictures
+            or sounds the name of a file; when left out one is made up.
         written: what an encoder–decoder is fed as written; what it writes itself when left out.
         other: a second model, to be compared with the first.
         tokens: how many a text may have.
         device: for what is loaded; a model in memory stays where it is.
 
     Raises:
-        UserError: for what cannot be opened, or a model that reads no text.
+        UserError: for what cannot be opened, or a second model that reads something else than the first.
     """
     loaded, name, folder = _opened(target, tokenizer, device)
-    _check_reads_text(loaded)
+    sense = sense_of(loaded.model.config)
     others = {}
     if other is not None:
         second, called, _ = _opened(other, None, device)
-        _check_reads_text(second)
+        if (reads := sense_of(second.model.config)) != sense:
+            raise UserError("--other", f"reads {reads}", f"a model that reads {sense} too")
         others[OTHER] = second
-    if text is None:
+    shown = {} if sense == "text" else _shown(sense, text)
+    if shown:
+        text = next(iter(shown))
+    elif text is None:
         text = SHIPPED_TEXT if folder == SHIPPED else _sample(folder)
     session = Session(
         loaded,
@@ -68,6 +74,7 @@ def open_session(
         others=others,
         limits=Limits() if tokens is None else Limits(tokens=tokens),
         example=None if text is None else (text, written),
+        shown=shown,
     )
     if others:
         session.models[OTHER].name = called if called != name else f"{called} (other)"
@@ -86,6 +93,8 @@ def _opened(target: Target, tokenizer: Tokenizer | None, device: str | torch.dev
         case Loaded():
             return target, type(target.model).__name__, None
         case Decoder() | Encoder() | EncoderDecoder():
+            if sense_of(target.config) == "picture":
+                return Loaded(target.eval(), None, None), type(target).__name__, None
             if not isinstance(tokenizer, Tokenizer):
                 found = "no tokenizer" if tokenizer is None else f"a tokenizer of type {_type(tokenizer)}"
                 hint = "pellucid.load gives both in one"
@@ -102,13 +111,15 @@ def _type(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
-def _check_reads_text(loaded: Loaded) -> None:
-    model = loaded.model.config
-    front = model.source if isinstance(model, config.EncoderDecoder) else model.front
-    if not isinstance(front, config.Tokens):
-        what = {"Patches": "pictures", "Audio": "sound"}[type(front).__name__]
-        raise UserError("explore", f"this model reads {what}", "a model that reads text")
-    _ = loaded.tokenizer  # says so itself where there is none
+def _shown(sense: Sense, path: str | None) -> dict[str, bytes]:
+    """The file that a model of pictures or sounds begins with, by its name."""
+    if path is None:
+        return {"made up": drawn() if sense == "picture" else sung()}
+    try:
+        return {Path(path).name: Path(path).read_bytes()}
+    except OSError as error:
+        hint = "this model reads no text"
+        raise UserError("--text", f'"{path}" cannot be read ({error.strerror})', f"a {sense}", hint) from None
 
 
 def _sample(folder: Path | None) -> str | None:

@@ -17,8 +17,9 @@ from pellucid.analysis.attention import patterns
 from pellucid.analysis.places import without_positions
 from pellucid.explorer.asked import Input
 from pellucid.explorer.describe import described
-from pellucid.explorer.wire import part, pooled
+from pellucid.explorer.wire import part, pictured, pooled
 from pellucid.inference.reading import Reading
+from pellucid.inference.seen import Sense, sense_of
 from pellucid.models.checkpoint import Loaded
 from pellucid.trace import Tape, trace
 from pellucid.trace.explain import Explanation
@@ -55,6 +56,11 @@ class Explored:
         """What it is made of."""
         return described(self.loaded.model.config)
 
+    @cached_property
+    def sense(self) -> Sense:
+        """What it reads."""
+        return sense_of(self.loaded.model.config)
+
     def as_dict(self) -> dict[str, Any]:
         """For the list of models."""
         about = self.description
@@ -64,7 +70,8 @@ class Explored:
             "hash": self.hash,
             "step": self.step,
             **{name: about[name] for name in ("family", "head", "labels", "parameters")},
-            "vocabulary": self.loaded.tokenizer.vocab_size,
+            "reads": self.sense,
+            "vocabulary": None if self.sense == "picture" else self.loaded.tokenizer.vocab_size,
         }
 
 
@@ -160,10 +167,12 @@ class Pass:
     def as_dict(self) -> dict[str, Any]:
         """What the page needs to know before it asks for tensors."""
         reads, *writes = (
-            {"ids": ids[0].tolist(), "pieces": list(pieces)}
-            for ids, pieces in zip(self.reading.inputs, (self.reading.pieces, self.reading.target), strict=False)
+            {"ids": ids, "pieces": list(pieces)}
+            for ids, pieces in zip(self.reading.ids, (self.reading.pieces, self.reading.target), strict=False)
             if pieces is not None
         )
+        if self.reading.seen is not None:
+            reads["seen"] = pictured(self.reading.seen)
         return {
             "id": self.id,
             "model": self.explored.key,

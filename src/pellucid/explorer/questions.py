@@ -94,16 +94,18 @@ def _of_pass(held: Pass) -> Iterator[Question]:
 def _of_models(held: Pass) -> Iterator[Question]:
     """Tokens and positions."""
     path = f"/api/models/{held.explored.key}"
-    for tower, ids in _read(held).items():
-        yield _ask(f"{path}/tokens", tower=tower, ids=",".join(map(str, ids)))
-        yield _ask(f"{path}/norms", tower=tower)
+    for nth, (tower, ids) in enumerate(_read(held).items()):
+        of_tokens = nth > 0 or held.reading.seen is None
+        if of_tokens:
+            yield _ask(f"{path}/tokens", tower=tower, ids=",".join(map(str, ids)))
+            yield _ask(f"{path}/norms", tower=tower)
         yield _ask(f"{path}/positions", tower=tower)
         kind = next(one for one in held.explored.description["towers"] if one["prefix"] == tower)["positions"]["kind"]
         if kind.lower() in ("sinusoidal", "learned"):
             yield _ask(f"{path}/positions/codes", length=len(ids), tower=tower, alike=False)
             for alike in (False, True):
                 yield _ask(f"{path}/positions/codes", length=64, tower=tower, alike=alike)
-        for token in dict.fromkeys(ids):
+        for token in dict.fromkeys(ids if of_tokens else ()):
             for centred in (False, True):
                 yield _ask(f"{path}/nearest", token=token, tower=tower, centred=centred)
 
@@ -111,7 +113,7 @@ def _of_models(held: Pass) -> Iterator[Question]:
 def _of_writing(session: Session, held: Pass) -> Iterator[Question]:
     """The model's own continuation, token by token, each the likeliest."""
     about, loaded = held.explored.description, held.explored.loaded
-    if about["head"] != "language" or about["family"] == "encoder":
+    if about["head"] != "language" or about["family"] == "encoder" or held.reading.seen is not None:
         return
     text, written = held.asked.text, list[int]()
     ends, layers = loaded.tokenizer.target.ends, about["towers"][-1]["layers"]
@@ -191,7 +193,7 @@ def _sites(held: Pass) -> dict[str, list[str]]:
 def _read(held: Pass) -> dict[str, list[int]]:
     """The tokens that each tower reads."""
     prefixes = [tower["prefix"] for tower in held.explored.description["towers"]]
-    return {prefix: ids[0].tolist() for prefix, ids in zip(prefixes, held.reading.inputs, strict=False)}
+    return dict(zip(prefixes, held.reading.ids, strict=False))
 
 
 def _length(held: Pass) -> int:

@@ -25,6 +25,7 @@ from pellucid.explorer.asked import Held, Input, Shown, Source
 from pellucid.explorer.drafts import Drafts
 from pellucid.explorer.passes import Explored, Pass, placed
 from pellucid.inference.reading import Reading, padded, read, read_ids
+from pellucid.inference.seen import opened, read_seen, see
 from pellucid.models.build import build
 from pellucid.models.checkpoint import CHECKPOINTS, WEIGHTS, Loaded, load_weights
 from pellucid.trace import Tape, trace
@@ -34,6 +35,7 @@ LAZY = ("*.mask", "*.scores", "*.weights")  # which grow with the square of the 
 KNOWN_PASSES = 10_000
 KEPT_CHECKPOINTS = 8  # read at a time: people go to and fro between a few
 MAIN = "main"
+MOST_SHOWN = 32  # pictures and sounds at a time
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class Limits:
         return self.bytes if self.bytes is not None else free(torch.device("cpu")) // 8
 
 
+@dataclass(frozen=True)
+class File:
+    """A picture or a wave, and a hash of the file it came in."""
+
+    content: Any
+    digest: str
+
+
 class Session:
     """The models and passes that a page looks at.
 
@@ -64,6 +74,7 @@ class Session:
         name: what people call it.
         folder: of the run it comes from, with its checkpoints; ``None`` for a model in memory.
         others: more models by name, to be compared with it.
+        shown: files by name, for a model that reads pictures or sounds: the first is what it begins with.
     """
 
     def __init__(
@@ -75,12 +86,15 @@ class Session:
         others: Mapping[str, Loaded] | None = None,
         limits: Limits | None = None,
         example: tuple[str, str | None] | None = None,
+        shown: Mapping[str, bytes] | None = None,
     ) -> None:
         self.folder, self.limits = folder, limits or Limits()
         self.models = {MAIN: Explored(MAIN, name, loaded)}
         for key, other in (others or {}).items():
             self.models[key] = Explored(key, key, other)
-        self.example = example or _example(self.models[MAIN])
+        self._shown: OrderedDict[str, File] = OrderedDict()
+        names = [self.show(name, content) for name, content in (shown or {}).items()]
+        self.example = example or (names[0] if names else _example(self.models[MAIN]), None)
         self.drafts = Drafts(self.limits.tokens)
         self.reports: dict[tuple[str, str], dict[str, Any]] = {}  # of the doctor, by model and level
         self._visited: OrderedDict[str, Explored] = OrderedDict()
@@ -169,7 +183,40 @@ class Session:
 
         return held
 
+    def show(self, name: str, content: bytes) -> str:
+        """Takes a picture or a sound, which from then on is read in place of the text that is its name.
+
+        Raises:
+            UserError: for a file that is neither, or a model that reads text.
+        """
+        sense = self.models[MAIN].sense
+        if sense == "text":
+            raise UserError("file", "this model reads text", "one that reads pictures or sounds")
+        digest = hashlib.sha256(content).hexdigest()[:8]
+        if name in self._shown and self._shown[name].digest != digest:
+            name = f"{digest} {name}"  # a name stands for one file for ever, as passes are known by it
+        self._shown[name] = File(opened(sense, content, name), digest)
+        self._shown.move_to_end(name)
+        while len(self._shown) > MOST_SHOWN:
+            self._shown.popitem(last=False)
+        return name
+
+    def _seen(self, explored: Explored, asked: Input) -> Reading:
+        if asked.ids is not None or asked.padding is not None:
+            raise UserError("input", f"this model reads a {explored.sense}", "one as it is, without other tokens")
+        if asked.text not in self._shown:
+            known = [*self._shown]
+            raise UserError(
+                explored.sense,
+                f'there is none called "{asked.text}"',
+                "one that was opened",
+                nearest(asked.text, known),
+            )
+        return read_seen(explored.loaded, see(explored.loaded, self._shown[asked.text].content), asked.target)
+
     def _read(self, explored: Explored, asked: Input) -> Reading:
+        if explored.sense != "text":
+            return self._seen(explored, asked)
         if asked.ids is not None:
             reading = read_ids(explored.loaded, asked.ids.reads, asked.ids.writes)
         else:
@@ -227,8 +274,8 @@ def _alone(source: Shown, model: str) -> Input:
     return Input(model=model, text=source.text, target=source.target)
 
 
-def _example(explored: Explored) -> tuple[str, str | None]:
+def _example(explored: Explored) -> str:
     """A text to begin with, for a model of which nobody has said what it reads."""
     head = explored.description["head"]
     text = "The animal didn't cross the street because it was too tired"
-    return (text.replace("street", "<mask>") if head == "masked" else text), None
+    return text.replace("street", "<mask>") if head == "masked" else text

@@ -7,7 +7,9 @@ negative in a byte, so that small weights stay apart (in a byte of equal steps m
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import AsyncIterator
+from io import BytesIO
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch import Tensor
 from pellucid.config.files import dump_json
 from pellucid.errors import PellucidError, UserError
 from pellucid.explorer.worker import GoneError
+from pellucid.inference.seen import Seen
 
 Encoding = Literal["f32", "sqrt8", "sym8"]
 MOST_NUMBERS = 1 << 24  # of one answer, 64 MB of float32
@@ -109,6 +112,25 @@ def as_bytes(tensor: Tensor, encoding: str = "f32", *, headers: dict[str, str] =
         **headers,
     }
     return Response(_encoded(numbers, encoding, high), media_type="application/octet-stream", headers=told)
+
+
+def pictured(seen: Seen) -> dict[str, Any]:
+    """A picture or a spectrogram for the page, and the grid of positions over it."""
+    from PIL import Image
+
+    pixels = seen.drawn.cpu().numpy()
+    written = BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(written, format="PNG")
+    return {
+        "sense": seen.sense,
+        "png": f"data:image/png;base64,{b64encode(written.getvalue()).decode()}",
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "rows": seen.rows,
+        "columns": seen.columns,
+        "before": seen.before,
+        "seconds": seen.seconds,
+    }
 
 
 def _encoded(numbers: Tensor, encoding: str, high: float) -> bytes:

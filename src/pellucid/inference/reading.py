@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,9 @@ from pellucid.inference.decode import Prompt, generate
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.encoder import Encoder
 from pellucid.models.encoder_decoder import EncoderDecoder
+
+if TYPE_CHECKING:
+    from pellucid.inference.seen import Seen
 
 GAP = "<mask>"
 
@@ -32,6 +35,7 @@ class Reading:
         target: those of the target; ``None`` where there is none.
         real: for each of the inputs, which tokens are no padding (1, T); ``None`` where all are real.
         given: the arguments by name, where a model is given more than the inputs.
+        seen: the picture or sound that is read in place of a text.
     """
 
     inputs: tuple[Any, ...]
@@ -39,6 +43,13 @@ class Reading:
     target: tuple[str, ...] | None = None
     real: tuple[Any, ...] | None = None
     given: Mapping[str, Any] | None = None
+    seen: Seen | None = None
+
+    @property
+    def ids(self) -> tuple[list[int], ...]:
+        """The tokens of each input; of what is no text the numbers of its positions."""
+        first = [list(range(len(self.pieces)))] if self.seen is not None else []
+        return (*first, *(ids[0].tolist() for ids in self.inputs[len(first) :]))
 
     @property
     def arguments(self) -> tuple[Any, ...] | Mapping[str, Any]:

@@ -145,10 +145,11 @@ def transcribe(
     if not isinstance(model, EncoderDecoder) or not isinstance(model.config.source, Audio):
         raise UserError("transcribe", f"a model of kind {type(model).__name__} that does not listen", "Whisper")
     tokenizer, marks = loaded.tokenizer, Marks.of(loaded.tokenizer)
-    reader = SoundReader(model.config.source.mels, sound_frames(model.config.encoder))
+    reader = loaded.sounds or SoundReader(model.config.source.mels, sound_frames(model.config.encoder))
     wave = torch.as_tensor(sound, dtype=torch.float32)
     if language is None and marks.languages:
         language = _spoken(model, reader([wave]).to(model.device), marks)
+    timed = timed and model.config.target.vocab_size > marks.first_time  # one that knows no times is not asked for any
     prompt = marks.prompt(language, task, timed)
     listener = _Listener(model, marks, prompt, timed, max_new_tokens)
     texts: list[str] = []
@@ -166,6 +167,18 @@ def transcribe(
             texts.append(tokenizer.decode([token for token in tokens if token < marks.first_time]))
             begin += reader.samples
     return Transcript("".join(texts).strip(), language, tuple(segments))
+
+
+def prompt_for(model: EncoderDecoder, marks: Marks, mels: Float[Tensor, "1 M F"], *, timed: bool) -> list[int]:
+    """What a transcript of a window begins with, in the language that is spoken there."""
+    return marks.prompt(_spoken(model, mels, marks) if marks.languages else None, TASKS[0], timed)
+
+
+def greedily(
+    model: EncoderDecoder, marks: Marks, prompt: list[int], mels: Float[Tensor, "1 M F"], *, timed: bool
+) -> list[int]:
+    """The tokens of a window, without the prompt and the end."""
+    return _Listener(model, marks, prompt, timed, None).hear(mels)
 
 
 @torch.inference_mode()

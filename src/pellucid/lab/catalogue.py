@@ -7,8 +7,10 @@ from importlib import import_module
 from pellucid.errors import UserError, nearest
 from pellucid.lab.experiment import Experiment
 
-NAMES = ("recall", "steps", "scale", "heads", "positions", "warmup", "residuals", "mask", "induction", "length",
-         "images", "pictures")  # fmt: skip
+NAMES = (
+    "recall", "reversal", "steps", "scale", "heads", "positions", "warmup", "residuals", "mask", "tied", "smoothing",
+    "induction", "length", "images", "sounds", "pictures",
+)  # fmt: skip
 
 
 def find(name: str) -> Experiment:

@@ -8,6 +8,7 @@ Shapes: B images, C labels.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from pellucid.config import model as config
 from pellucid.config import parts
 from pellucid.errors import UserError
+from pellucid.lab import keeping
 from pellucid.lab.fitting import Rows
 from pellucid.models.build import build
 from pellucid.models.encoder import Encoder
@@ -62,6 +64,15 @@ def _library() -> tuple[Any, Any]:
     except ImportError:
         raise UserError("digits", "need scikit-learn", hint="pip install 'pellucid[lab]'") from None
     return datasets, train_test_split
+
+
+def save(folder: Path, model: Encoder, example: Float[Tensor, "1 8 8"]) -> None:
+    """Writes a folder that `pellucid classify` and `explore` open, and an image to begin with."""
+    from PIL import Image
+
+    keeping.save(folder, model)
+    grey = ((example[0] + 1) / 2 * 255).round().byte().numpy()
+    Image.fromarray(grey).save(folder / "example.png")
 
 
 def varied(images: Float[Tensor, "B 1 8 8"]) -> Float[Tensor, "B 1 8 8"]:

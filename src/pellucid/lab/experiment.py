@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,18 @@ Measured = dict[str, Any]
 
 Say = Callable[[str], None]
 """Takes a line about how far an experiment is."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one seed gave, and a model that is worth keeping.
+
+    Attributes:
+        save: writes the folder of the model, and a file ``example.*`` for it to read.
+    """
+
+    measured: Measured
+    save: Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -40,9 +53,10 @@ class Experiment:
         source: who says so, and where.
         setting: what is run, at which size.
         minutes: it takes, with three seeds on two cores.
-        measure: runs it with a seed.
+        measure: runs it with a seed; it is told where to say how far it is.
         judge: says what all seeds together show.
         draw: the figure.
+        data: a set of the catalogue that it needs, whose folder ``measure`` is then given too.
     """
 
     name: str
@@ -51,6 +65,7 @@ class Experiment:
     source: str
     setting: str
     minutes: float
-    measure: Callable[[int, Say], Measured]
+    measure: Callable[..., Measured | Kept]
     judge: Callable[[Sequence[Measured]], Verdict]
     draw: Callable[[Figure, Sequence[Measured]], None]
+    data: str | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,9 @@ UNASKED = -100
 
 
 class Rows(NamedTuple):
-    """A batch: tokens (B, T), or images, and what is to be said at each of them, or of each image."""
+    """A batch: tokens (B, T), or whatever else a model takes, and what is to be said at each place or of each row."""
 
-    tokens: Int[Tensor, "B T"] | Float[Tensor, "B C Y X"]
+    tokens: Any
     labels: Int[Tensor, "B T"] | Int[Tensor, "B"]
 
 

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from pellucid.config.files import dump_json
+from pellucid.data.catalog import get
 from pellucid.errors import UserError
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
+from pellucid.lab.experiment import Experiment, Kept, Measured, Say, Verdict
 from pellucid.lab.figures import draw
 from pellucid.models.files import write_whole
 from pellucid.version import __version__
 
-RESULT = "result.json"
+RESULT, MODEL = "result.json", "model"  # the model is that of the first seed, where one is kept
 
 
 @dataclass(frozen=True)
@@ -49,33 +50,54 @@ class Outcome:
 
 
 def run(experiment: Experiment, folder: Path, *, seeds: Sequence[int] = (0, 1, 2), force: bool = False,
-        say: Say = print) -> Outcome:  # fmt: skip
-    """Runs an experiment, or what is left of it, and writes ``result.json`` and the figure into a folder.
+        say: Say = print, mirror: Path | None = None) -> Outcome:  # fmt: skip
+    """Runs an experiment, or what is left of it, and writes ``result.json``, the figure and its model into a folder.
 
     Args:
         folder: of this experiment alone.
         force: whether seeds that have been run are run again.
         say: hears of every step.
+        mirror: a folder with the published data that an experiment may need; without it they are fetched.
 
     Raises:
         UserError: for a folder that holds something else.
+        DataError: for data that cannot be had.
     """
     folder.mkdir(parents=True, exist_ok=True)  # now, or minutes of measuring would have nowhere to go
     known = {} if force else _known(experiment, folder)
     measured = {seed: known[seed] for seed in map(str, seeds) if seed in known}
+    data = _data(experiment, mirror, say) if any(str(seed) not in measured for seed in seeds) else ()
     for seed in seeds:
         if str(seed) in measured:
             say(f"seed {seed}: measured before")
             continue
         began = time.perf_counter()
         torch.manual_seed(seed)
-        result = experiment.measure(seed, lambda text, seed=seed: say(f"seed {seed}: {text}"))  # type: ignore[misc]
+        result = experiment.measure(seed, lambda text, seed=seed: say(f"seed {seed}: {text}"), *data)
+        if isinstance(result, Kept):
+            if not measured:
+                result.save(folder / MODEL)
+            result = result.measured
         measured[str(seed)] = result, time.perf_counter() - began
         _write(folder, _outcome(experiment, {**known, **measured}))
     outcome = _outcome(experiment, measured)
     _write(folder, outcome)
     draw(experiment, list(outcome.measured.values()), folder)
     return outcome
+
+
+def _data(experiment: Experiment, mirror: Path | None, say: Say) -> tuple[Path, ...]:
+    """The folder of the data that an experiment needs, if it needs any."""
+    if experiment.data is None:
+        return ()
+    heard: set[str] = set()
+
+    def progress(file: str, done: int, size: int) -> None:
+        if file not in heard:
+            say(f"fetching {file}")
+        heard.add(file)
+
+    return (get(experiment.data, mirror, progress),)
 
 
 def read_outcome(folder: Path) -> Outcome | None:

@@ -18,6 +18,16 @@ def copied(rows: int, length: int, vocab: int) -> Rows:
     return Rows(row[:, :-1], _asked_from(row, length))
 
 
+def turned_round(rows: int, length: int, vocab: int) -> Rows:
+    """Random tokens from 1 on, a 0, and the same backwards, which is asked for (Kreutzer et al. 2019).
+
+    T is 2 · length.
+    """
+    word = 1 + torch.randint(vocab - 1, (rows, length))
+    row = torch.cat([word, torch.zeros(rows, 1, dtype=torch.long), word.flip(1)], dim=1)
+    return Rows(row[:, :-1], _asked_from(row, length))
+
+
 def repeats(rows: int, length: int, vocab: int) -> Rows:
     """Random tokens, and the same once more: the second time each can be known from the first (Olsson et al. 2022).
 

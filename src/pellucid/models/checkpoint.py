@@ -19,6 +19,7 @@ from pellucid.config.files import load_config, save_config
 from pellucid.config.run import Run
 from pellucid.config.start import Pretrained
 from pellucid.data.images import ImageReader
+from pellucid.data.sounds import SoundReader
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import CheckpointError, UserError, nearest
 from pellucid.models.adapter import ADAPTER, save_adapter
@@ -39,6 +40,7 @@ class Loaded:
         tokenizer: ``None`` for a model that reads no text.
         run: how it was trained; ``None`` for a published model, whose folder does not say.
         images: how pictures become what it reads; ``None`` for a model that reads none.
+        sounds: how recordings do; ``None`` for a model that reads none.
 
     Attributes:
         writer: what writes its texts in the model's place, as an engine does; ``None`` for the model itself.
@@ -49,9 +51,14 @@ class Loaded:
     reader: Any = None
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer | None, run: Run | None, images: ImageReader | None = None
+        self,
+        model: Model,
+        tokenizer: Tokenizer | None,
+        run: Run | None,
+        images: ImageReader | None = None,
+        sounds: SoundReader | None = None,
     ) -> None:
-        self.model, self._tokenizer, self._run, self.images = model, tokenizer, run, images
+        self.model, self._tokenizer, self._run, self.images, self.sounds = model, tokenizer, run, images, sounds
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -44,9 +44,10 @@ def load(
     described = model.config
     if isinstance(described, config.Encoder) and isinstance(described.front, config.Patches):
         return Loaded(model, None, None, ImageReader.of(folder, described.front.image_size, described.front.channels))
+    sounds = None
     if isinstance(described, config.EncoderDecoder) and isinstance(described.source, config.Audio):
-        SoundReader.of(folder, described.source.mels, sound_frames(described.encoder))
-    return Loaded(model, published_tokenizer(folder), None)
+        sounds = SoundReader.of(folder, described.source.mels, sound_frames(described.encoder))
+    return Loaded(model, published_tokenizer(folder), None, sounds=sounds)
 
 
 def find(target: str | Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from urllib.parse import urlsplit
 
 from fastapi import Response
@@ -24,15 +24,22 @@ class Guard:
         hosts: by which the server may be addressed, so that no page from elsewhere can reach it under a name of its
             own, which it could let stand for this machine's address (DNS rebinding).
         addresses: whether any address will do too: a name is what such an attack needs.
-        most_bytes: of a body.
+        most_bytes: of a body. roomy: and of the bodies of some paths.
         refuse: makes the answer of a status and of what is wrong.
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Collection[str], addresses: bool = False, most_bytes: int, refuse: Refuse
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Collection[str],
+        addresses: bool = False,
+        most_bytes: int,
+        roomy: Mapping[str, int] | None = None,
+        refuse: Refuse,
     ) -> None:
         self.app, self.hosts, self.addresses = app, frozenset(hosts), addresses
-        self.most_bytes, self.refuse = most_bytes, refuse
+        self.most_bytes, self.roomy, self.refuse = most_bytes, roomy or {}, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,12 +49,12 @@ class Guard:
         if (why := self._objection(headers)) is not None:
             await self.refuse(403, why)(scope, receive, send)
             return
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()) or int(length) > self.most_bytes:
-            too_long = UserError("request", f"a body of {length} bytes", f"at most {self.most_bytes:,}")
+        length, most = headers.get("content-length", "0"), self.roomy.get(scope["path"], self.most_bytes)
+        if not (length.isascii() and length.isdigit()) or int(length) > most:
+            too_long = UserError("request", f"a body of {length} bytes", f"at most {most:,}")
             await self.refuse(413, too_long)(scope, receive, send)
             return
-        await self.app(scope, _bounded(receive, self.most_bytes), send)
+        await self.app(scope, _bounded(receive, most), send)
 
     def _objection(self, headers: dict[str, str]) -> UserError | None:
         host = _host(f"//{headers.get('host', '')}")

@@ -5,6 +5,7 @@
 //   getJson<T>(path, signal?)          for the routes of one view; answers below a pass are kept
 //   getTensor(path, encoding, signal?) the same for an octet-stream
 //   postJson<T>(path, body, signal?)
+//   api.show(file)                     gives the server a picture or a sound; the name under which it is read
 //   pictureEncoding(rows, columns, "sqrt8" | "sym8")   "f32" while that is cheap
 //   query({a: 1, b: undefined})        "?a=1"
 //   ApiError                           where, found, expected, hint of a refusal
@@ -257,6 +258,11 @@ export const api = {
   model: (key: string, signal?: AbortSignal) => getJson<ModelInfo>(`/api/models/${encodeURIComponent(key)}`, signal),
 
   pass: (request: PassRequest, signal?: AbortSignal) => postJson<Pass>("/api/passes", request, signal),
+
+  show: async (file: File, signal?: AbortSignal): Promise<string> => {
+    const response = await ask(`/api/shown${query({ name: file.name.slice(-200) })}`, { method: "POST", body: file, signal });
+    return ((await response.json()) as { name: string }).name;
+  },
 
   tensor: ({ pass, name, at, minus }: Slice, encoding: Encoding = "f32", signal?: AbortSignal) =>
     getTensor(`${under(pass)}/tensor${query({ name, at: written(at), encoding, minus })}`, encoding, signal),

@@ -16,7 +16,10 @@ export interface ModelEntry {
   head: HeadKind;
   labels: string[] | null;
   parameters: number;
-  vocabulary: number;
+  /** What it reads; of a model of pictures and of sounds the text of a request is the name of a file. */
+  reads: "text" | "picture" | "sound";
+  /** Null for a model without tokens. */
+  vocabulary: number | null;
 }
 
 export interface SessionInfo {
@@ -122,6 +125,22 @@ export interface PassRequest {
 export interface Tokens {
   ids: number[];
   pieces: string[];
+  /** The picture or the sound that the positions stand for. */
+  seen?: Seen;
+}
+
+/** A picture, or the spectrogram of a sound, as the model reads it, and the grid of positions over it. */
+export interface Seen {
+  sense: "picture" | "sound";
+  png: string;
+  height: number;
+  width: number;
+  rows: number;
+  columns: number;
+  /** Positions that come first and stand for no part of it. */
+  before: number;
+  /** Of a sound. */
+  seconds: number | null;
 }
 
 export interface TensorInfo {

@@ -182,7 +182,7 @@ export const wrote: Check = async ({ model, pass, more }, signal) => {
   const written = (more.written ?? "").split(",").filter(Boolean).length;
   if (!written) return null;
   if (written < 3) return no(`${written} of 3.`);
-  return yes(`${written} tokens, each from a distribution over ${model.vocabulary.toLocaleString("en")}.`);
+  return yes(`${written} tokens, each from a distribution over ${(model.vocabulary ?? 0).toLocaleString("en")}.`);
 };
 
 /** A head taken away that changes the likeliest answer, or the scores where no head does. */

@@ -37,7 +37,7 @@ const ALL: readonly View[] = [
   { id: "norm", title: "Layer norm", group: "Inside", about: "A vector before and after a norm: mean, variance, scale and shift.", load: () => import("./Norm.svelte") },
   { id: "feedforward", title: "Feed-forward", group: "Inside", about: "The units of a layer: what each responds to, how active it is, what it promotes.", load: () => import("./FeedForward.svelte") },
   { id: "residual", title: "Residual stream", group: "Inside", about: "What each layer would answer, and what every part added to the answer.", load: () => import("./Residual.svelte") },
-  { id: "generation", title: "Generation", group: "Doing", about: "Writing token by token: the cache growing, the whole distribution, the draw, and the ways not taken.", load: () => import("./Generation.svelte") },
+  { id: "generation", title: "Generation", group: "Doing", about: "Writing token by token: the cache growing, the whole distribution, the draw, and the ways not taken.", when: (model) => model.reads === "text", load: () => import("./Generation.svelte") },
   { id: "whatif", title: "What if", group: "Doing", about: "Change something inside – a head, a layer, a word – and see the answer, the text and the stream change.", load: () => import("./WhatIf.svelte") },
   { id: "doctor", title: "Doctor", group: "Doing", about: "What is wrong with this model: laws that a healthy Transformer keeps, the cause of each that is broken, and where it shows.", alone: true, load: () => import("./Doctor.svelte") },
   { id: "training", title: "Training", group: "Runs", about: "How the model came to be: the loss, what it wrote, and the same head at every checkpoint.", load: () => import("./Training.svelte") },

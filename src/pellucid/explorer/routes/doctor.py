@@ -68,9 +68,11 @@ async def _examined(at: Desk, explored: Explored, level: Level) -> AsyncIterator
 
 def spec_of(session: Session, explored: Explored) -> Spec:
     """What the model cannot say of itself: what its tokenizer means by which id, and whether it has been trained."""
+    trained = explored.step is not None or (session.folder is not None and explored.key == MAIN)
+    if explored.sense == "picture":
+        return Spec(pretrained=True if trained else None)
     source, target = explored.loaded.tokenizer, explored.loaded.tokenizer.target
     special = sorted({*source.special_ids, *target.special_ids})
-    trained = explored.step is not None or (session.folder is not None and explored.key == MAIN)
     return Spec(
         pad_id=target.pad,
         bos_id=target.bos,

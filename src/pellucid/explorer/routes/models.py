@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from pellucid.analysis.target import model_of
 from pellucid.config.presets import PRESETS
@@ -20,6 +20,13 @@ router = APIRouter()
 async def session(at: At) -> Json:
     """What there is to look at."""
     return Json(await at.do(at.session.as_dict))
+
+
+@router.post("/shown")
+async def show(at: At, request: Request, name: Annotated[str, Query(min_length=1, max_length=200)]) -> Json:
+    """Takes a picture or a sound, as the bytes of its file; says under which name it is read."""
+    content = await request.body()
+    return Json({"name": await at.do(lambda: at.session.show(name, content))})
 
 
 @router.get("/models/{key}")

@@ -15,6 +15,7 @@ from pellucid.errors import UserError
 from pellucid.explorer.passes import Pass
 from pellucid.explorer.routes.given import At, PassId
 from pellucid.explorer.wire import FOREVER, Json
+from pellucid.models.checkpoint import Loaded
 
 router = APIRouter(prefix="/passes/{id}")
 Site = Annotated[str, Query(max_length=200)]
@@ -75,13 +76,13 @@ async def unit(
 
     def told() -> dict[str, Any]:
         held = at.session.held(id)
-        model, tokenizer = held.explored.loaded.model, held.explored.loaded.tokenizer
+        loaded, model = held.explored.loaded, held.explored.loaded.model
         layer = layer_of(model, site, unit)
         where = _position(position, held.value(layer.hidden).size(1))
         responses, why_no_responses = _or_why(lambda: token_responses(model, site, unit))
         effect, why_no_effect = _or_why(lambda: unit_effect(model, _tensors(held, layer), site, unit, where))
         hidden = held.value(layer.hidden)[0, :, unit]
-        reader = tokenizer.target if layer.stream.prefix == "decoder." else tokenizer
+        writes = layer.stream.prefix == "decoder."
         return {
             "site": site,
             "unit": unit,
@@ -91,9 +92,9 @@ async def unit(
             "writes": {"norm": matrix(layer.network.down)[:, unit].norm().item()},
             "order": hidden.sort(descending=True, stable=True).indices.tolist(),
             "active": active(layer, _tensors(held, layer))[:, unit].tolist(),
-            "responds": None if responses is None else _ends(responses, reader, top)[0],
+            "responds": None if responses is None else _ends(responses, _cutter(loaded, writes), top)[0],
             "why_no_responses": why_no_responses,
-            "promotes": None if effect is None else _ends(effect.scores, tokenizer.target, top),
+            "promotes": None if effect is None else _ends(effect.scores, loaded.tokenizer.target, top),
             "exact": effect is not None and effect.exact,
             "why_not": why_no_effect,
         }
@@ -122,6 +123,11 @@ def _ends(scores: Tensor, tokenizer: Tokenizer, top: int) -> tuple[list[dict[str
 def _scored(scores: Tensor, ids: Tensor, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     rows = zip(ids.tolist(), tokenizer.pieces(ids.tolist()), scores[ids].tolist(), strict=True)
     return [{"id": i, "piece": piece, "score": score} for i, piece, score in rows]
+
+
+def _cutter(loaded: Loaded, writes: bool) -> Tokenizer:
+    """What cuts the texts of a tower."""
+    return loaded.tokenizer.target if writes else loaded.tokenizer
 
 
 def _or_why(work: Callable[[], Result]) -> tuple[Result | None, str]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from pellucid.config.parts import NoPositions
 from pellucid.lab import digits
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
+from pellucid.lab.experiment import Experiment, Kept, Measured, Say, Verdict
 from pellucid.lab.figures import curve
 from pellucid.lab.fitting import Rows, fit, right
 from pellucid.lab.reading import spread
+from pellucid.models.encoder import Encoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,18 +21,21 @@ WITH, WITHOUT = "with positions", "without"
 ENOUGH = 0.97
 
 
-def measure(seed: int, say: Say) -> Measured:
-    """The share of test images that are read right, by step, with and without positions."""
+def measure(seed: int, say: Say) -> Kept:
+    """The share of test images that are read right, by step, with and without positions; keeps the one with."""
     train, test = digits.load()
     found: dict[str, dict[str, float]] = {}
+    kept: list[Encoder] = []
     for who, positions in ((WITH, None), (WITHOUT, NoPositions())):
         model, course = digits.reader(positions=positions), {}
         for step, _ in fit(model, lambda: train.some(ROWS), STEPS, peak=PEAK, warmup=WARMUP, smoothing=SMOOTHING):
             if step % EVERY == 0 or step == STEPS:
                 course[str(step)] = right(model, Rows(*test))
         found[who] = course
+        kept.append(model)
         say(f"{who}: {course[str(STEPS)]:.2%} of {len(test.labels)} test images")
-    return {"right": found, "test": len(test.labels)}
+    measured = {"right": found, "test": len(test.labels)}
+    return Kept(measured, lambda folder: digits.save(folder, kept[0], test.images[seed % len(test.labels)]))
 
 
 def judge(results: Sequence[Measured]) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pellucid.config.parts import Learned
+from pellucid.config.run import Conventions
 from pellucid.inference.decode import Prompt, generate
 from pellucid.inference.sampling import Never, Sampling, Temperature
 from pellucid.lab import digits
 from pellucid.lab.drawing import CODES, Autoencoder, train
-from pellucid.lab.experiment import Experiment, Measured, Say, Verdict
+from pellucid.lab.experiment import Experiment, Kept, Measured, Say, Verdict
 from pellucid.lab.fitting import Rows, fit, right
+from pellucid.lab.keeping import save, words
 from pellucid.lab.makers import decoder
 from pellucid.lab.reading import spread
 from pellucid.models.decoder import Decoder
@@ -31,7 +34,7 @@ SAMPLES, TEMPERATURE, SHOWN = 1000, 0.6, 6
 ENOUGH = 0.95
 
 
-def measure(seed: int, say: Say) -> Measured:
+def measure(seed: int, say: Say) -> Kept:
     """Of samples, the share that a reader of real digits takes for what was asked; some of them to look at."""
     known, test = digits.load()
     reader = digits.reader()
@@ -51,13 +54,20 @@ def measure(seed: int, say: Say) -> Measured:
     taken = reader(images).argmax(-1)
     seen = _drawn(model, coder, torch.arange(10).repeat(SHOWN), seed + 1)[:, 0]
     say(f"{(taken == digit).float().mean():.1%} of {SAMPLES} are read as what was asked for")
-    return {
+    measured = {
         "right": float((taken == digit).float().mean()),
         "by_digit": [float((taken == digit)[digit == each].float().mean()) for each in range(10)],
         "reader": real,
         "samples": len(digit),
         "seen": [[[round(pixel, 2) for pixel in row] for row in image] for image in seen.tolist()],
     }
+    return Kept(measured, lambda folder: _save(folder, model))
+
+
+def _save(folder: Path, model: Decoder) -> None:
+    """The decoder, with names for the codes: it goes on with them after “a handwritten seven”."""
+    save(folder, model, words((*WORDS, *(f"code{i}" for i in range(CODES))), (), Conventions(pad=0)))
+    (folder / "example.txt").write_text("a handwritten seven", encoding="utf-8")
 
 
 def _prompt(digit: Int[Tensor, "B"]) -> Int[Tensor, "B 3"]:
