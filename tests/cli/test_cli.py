@@ -110,7 +110,7 @@ def test_classifier(folder):
 def test_data_list(folder):
     rows = [json.loads(line) for line in call("data", "list", "--json", cwd=folder).stdout.splitlines()]
     built_in = {"dates", "python-docs", "reversal", "terms", "languages"}
-    assert {row["name"] for row in rows} == built_in | {"multi30k", "tinyshakespeare", "snips"}
+    assert {row["name"] for row in rows} == built_in | {"multi30k", "tinyshakespeare", "snips", "mnist", "fsdd"}
 
 
 def test_help_has_an_example(folder):

@@ -149,6 +149,38 @@ SNIPS = Entry(
         ),
     ),
 )
+MNIST = Entry(
+    name="mnist",
+    about="70,000 images of handwritten digits, 28 x 28 (LeCun et al. 1998): for `pellucid lab mnist`",
+    home="https://storage.googleapis.com/cvdf-datasets/mnist",
+    terms="CC BY-SA 3.0",
+    files=(
+        CatalogFile(
+            "train-images-idx3-ubyte.gz",
+            "train-images-idx3-ubyte.gz",
+            9_912_422,
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        ),
+        CatalogFile(
+            "train-labels-idx1-ubyte.gz",
+            "train-labels-idx1-ubyte.gz",
+            28_881,
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        ),
+        CatalogFile(
+            "t10k-images-idx3-ubyte.gz",
+            "t10k-images-idx3-ubyte.gz",
+            1_648_877,
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        ),
+        CatalogFile(
+            "t10k-labels-idx1-ubyte.gz",
+            "t10k-labels-idx1-ubyte.gz",
+            4_542,
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
+    ),
+)
 FSDD = Entry(
     name="fsdd",
     about="3,000 recordings of spoken digits, six speakers, 8 kHz (Jackson et al. 2018): for `pellucid lab sounds`",
@@ -165,7 +197,7 @@ FSDD = Entry(
     ),
 )
 CATALOG: Mapping[str, Entry] = MappingProxyType(
-    {entry.name: entry for entry in (MULTI30K, TINYSHAKESPEARE, SNIPS, FSDD)}
+    {entry.name: entry for entry in (MULTI30K, TINYSHAKESPEARE, SNIPS, MNIST, FSDD)}
 )
 
 

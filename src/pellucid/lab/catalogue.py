@@ -9,7 +9,7 @@ from pellucid.lab.experiment import Experiment
 
 NAMES = (
     "recall", "reversal", "steps", "scale", "heads", "positions", "warmup", "residuals", "mask", "tied", "smoothing",
-    "induction", "length", "images", "sounds", "pictures",
+    "induction", "length", "images", "mnist", "sounds", "pictures",
 )  # fmt: skip
 
 

@@ -1,13 +1,16 @@
-"""Handwritten digits of 8 × 8 pixels that come with scikit-learn (the ``lab`` extra), and a model that reads them.
+"""Handwritten digits, and a model that reads them.
 
-The images are of the test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998):
-1,797 of them, values from 0 to 16.
+Those of 8 × 8 pixels come with scikit-learn (the ``lab`` extra): 1,797 of them, the test part of the UCI set "Optical
+Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998), values from 0 to 16. Those of 28 × 28 are MNIST (LeCun et
+al. 1998), of the catalogue.
 
-Shapes: B images, C labels.
+Shapes: B images, C labels, Y rows and X columns of pixels.
 """
 
 from __future__ import annotations
 
+import gzip
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +21,7 @@ from torch import Tensor
 
 from pellucid.config import model as config
 from pellucid.config import parts
-from pellucid.errors import UserError
+from pellucid.errors import DataError, UserError
 from pellucid.lab import keeping
 from pellucid.lab.fitting import Rows
 from pellucid.models.build import build
@@ -31,9 +34,9 @@ ROTATED, SCALED, STRETCHED, SLANTED, MOVED = 0.09, 0.06, 0.04, 0.06, 0.07  # dev
 
 
 class Digits(NamedTuple):
-    """Images (B, 1, 8, 8) between -1 and 1, and which digit each shows."""
+    """Images (B, 1, Y, X) between -1 and 1, and which digit each shows."""
 
-    images: Float[Tensor, "B 1 8 8"]
+    images: Float[Tensor, "B 1 Y X"]
     labels: Int[Tensor, "B"]
 
     def some(self, count: int, *, changed: bool = True) -> Rows:
@@ -57,6 +60,32 @@ def load() -> tuple[Digits, Digits]:
     return Digits(images[train], labels[train]), Digits(images[test], labels[test])
 
 
+def load_mnist(folder: Path) -> tuple[Digits, Digits]:
+    """The 60,000 images to train on and the 10,000 to test on, from their files.
+
+    Raises:
+        DataError: for a file that cannot be read.
+    """
+    return _of_files(folder, "train"), _of_files(folder, "t10k")
+
+
+def _of_files(folder: Path, part: str) -> Digits:
+    images = _numbers(folder / f"{part}-images-idx3-ubyte.gz", 3).float()[:, None] * (2 / 255) - 1
+    return Digits(images, _numbers(folder / f"{part}-labels-idx1-ubyte.gz", 1).long())
+
+
+def _numbers(path: Path, axes: int) -> Tensor:
+    """Bytes behind a header: two zeros, 8 for bytes, the number of axes, and their sizes (LeCun's IDX format)."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+        kind, *shape = struct.unpack(f">{axes + 1}I", content[: 4 * axes + 4])
+        if kind != 0x0800 + axes:
+            raise ValueError(f"begins with {kind}")
+        return torch.frombuffer(bytearray(content[4 * axes + 4 :]), dtype=torch.uint8).view(*shape)
+    except (OSError, EOFError, ValueError, RuntimeError, struct.error) as error:
+        raise DataError(path, f"cannot be read ({error})", f"IDX, bytes in {axes} axes") from None
+
+
 def _library() -> tuple[Any, Any]:
     try:
         from sklearn import datasets
@@ -66,7 +95,7 @@ def _library() -> tuple[Any, Any]:
     return datasets, train_test_split
 
 
-def save(folder: Path, model: Encoder, example: Float[Tensor, "1 8 8"]) -> None:
+def save(folder: Path, model: Encoder, example: Float[Tensor, "1 Y X"]) -> None:
     """Writes a folder that `pellucid classify` and `explore` open, and an image to begin with."""
     from PIL import Image
 
@@ -75,7 +104,7 @@ def save(folder: Path, model: Encoder, example: Float[Tensor, "1 8 8"]) -> None:
     Image.fromarray(grey).save(folder / "example.png")
 
 
-def varied(images: Float[Tensor, "B 1 8 8"]) -> Float[Tensor, "B 1 8 8"]:
+def varied(images: Float[Tensor, "B 1 Y X"]) -> Float[Tensor, "B 1 Y X"]:
     """Each turned, scaled, stretched, slanted and moved a little, as another hand would have written it."""
     turned, slanted, across, down = (
         torch.randn(len(images)) * deviation for deviation in (ROTATED, SLANTED, MOVED, MOVED)
@@ -88,17 +117,24 @@ def varied(images: Float[Tensor, "B 1 8 8"]) -> Float[Tensor, "B 1 8 8"]:
     return F.grid_sample(images + 1, grid, align_corners=False) - 1  # what comes in from outside is background
 
 
-def reader(width: int = 64, layers: int = 3, heads: int = 4, positions: parts.Positions | None = None) -> Encoder:
+def reader(
+    width: int = 64,
+    layers: int = 3,
+    heads: int = 4,
+    positions: parts.Positions | None = None,
+    side: int = SIDE,
+    patch: int = PATCH,
+) -> Encoder:
     """A vision transformer (Dosovitskiy et al. 2021): patches in, a score for each digit out."""
     stack = parts.Stack(
         d_model=width,
         num_layers=layers,
         attention=parts.Attention(num_heads=heads),
         feed_forward=parts.FeedForward(d_ff=2 * width, activation="gelu"),
-        positions=positions or parts.Learned(max_length=PATCHES + 1),
+        positions=positions or parts.Learned(max_length=(side // patch) ** 2 + 1),
         placement="pre",
     )
-    front = config.Patches(image_size=SIDE, patch_size=PATCH, channels=1)
+    front = config.Patches(image_size=side, patch_size=patch, channels=1)
     head = config.Classification(labels=tuple("0123456789"), projected=False, dropout=0.0)
     made = build(config.Encoder(front=front, stack=stack, head=head))
     assert isinstance(made, Encoder)

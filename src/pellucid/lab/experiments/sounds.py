@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Rows, the most digits, seconds and steps: single digits are learned first, and how to go on to the next after that.
-COURSE = ((64, 1, 1.0, 600), (48, 2, 1.5, 400), (32, LONGEST, SECONDS, 2500))
+COURSE = ((64, 1, 1.0, 600), (48, 2, 1.5, 400), (32, LONGEST, SECONDS, 2000))
 PEAK, SMOOTHING, EVERY, JUDGED = 2e-3, 0.05, 500, 400
 ENOUGH = 0.03
 KNOWN, NEW = "speakers who were heard", "a speaker who was not"
@@ -88,7 +88,7 @@ EXPERIMENT = Experiment(
     setting=f"One to {LONGEST} recordings of digits joined with silence in a window of {SECONDS} s, 40 mels, Whisper's "
     f"parts with three and two layers of width 96; {_told()}. The first five recordings of each digit by each speaker "
     "are held out, and all of one speaker, another for each seed.",
-    minutes=36,
+    minutes=30,
     measure=measure,
     judge=judge,
     draw=draw,
