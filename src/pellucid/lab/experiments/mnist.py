@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from pellucid.lab import digits
@@ -36,8 +35,11 @@ def measure(seed: int, say: Say, folder: Path) -> Kept:
 
 
 def _share(model: nn.Module, test: digits.Digits) -> float:
-    parts = zip(test.images.split(AT_ONCE), test.labels.split(AT_ONCE), strict=True)
-    return float(torch.tensor([right(model, Rows(*part)) * len(part[1]) for part in parts]).sum()) / len(test.labels)
+    found = 0.0
+    for start in range(0, len(test.labels), AT_ONCE):
+        images, labels = (part[start : start + AT_ONCE] for part in test)
+        found += right(model, Rows(images, labels)) * len(labels)
+    return found / len(test.labels)
 
 
 def judge(results: Sequence[Measured]) -> Verdict:
