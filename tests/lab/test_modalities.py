@@ -10,14 +10,15 @@ from small import images, made_up, recordings, small
 import pellucid as pl
 from pellucid.cli.app import app
 from pellucid.data.sounds import open_sound
-from pellucid.errors import DataError
+from pellucid.errors import DataError, UserError
 from pellucid.explorer.asked import Input
 from pellucid.explorer.opening import open_session
 from pellucid.inference.predict import classify
-from pellucid.inference.transcribe import transcribe
+from pellucid.inference.transcribe import Transcript, transcribe
 from pellucid.lab import digits, run, spoken
 from pellucid.lab.fitting import UNASKED
-from pellucid.lab.running import MODEL
+from pellucid.lab.report import REPORT
+from pellucid.lab.running import MODEL, RESULT
 
 
 def edits(found, said):
@@ -126,6 +127,9 @@ def test_a_listener_is_kept(tmp_path, monkeypatch, capsys):
     assert (reader.hop, reader.frames) == (spoken.HOP, 150)
     app(["transcribe", str(folder), str(folder / "example.wav"), "--json"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out.splitlines()[0])["text"] == found.text
+    monkeypatch.setattr("pellucid.inference.transcribe.transcribe", lambda *given, **how: Transcript("3 1 4", None))
+    app(["transcribe", str(folder), str(folder / "example.wav")], standalone_mode=False)
+    assert capsys.readouterr().out.strip() == "3 1 4"  # without times too
 
 
 def test_what_draws_is_kept(tmp_path, monkeypatch):
@@ -147,3 +151,20 @@ def test_a_file_of_images_that_is_torn(tmp_path):
         with pytest.raises(DataError, match=r"cannot be read .*IDX"):
             digits.load_mnist(tmp_path)
     assert images().name != recordings().name
+
+
+def test_what_cannot_be_had_does_not_keep_the_others_from_running(tmp_path, monkeypatch, capsys):
+    small("heads", monkeypatch)
+
+    def refused(name, mirror, progress):
+        raise DataError("its home", "cannot be reached")
+
+    monkeypatch.setattr("pellucid.lab.running.get", refused)
+    with pytest.raises(UserError, match=r"could not be run: mnist \(its home: cannot be reached"):
+        app(["lab", "mnist", "heads", "--seeds", "1", "--out", str(tmp_path)], standalone_mode=False)
+    assert "left out: its home" in capsys.readouterr().out
+    assert (tmp_path / "heads" / RESULT).exists()
+    assert (tmp_path / REPORT).exists()
+    for names in (["mnist"], ["mnist", "sounds"]):
+        with pytest.raises(UserError, match="cannot be reached"):
+            app(["lab", *names, "--out", str(tmp_path / "none")], standalone_mode=False)

@@ -8,6 +8,8 @@ Examples:
 
 `pellucid explore runs/en-de --other runs/en-de-wide`
 
+`pellucid explore google/vit-base-patch16-224 --text cat.jpg`
+
 `pellucid explore runs/notes --export notes.html`
 """
 
@@ -27,7 +29,9 @@ TARGET_HELP = (
 
 def explore(
     target: Annotated[str | None, typer.Argument(metavar="TARGET", help=TARGET_HELP, show_default=False)] = None,
-    text: Annotated[str | None, typer.Option(help="What the model reads first.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="What the model reads first: a text, or the file of a picture or a sound.")
+    ] = None,
     written: Annotated[
         str | None, typer.Option("--target", help="What an encoder–decoder is fed as written; else what it writes.")
     ] = None,

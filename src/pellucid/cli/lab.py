@@ -96,9 +96,10 @@ def _run(chosen: list[Experiment], seeds: int, out: Path, mirror: Path | None, f
             text = f'"{example.read_text(encoding="utf-8")}"' if example.suffix == ".txt" else example
             say(f"the model: pellucid explore {model} --text {text}")
         say("")
-    report = write_report(out)
-    if not json:
-        say(f"All of {out} on one page: {report}")
+    if len(missing) < len(chosen):
+        report = write_report(out)
+        if not json:
+            say(f"All of {out} on one page: {report}")
     if missing:
         raise UserError("lab", f"could not be run: {'; '.join(missing)}")
 

@@ -34,7 +34,7 @@ def transcribe(
         found = run_transcription(loaded, wave, language=language, task=task, timed=times)
         if json:
             print_json({"file": str(path), **asdict(found)})
-        elif times:
+        elif found.segments:
             for segment in found.segments:
                 print(f"{_clock(segment.start)} – {_clock(segment.end)}\t{segment.text.strip()}")
         else:
