@@ -88,7 +88,7 @@ EXPERIMENT = Experiment(
     setting=f"One to {LONGEST} recordings of digits joined with silence in a window of {SECONDS} s, 40 mels, Whisper's "
     f"parts with three and two layers of width 96; {_told()}. The first five recordings of each digit by each speaker "
     "are held out, and all of one speaker, another for each seed.",
-    minutes=30,
+    minutes=36,
     measure=measure,
     judge=judge,
     draw=draw,
