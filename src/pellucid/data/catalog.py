@@ -224,6 +224,9 @@ def fetch(entry: Entry, mirror: str | Path | None = None, progress: Progress = _
     if mirror is not None:
         folder = Path(mirror) / entry.name
         if entry.archive is not None:
+            if not entry.archive.members(folder):
+                hint = f"their home is {entry.home}/{entry.archive.address}"
+                raise DataError(folder / entry.archive.folder, "the mirror lacks these files", hint=hint)
             entry.archive.verify(folder)
         for file in entry.files:
             if not (folder / file.name).is_file():
