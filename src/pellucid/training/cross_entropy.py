@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 ROWS, CELLS = 512, 1 << 22  # a chunk has so many positions, or more while it stays within so many logits
+FILLED = 64  # the last chunk is filled up to a multiple of so many: oneDNN writes code for each shape of a product,
+# which takes ten times as long as the product itself, and the number of labels differs from batch to batch
 
 Scores = tuple[Tensor, Tensor, Tensor]
 """The loss that is minimised, the plain negative log-likelihood, and how often the label had the highest score."""
@@ -94,10 +96,13 @@ def _scores(
     """
     full = _full(x)
     total, nats, correct = (torch.zeros((), dtype=full, device=x.device) for _ in range(3))
-    rows = max(ROWS, CELLS // w.size(0))
+    rows = max(ROWS, CELLS // w.size(0) // FILLED * FILLED)
+    filled = F.pad(x, (0, 0, 0, -x.size(0) % FILLED))
     for start in range(0, x.size(0), rows):
-        chunk, asked = x[start : start + rows], labels[start : start + rows]
-        logits, positions = F.linear(chunk, w, b), torch.arange(len(asked), device=x.device)
+        chunk, asked = filled[start : start + rows], labels[start : start + rows]
+        products = F.linear(chunk, w, b)
+        products[len(asked) :] = 0.0
+        logits, positions = products[: len(asked)], torch.arange(len(asked), device=x.device)
         label_logit = logits[positions, asked].to(full)
         if gradients is None:
             correct += (logits.argmax(dim=-1) == asked).sum()
@@ -107,12 +112,12 @@ def _scores(
         others = torch.where(label_p > 0.5, p.sum(dim=-1).to(full), 1 - label_p)
         nll = -torch.where(label_p > 0.5, torch.log1p(-others), label_p.log())
         if not nll.isfinite().all():  # a probability too small for a float; its logarithm is not
-            nll = F.linear(chunk, w, b).to(full).logsumexp(dim=-1) - label_logit
+            nll = F.linear(chunk, w, b)[: len(asked)].to(full).logsumexp(dim=-1) - label_logit
         denominator = label_logit + nll  # the log of the softmax's denominator
         nats += nll.sum()
         total += (denominator + z_loss * denominator.square() - (1 - smoothing) * label_logit).sum()
         if gradients is not None:
-            gradients.add(start, chunk, p, asked, others, 2 * z_loss * denominator if z_loss else None)
+            gradients.add(start, chunk, products, asked, others, 2 * z_loss * denominator if z_loss else None)
     if smoothing:  # the mean of all logits is linear in the states: one product says it for all positions
         everything = x.sum(0, dtype=full).dot(w.sum(0, dtype=full))
         everything += 0 if b is None else x.size(0) * b.sum(dtype=full)
@@ -147,15 +152,23 @@ class _Gradients:
         self.bias = None if b is None else torch.zeros_like(b, dtype=self.full)
 
     def add(self, start: int, chunk: Tensor, p: Tensor, labels: Tensor, others: Tensor, excess: Tensor | None) -> None:
-        """Takes in the probabilities (n, V) of a chunk without those of its labels (n), and what the others leave."""
+        """Takes in a chunk of n labels, filled up with zeros to m rows.
+
+        Args:
+            start: the first position of the chunk (m, D).
+            p: probabilities (m, V) without those of the labels (n); scaled in place.
+            others: (n,), what the labels leave to them.
+            excess: (n,), what a z-loss adds for each unit of probability.
+        """
+        n = len(labels)
         at_label = self.smoothing - others  # p - (1-ε)
         if excess is not None:
             at_label = at_label + excess * (1 - others)
-            p = p * (1 + excess).to(p.dtype)[:, None]
+            p[:n] *= (1 + excess).to(p.dtype)[:, None]
         at_label = at_label[:, None]
-        self.states[start : start + len(chunk)] = (p @ self.w).to(self.full) + at_label * self.w[labels]
+        self.states[start : start + n] = (p @ self.w)[:n].to(self.full) + at_label * self.w[labels]
         self.weight += p.mT @ chunk
-        self.weight.index_add_(0, labels, at_label * chunk)
+        self.weight.index_add_(0, labels, at_label * chunk[:n])
         if self.bias is not None:
             self.bias += p.sum(0, dtype=self.full)
             self.bias.index_add_(0, labels, at_label[:, 0])
