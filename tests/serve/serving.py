@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
+import httpx
 from exploring import loaded
 from families import STACK
 
@@ -33,8 +35,6 @@ def served(model, *, limits=None, template=None, api_key=None, weights="float32"
     """A model on a port of this machine; ``slow`` seconds are added to every step."""
     service = of_loaded(model, "demo", limits=limits or Limits(), template=template, weights=weights)
     if slow:
-        import time
-
         step = service.worker.scheduler.step
 
         def slowly():
@@ -46,4 +46,24 @@ def served(model, *, limits=None, template=None, api_key=None, weights="float32"
         yield background
 
 
-__all__ = ["classifier", "loaded", "served"]
+def endless(model, **more):
+    """What asks for a text that does not end by itself."""
+    return {"prompt": "a", "temperature": 0, "logit_bias": {str(model.tokenizer.eos): -100}, **more}
+
+
+def http(background, **headers):
+    return httpx.Client(base_url=background.url, timeout=60, headers=headers)
+
+
+def settled(background, seconds=10.0):
+    """Waits until nothing is on its way; True when the thread has nothing left either."""
+    worker, until = background.service.worker, time.monotonic() + seconds
+    while time.monotonic() < until:
+        left = worker.open or worker._tickets or worker.rows or worker.scheduler.has_work
+        if not left:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+__all__ = ["classifier", "endless", "http", "loaded", "served", "settled"]

@@ -6,8 +6,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from serving import classifier, served
-from test_service import http
+from serving import classifier, http, served
 
 from pellucid.inference import predict
 from pellucid.serve.together import Asked, answer, next_of
