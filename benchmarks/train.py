@@ -30,6 +30,7 @@ from worker import Candidate, candidates
 from yardsticks import KERNELS, PEAK, PRODUCTS
 
 from pellucid.config import model as config
+from pellucid.errors import PellucidError
 
 LEAST_ROUNDS = 5
 PEAK_STEPS = 3
@@ -286,7 +287,10 @@ def main() -> None:
     if not options.noisy:
         require_quiet()
     for name in options.shape or SHAPES:
-        section = measure(name, Plan(options.rounds, options.steps, options.noisy), options.mirror)
+        try:
+            section = measure(name, Plan(options.rounds, options.steps, options.noisy), options.mirror)
+        except PellucidError as error:  # data that cannot be had
+            parser.error(str(error))
         if options.noisy:
             print(section)
         else:  # after each, so that a run that is broken off has not been for nothing

@@ -3,8 +3,10 @@
 import json
 import wave
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small import images, made_up, recordings, small
 
 import pellucid as pl
@@ -16,6 +18,7 @@ from pellucid.explorer.opening import open_session
 from pellucid.inference.predict import classify
 from pellucid.inference.transcribe import Transcript, transcribe
 from pellucid.lab import digits, run, spoken
+from pellucid.lab.drawing import CODER, images_after, load_coder, words_of
 from pellucid.lab.fitting import UNASKED
 from pellucid.lab.report import REPORT
 from pellucid.lab.running import MODEL, RESULT
@@ -132,11 +135,32 @@ def test_a_listener_is_kept(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == "3 1 4"  # without times too
 
 
-def test_what_draws_is_kept(tmp_path, monkeypatch):
+def test_what_draws_is_kept(tmp_path, monkeypatch, capsys):
     run(small("pictures", monkeypatch), tmp_path, seeds=(0,), say=lambda line: None)
     text = (tmp_path / MODEL / "example.txt").read_text()
     shown = open_session(tmp_path / MODEL, text=text).run(Input(text=text))
     assert shown.reading.pieces == ("a", "handwritten", "seven")
+
+    def draw(*more):
+        app(["draw", str(tmp_path / MODEL), text, "--out", str(tmp_path / "drawn.png"), *more], standalone_mode=False)
+        return np.asarray(Image.open(tmp_path / "drawn.png"))
+
+    strip = draw("--count", "3", "--size", "16")
+    assert strip.shape == (16, 48)
+    capsys.readouterr()
+    assert (draw("--count", "3", "--size", "16", "--json") == strip).all()  # the seed's
+    images = np.array(json.loads(capsys.readouterr().out)["images"])
+    assert (np.hstack(images).clip(-1, 1) * -127.5 + 127.5).round() == pytest.approx(strip[::2, ::2], abs=1)
+    assert (draw("--count", "3", "--size", "16", "--seed", "1") != strip).any()
+    loaded, coder = pl.load(tmp_path / MODEL), load_coder(tmp_path / MODEL)
+    for wrong, told in (("a handwriten six", "only a, handwritten, zero.*handwritten"), (" ", "no word")):
+        with pytest.raises(UserError, match=f"(?s){told}"):
+            words_of(wrong, loaded.tokenizer)
+    several = torch.cat([words_of(f"a handwritten {name}", loaded.tokenizer) for name in ("six", "two")])
+    assert images_after(loaded.model, coder, several).shape == (2, 1, 8, 8)
+    (tmp_path / MODEL / CODER).unlink()
+    with pytest.raises(UserError, match=rf"no {CODER}; expected the folder of a model that writes images"):
+        draw()
 
 
 def test_a_file_of_images_that_is_torn(tmp_path):

@@ -14,6 +14,7 @@ from pellucid.cli import (
     demo,
     diff,
     doctor,
+    draw,
     embed,
     evaluate,
     explore,
@@ -40,8 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    demo, train, evaluate, generate, translate, fill, classify, tag, transcribe, embed, convert, size, trace, diff,
-    doctor, explore, serve, lab,
+    demo, train, evaluate, generate, translate, fill, classify, tag, transcribe, draw, embed, convert, size, trace,
+    diff, doctor, explore, serve, lab,
 ):  # fmt: skip
     app.command(help=command.__doc__)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 app.add_typer(data.app, name="data")

@@ -3,20 +3,30 @@
 The autoencoder is that of van den Oord et al. 2017 (VQ-VAE), the division of labour that of Ramesh et al. 2021
 (DALL-E).
 
-Shapes: B images, N codes of an image, W size of a code's vector.
+Shapes: B images, N codes of an image, W size of a code's vector, T tokens of a text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pellucid.lab.digits import PATCH, SIDE
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.errors import UserError, nearest
+from pellucid.inference.decode import Prompt, generate
+from pellucid.inference.sampling import Never, Sampling, Temperature
+from pellucid.lab.digits import PATCH, PATCHES, SIDE
+from pellucid.models.checkpoint import load_weights
+from pellucid.models.decoder import Decoder
+from pellucid.models.files import write_tensors
 
+CODER = "drawing.safetensors"  # beside the decoder that writes codes: what makes pixels of them
+TEMPERATURE = 0.6
 CODES, GRID = 64, SIDE // PATCH
 COMMITMENT = 0.25  # how much a state is drawn to its code (van den Oord et al. 2017, eq. 3)
 PEAK, LEAST = 3e-3, 1e-4
@@ -96,3 +106,50 @@ def train(model: Autoencoder, images: Callable[[], Float[Tensor, "B 1 8 8"]], st
 @torch.no_grad()
 def _wake(model: Autoencoder, asleep: Tensor, states: Tensor) -> None:
     model.book[asleep] = states[torch.randint(len(states), (int(asleep.sum()),))]
+
+
+def save_coder(folder: Path, coder: Autoencoder) -> None:
+    """Puts it beside the decoder that writes its codes."""
+    write_tensors(dict(coder.named_parameters()), folder / CODER)
+
+
+def load_coder(folder: Path) -> Autoencoder:
+    """The autoencoder of a folder.
+
+    Raises:
+        UserError: for a folder without one.
+        CheckpointError: for one that is torn, or of another make.
+    """
+    if not (folder / CODER).exists():
+        expected = "the folder of a model that writes images, as `pellucid lab pictures` leaves it"
+        raise UserError(folder, f"no {CODER}", expected)
+    coder = Autoencoder()
+    load_weights(coder, folder / CODER)
+    return coder
+
+
+def words_of(text: str, tokenizer: Tokenizer) -> Int[Tensor, "1 T"]:
+    """A text as the decoder reads it before an image.
+
+    Raises:
+        UserError: for no word, or one that it does not know.
+    """
+    known = tokenizer.pieces(range(tokenizer.vocab_size - CODES))
+    for word in text.split():
+        if word not in known:
+            raise UserError(f'"{text}"', f'the word "{word}"', f"only {', '.join(known)}", nearest(word, list(known)))
+    if not text.split():
+        raise UserError("text", "no word", f"some of {', '.join(known)}")
+    return torch.tensor([[known.index(word) for word in text.split()]])
+
+
+@torch.no_grad()
+def images_after(
+    model: Decoder, coder: Autoencoder, texts: Int[Tensor, "B T"], *, temperature: float = TEMPERATURE, seed: int = 0
+) -> Float[Tensor, "B 1 8 8"]:
+    """An image for each text, -1 for white and 1 for black: words are never written into it."""
+    model.eval()
+    words = model.config.front.vocab_size - CODES
+    draws = Sampling((Never(tuple(range(words))), Temperature(temperature)), seed=seed)
+    codes = generate(model, Prompt(texts), max_new_tokens=PATCHES, sampling=draws)
+    return coder.decode(torch.tensor(codes) - words)

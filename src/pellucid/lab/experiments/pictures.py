@@ -13,10 +13,8 @@ from torch import Tensor
 
 from pellucid.config.parts import Learned
 from pellucid.config.run import Conventions
-from pellucid.inference.decode import Prompt, generate
-from pellucid.inference.sampling import Never, Sampling, Temperature
 from pellucid.lab import digits
-from pellucid.lab.drawing import CODES, Autoencoder, train
+from pellucid.lab.drawing import CODES, TEMPERATURE, Autoencoder, images_after, save_coder, train
 from pellucid.lab.experiment import Experiment, Kept, Measured, Say, Verdict
 from pellucid.lab.fitting import Rows, fit, right
 from pellucid.lab.keeping import save, words
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = ("a", "handwritten", *NAMES)
 ROWS, READING, CODING, WRITING, PEAK = 64, 2000, 1500, 3000, 2e-3
-SAMPLES, TEMPERATURE, SHOWN = 1000, 0.6, 6
+SAMPLES, SHOWN = 1000, 6
 ENOUGH = 0.95
 
 
@@ -50,9 +48,8 @@ def measure(seed: int, say: Say) -> Kept:
         if step % 1000 == 0:
             say(f"step {step}: {loss:.2f} nats a token")
     digit = torch.arange(10).repeat(SAMPLES // 10)
-    images = _drawn(model, coder, digit, seed)
-    taken = reader(images).argmax(-1)
-    seen = _drawn(model, coder, torch.arange(10).repeat(SHOWN), seed + 1)[:, 0]
+    taken = reader(images_after(model, coder, _prompt(digit), seed=seed)).argmax(-1)
+    seen = images_after(model, coder, _prompt(torch.arange(10).repeat(SHOWN)), seed=seed + 1)[:, 0]
     say(f"{(taken == digit).float().mean():.1%} of {SAMPLES} are read as what was asked for")
     measured = {
         "right": float((taken == digit).float().mean()),
@@ -61,12 +58,13 @@ def measure(seed: int, say: Say) -> Kept:
         "samples": len(digit),
         "seen": [[[round(pixel, 2) for pixel in row] for row in image] for image in seen.tolist()],
     }
-    return Kept(measured, lambda folder: _save(folder, model))
+    return Kept(measured, lambda folder: _save(folder, model, coder))
 
 
-def _save(folder: Path, model: Decoder) -> None:
-    """The decoder, with names for the codes: it goes on with them after “a handwritten seven”."""
+def _save(folder: Path, model: Decoder, coder: Autoencoder) -> None:
+    """The decoder, with names for the codes that it writes after “a handwritten seven”, and what draws them."""
     save(folder, model, words((*WORDS, *(f"code{i}" for i in range(CODES))), (), Conventions(pad=0)))
+    save_coder(folder, coder)
     (folder / "example.txt").write_text("a handwritten seven", encoding="utf-8")
 
 
@@ -79,15 +77,6 @@ def _asked_and_drawn(known: digits.Digits, coder: Autoencoder) -> Rows:
     images, digit = known.some(ROWS)
     whole = torch.cat([_prompt(digit), coder.encode(images) + len(WORDS)], dim=1)
     return Rows(whole[:, :-1], whole[:, 1:])
-
-
-@torch.no_grad()
-def _drawn(model: Decoder, coder: Autoencoder, digit: Int[Tensor, "B"], seed: int) -> Tensor:
-    """An image for each digit: words are never written into it."""
-    model.eval()
-    draws = Sampling((Never(tuple(range(len(WORDS)))), Temperature(TEMPERATURE)), seed=seed)
-    codes = generate(model, Prompt(_prompt(digit)), max_new_tokens=digits.PATCHES, sampling=draws)
-    return coder.decode(torch.tensor(codes) - len(WORDS))
 
 
 def judge(results: Sequence[Measured]) -> Verdict:
