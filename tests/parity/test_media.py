@@ -198,6 +198,9 @@ def test_recordings(tmp_path):
         open_sound(tmp_path / "c.wav")
     with pytest.raises(DataError, match="no such file"):
         open_sound(tmp_path / "d.wav")
+    (tmp_path / "f.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:44])
+    with pytest.raises(DataError, match="holds no sound"):
+        open_sound(tmp_path / "f.wav")
 
 
 def test_long_recordings_are_heard_window_by_window(listener):

@@ -129,5 +129,7 @@ def open_sound(path: str | Path | BinaryIO) -> Float[np.ndarray, " N"]:
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise DataError(str(path), f"cannot be read ({error})", "wav, flac, ogg or mp3") from None
+    if not len(wave):  # a header alone, as of a file that was cut off
+        raise DataError(str(path), "holds no sound", "wav, flac, ogg or mp3, whole")
     single = wave.mean(axis=1)
     return single if rate == RATE else soxr.resample(single, rate, RATE)
