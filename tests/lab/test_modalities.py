@@ -15,10 +15,11 @@ from pellucid.data.sounds import open_sound
 from pellucid.errors import DataError, UserError
 from pellucid.explorer.asked import Input
 from pellucid.explorer.opening import open_session
+from pellucid.inference.drawing import FILE, codes_after, drawn, greys, load_coder, words_of
 from pellucid.inference.predict import classify
+from pellucid.inference.reading import read
 from pellucid.inference.transcribe import Transcript, transcribe
 from pellucid.lab import digits, run, spoken
-from pellucid.lab.drawing import CODER, images_after, load_coder, words_of
 from pellucid.lab.fitting import UNASKED
 from pellucid.lab.report import REPORT
 from pellucid.lab.running import MODEL, RESULT
@@ -137,9 +138,17 @@ def test_a_listener_is_kept(tmp_path, monkeypatch, capsys):
 
 def test_what_draws_is_kept(tmp_path, monkeypatch, capsys):
     run(small("pictures", monkeypatch), tmp_path, seeds=(0,), say=lambda line: None)
-    text = (tmp_path / MODEL / "example.txt").read_text()
-    shown = open_session(tmp_path / MODEL, text=text).run(Input(text=text))
-    assert shown.reading.pieces == ("a", "handwritten", "seven")
+    loaded, coder = pl.load(tmp_path / MODEL), load_coder(tmp_path / MODEL)
+    session = open_session(tmp_path / MODEL)
+    example, _ = session.example
+    text = " ".join(example.split()[:3])
+    assert text.startswith("a handwritten ")
+    seen = session.run(Input(text=example)).reading.drawn
+    assert (seen.rows, seen.columns, seen.before, len(seen.pieces)) == (4, 4, 3, 19)
+    codes = torch.tensor([[int(piece.removeprefix("code")) for piece in seen.pieces[3:]]])
+    assert torch.equal(seen.drawn[..., 0], greys(coder.decode(codes))[0])
+    for without in (text, f"{example} code1", f"code1 {example}", " ".join(example.split()[:-1]), f"{example} a"):
+        assert drawn(read(loaded, without), coder, loaded.tokenizer.vocab_size) is None
 
     def draw(*more):
         app(["draw", str(tmp_path / MODEL), text, "--out", str(tmp_path / "drawn.png"), *more], standalone_mode=False)
@@ -149,17 +158,17 @@ def test_what_draws_is_kept(tmp_path, monkeypatch, capsys):
     assert strip.shape == (16, 48)
     capsys.readouterr()
     assert (draw("--count", "3", "--size", "16", "--json") == strip).all()  # the seed's
-    images = np.array(json.loads(capsys.readouterr().out)["images"])
-    assert (np.hstack(images).clip(-1, 1) * -127.5 + 127.5).round() == pytest.approx(strip[::2, ::2], abs=1)
+    for nth, whole in enumerate(json.loads(capsys.readouterr().out)["whole"]):  # to be opened by the explorer
+        seen = session.run(Input(text=whole)).reading.drawn
+        assert (seen.drawn[..., 0].numpy() == strip[::2, 16 * nth : 16 * (nth + 1) : 2]).all()
     assert (draw("--count", "3", "--size", "16", "--seed", "1") != strip).any()
-    loaded, coder = pl.load(tmp_path / MODEL), load_coder(tmp_path / MODEL)
     for wrong, told in (("a handwriten six", "only a, handwritten, zero.*handwritten"), (" ", "no word")):
         with pytest.raises(UserError, match=f"(?s){told}"):
             words_of(wrong, loaded.tokenizer)
     several = torch.cat([words_of(f"a handwritten {name}", loaded.tokenizer) for name in ("six", "two")])
-    assert images_after(loaded.model, coder, several).shape == (2, 1, 8, 8)
-    (tmp_path / MODEL / CODER).unlink()
-    with pytest.raises(UserError, match=rf"no {CODER}; expected the folder of a model that writes images"):
+    assert coder.decode(codes_after(loaded.model, several)).shape == (2, 1, 8, 8)
+    (tmp_path / MODEL / FILE).unlink()
+    with pytest.raises(UserError, match=rf"no {FILE}; expected the folder of a model that writes images"):
         draw()
 
 

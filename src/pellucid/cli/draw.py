@@ -25,19 +25,19 @@ def draw(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    from PIL import Image
-
-    from pellucid.lab.drawing import images_after, load_coder, words_of
+    from pellucid.data.images import write_grey
+    from pellucid.inference.drawing import CODES, codes_after, greys, load_coder, words_of
     from pellucid.models.load import find
 
     coder = load_coder(find(run))
     loaded = open_run(run, "cpu", verify)
     texts = words_of(text, loaded.tokenizer).expand(count, -1)
-    images = images_after(loaded.model, coder, texts, temperature=temperature, seed=seed)
-    grey = (255 - (images[:, 0].clamp(-1, 1) + 1) / 2 * 255).round().byte()
-    strip = Image.fromarray(grey.permute(1, 0, 2).flatten(1).numpy())
-    strip.resize((size * count, size), Image.Resampling.NEAREST).save(out, format="PNG")
+    codes = codes_after(loaded.model, texts, temperature=temperature, seed=seed)
+    strip = greys(coder.decode(codes)).permute(1, 0, 2).flatten(1)  # side by side
+    write_grey(strip, out, size=(size * count, size))
     if json:
-        print_json({"text": text, "file": str(out), "images": images[:, 0].tolist()})
+        words = loaded.tokenizer.vocab_size - CODES
+        whole = [" ".join((text, *loaded.tokenizer.pieces(row))) for row in (codes + words).tolist()]
+        print_json({"text": text, "file": str(out), "whole": whole})
     else:
         print(out)

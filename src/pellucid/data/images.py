@@ -123,6 +123,17 @@ def open_image(path: str | Path | BinaryIO) -> Any:
         raise DataError(str(path), f"cannot be read ({error})", "an image that Pillow opens") from None
 
 
+def write_grey(pixels: UInt8[Tensor, "Y X"], path: Path, *, size: tuple[int, int]) -> None:
+    """A grey picture as a PNG of so many pixels across and down, without smoothing.
+
+    Raises:
+        UserError: when the extra is not installed.
+        OSError: when it cannot be written.
+    """
+    image = _pillow()
+    image.fromarray(pixels.numpy()).resize(size, image.Resampling.NEAREST).save(path, format="PNG")
+
+
 def _pillow() -> Any:
     try:
         from PIL import Image

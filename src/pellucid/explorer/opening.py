@@ -12,6 +12,7 @@ from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
 from pellucid.explorer.made_up import drawn, sung
 from pellucid.explorer.session import Limits, Session
+from pellucid.inference.drawing import FILE, load_coder
 from pellucid.inference.seen import Sense, sense_of
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
@@ -24,7 +25,7 @@ SHIPPED = Path(__file__).parent / "model"
 """A small run that comes with the package, to look at where there is none yet."""
 
 SHIPPED_NAME, SHIPPED_TEXT = "dates", "vendredi 13 mars 2071"
-OTHER = "other"
+OTHER, EXAMPLE = "other", "example.txt"
 
 Target = Loaded | nn.Module | str | Path | None
 
@@ -75,6 +76,7 @@ def open_session(
         limits=Limits() if tokens is None else Limits(tokens=tokens),
         example=None if text is None else (text, written),
         shown=shown,
+        coder=load_coder(folder) if folder is not None and (folder / FILE).exists() else None,
     )
     if others:
         session.models[OTHER].name = called if called != name else f"{called} (other)"
@@ -123,8 +125,10 @@ def _shown(sense: Sense, path: str | None) -> dict[str, bytes]:
 
 
 def _sample(folder: Path | None) -> str | None:
-    """What the run was last tried with, while it was trained."""
+    """What a folder says the model may read, or what a run was last tried with, while it was trained."""
     if folder is None:
         return None
+    if (folder / EXAMPLE).exists():
+        return (folder / EXAMPLE).read_text(encoding="utf-8").strip()
     texts = [sample.get("input") for record in read_records(folder / SAMPLES) for sample in record.get("samples", ())]
     return next((text for text in reversed(texts) if text), None)

@@ -171,8 +171,8 @@ class Pass:
             for ids, pieces in zip(self.reading.ids, (self.reading.pieces, self.reading.target), strict=False)
             if pieces is not None
         )
-        if self.reading.seen is not None:
-            reads["seen"] = pictured(self.reading.seen)
+        if (seen := self.reading.seen or self.reading.drawn) is not None:
+            reads["seen"] = pictured(seen)
         return {
             "id": self.id,
             "model": self.explored.key,

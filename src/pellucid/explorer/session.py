@@ -12,7 +12,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pellucid.errors import UserError, nearest
 from pellucid.explorer.asked import Held, Input, Shown, Source
 from pellucid.explorer.drafts import Drafts
 from pellucid.explorer.passes import Explored, Pass, placed
+from pellucid.inference.drawing import Autoencoder, drawn
 from pellucid.inference.reading import Reading, padded, read, read_ids
 from pellucid.inference.seen import opened, read_seen, see
 from pellucid.models.build import build
@@ -75,6 +76,7 @@ class Session:
         folder: of the run it comes from, with its checkpoints; ``None`` for a model in memory.
         others: more models by name, to be compared with it.
         shown: files by name, for a model that reads pictures or sounds: the first is what it begins with.
+        coder: makes pixels of the codes that the model writes; ``None`` for one that writes texts alone.
     """
 
     def __init__(
@@ -87,8 +89,9 @@ class Session:
         limits: Limits | None = None,
         example: tuple[str, str | None] | None = None,
         shown: Mapping[str, bytes] | None = None,
+        coder: Autoencoder | None = None,
     ) -> None:
-        self.folder, self.limits = folder, limits or Limits()
+        self.folder, self.limits, self.coder = folder, limits or Limits(), coder
         self.models = {MAIN: Explored(MAIN, name, loaded)}
         for key, other in (others or {}).items():
             self.models[key] = Explored(key, key, other)
@@ -228,7 +231,9 @@ class Session:
         longest = max(ids.size(1) for ids in reading.inputs)
         if longest > self.limits.tokens:
             raise UserError("text", f"{longest:,} tokens", f"at most {self.limits.tokens:,}", "shorten it")
-        return reading
+        if self.coder is None or explored.key != MAIN:
+            return reading
+        return replace(reading, drawn=drawn(reading, self.coder, explored.loaded.tokenizer.vocab_size))
 
     def _keep(self, made: Pass) -> None:
         self._passes[made.id] = made

@@ -36,6 +36,7 @@ class Reading:
         real: for each of the inputs, which tokens are no padding (1, T); ``None`` where all are real.
         given: the arguments by name, where a model is given more than the inputs.
         seen: the picture or sound that is read in place of a text.
+        drawn: the picture that the last tokens of a text stand for.
     """
 
     inputs: tuple[Any, ...]
@@ -44,6 +45,7 @@ class Reading:
     real: tuple[Any, ...] | None = None
     given: Mapping[str, Any] | None = None
     seen: Seen | None = None
+    drawn: Seen | None = None
 
     @property
     def ids(self) -> tuple[list[int], ...]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pellucid.config import model as config
 from pellucid.config import parts
+from pellucid.data.images import write_grey
 from pellucid.errors import DataError, UserError
 from pellucid.lab import keeping
 from pellucid.lab.fitting import Rows
@@ -97,11 +98,9 @@ def _library() -> tuple[Any, Any]:
 
 def save(folder: Path, model: Encoder, example: Float[Tensor, "1 Y X"]) -> None:
     """Writes a folder that `pellucid classify` and `explore` open, and an image to begin with."""
-    from PIL import Image
-
     keeping.save(folder, model)
-    grey = ((example[0] + 1) / 2 * 255).round().byte().numpy()
-    Image.fromarray(grey).save(folder / "example.png")
+    grey = ((example[0] + 1) / 2 * 255).round().byte()
+    write_grey(grey, folder / "example.png", size=(grey.size(1), grey.size(0)))
 
 
 def varied(images: Float[Tensor, "B 1 Y X"]) -> Float[Tensor, "B 1 Y X"]:

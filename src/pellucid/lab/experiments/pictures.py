@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pellucid.config.parts import Learned
 from pellucid.config.run import Conventions
+from pellucid.inference.drawing import CODES, TEMPERATURE, Autoencoder, codes_after, save_coder
 from pellucid.lab import digits
-from pellucid.lab.drawing import CODES, TEMPERATURE, Autoencoder, images_after, save_coder, train
+from pellucid.lab.drawing import train
 from pellucid.lab.experiment import Experiment, Kept, Measured, Say, Verdict
 from pellucid.lab.fitting import Rows, fit, right
 from pellucid.lab.keeping import save, words
@@ -48,8 +49,8 @@ def measure(seed: int, say: Say) -> Kept:
         if step % 1000 == 0:
             say(f"step {step}: {loss:.2f} nats a token")
     digit = torch.arange(10).repeat(SAMPLES // 10)
-    taken = reader(images_after(model, coder, _prompt(digit), seed=seed)).argmax(-1)
-    seen = images_after(model, coder, _prompt(torch.arange(10).repeat(SHOWN)), seed=seed + 1)[:, 0]
+    taken = reader(coder.decode(codes_after(model, _prompt(digit), seed=seed))).argmax(-1)
+    seen = coder.decode(codes_after(model, _prompt(torch.arange(10).repeat(SHOWN)), seed=seed + 1))[:, 0]
     say(f"{(taken == digit).float().mean():.1%} of {SAMPLES} are read as what was asked for")
     measured = {
         "right": float((taken == digit).float().mean()),
@@ -58,14 +59,16 @@ def measure(seed: int, say: Say) -> Kept:
         "samples": len(digit),
         "seen": [[[round(pixel, 2) for pixel in row] for row in image] for image in seen.tolist()],
     }
-    return Kept(measured, lambda folder: _save(folder, model, coder))
+    image = coder.encode(test.images[:1])[0].tolist()
+    example = " ".join(("a", "handwritten", NAMES[int(test.labels[0])], *(f"code{code}" for code in image)))
+    return Kept(measured, lambda folder: _save(folder, model, coder, example))
 
 
-def _save(folder: Path, model: Decoder, coder: Autoencoder) -> None:
+def _save(folder: Path, model: Decoder, coder: Autoencoder, example: str) -> None:
     """The decoder, with names for the codes that it writes after “a handwritten seven”, and what draws them."""
     save(folder, model, words((*WORDS, *(f"code{i}" for i in range(CODES))), (), Conventions(pad=0)))
     save_coder(folder, coder)
-    (folder / "example.txt").write_text("a handwritten seven", encoding="utf-8")
+    (folder / "example.txt").write_text(example, encoding="utf-8")
 
 
 def _prompt(digit: Int[Tensor, "B"]) -> Int[Tensor, "B 3"]:
