@@ -15,6 +15,7 @@ from PIL import Image as image_library
 
 from pellucid.config import model as config
 from pellucid.config.parts import Attention, FeedForward, Learned, Stack
+from pellucid.config.run import Conventions
 from pellucid.data.sounds import SoundReader
 from pellucid.errors import UserError
 from pellucid.explorer.app import create_app
@@ -22,6 +23,9 @@ from pellucid.explorer.asked import Input
 from pellucid.explorer.export import export_html
 from pellucid.explorer.opening import open_session
 from pellucid.explorer.session import MOST_SHOWN
+from pellucid.inference.drawing import CODES, Autoencoder, save_coder
+from pellucid.lab.keeping import save, words
+from pellucid.lab.makers import decoder
 from pellucid.lab.spoken import HOP, MELS, Listener
 from pellucid.models.build import build
 
@@ -190,6 +194,56 @@ def test_a_position_stands_for_its_moment(listening):
     moved = (a.value("encoder.embedding.narrow_pre") - b.value("encoder.embedding.narrow_pre")).abs().sum(dim=(0, 1))
     loudest = int(moved.argmax()) // 2
     assert abs(loudest - a.reading.pieces.index("1.00s")) <= 2
+
+
+# ---- images that a text stands for -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory):
+    """The folder of a decoder that writes codes after words, and of what makes pixels of them."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("drawing")
+    names = ("a", "seven", *(f"code{i}" for i in range(CODES)))
+    save(folder, decoder(len(names), width=16, positions=Learned(max_length=20)), words(names, (), Conventions(pad=0)))
+    save_coder(folder, Autoencoder())
+    (folder / "example.txt").write_text(" ".join(("a", "seven", *(f"code{4 * i}" for i in range(16)))))
+    return folder
+
+
+def test_what_a_text_ends_in_is_drawn(drawing):
+    session = open_session(drawing)
+    client = client_of(session)
+    made = ran(client, session.example[0]).json()["reads"]
+    assert (made["seen"]["rows"], made["seen"]["columns"], made["seen"]["before"]) == (4, 4, 2)
+    assert made["pieces"][:3] == ["a", "seven", "code0"]
+    assert made["ids"] == [0, 1, *range(2, 66, 4)]  # a text all the same
+    before = drawn(made["seen"])
+    other = ran(client, session.example[0].replace("code60", "code61")).json()["reads"]
+    changed = np.argwhere(drawn(other["seen"]) != before)
+    assert changed.min() >= 3  # the last code is the last corner; its neighbours' pixels it reaches
+    assert "seen" not in ran(client, "a seven").json()["reads"]
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_page_of_a_text_that_is_drawn(page, drawing, axe):
+    from playwright.sync_api import expect
+
+    url, server = serve(create_app(open_session(drawing)))
+    try:
+        page.goto(f"{url}#1?view=tokens")
+        expect(page.get_by_test_id("pieces")).to_contain_text("code60")
+        page.get_by_test_id("picture").press("End")
+        expect(page.get_by_test_id("facts")).to_contain_text("Position 17, piece ‘code60’")
+        axe(page)
+        page.goto(f"{url}#1?view=attention&query=17")
+        expect(page.get_by_test_id("over").get_by_role("heading")).to_contain_text("code60")
+        page.get_by_test_id("text").fill("a seven")
+        page.get_by_test_id("run").click()
+        expect(page.get_by_test_id("over")).to_have_count(0)
+    finally:
+        server.should_exit = True
 
 
 # ---- in a browser ------------------------------------------------------------------------------
