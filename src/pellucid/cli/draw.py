@@ -15,7 +15,9 @@ from pellucid.cli.common import Debug, Json, RunArgument, Seed, Verify, open_run
 
 def draw(
     run: RunArgument,
-    text: Annotated[str, typer.Argument(help="What to draw, in words that it knows.", show_default=False)],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="What to draw, in words that it knows.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("drawn.png"),
     count: Annotated[int, typer.Option(min=1, max=64, help="How many images, side by side.")] = 1,
     size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels of a side, each.")] = 128,

@@ -93,8 +93,8 @@ def _run(chosen: list[Experiment], seeds: int, out: Path, mirror: Path | None, f
         say(f"{sum(outcome.seconds.values()):.0f} s; figure in {out / experiment.name / PNG}")
         if (model := out / experiment.name / MODEL).is_dir():
             example = next(model.glob("example.*"))
-            text = f'"{example.read_text(encoding="utf-8")}"' if example.suffix == ".txt" else example
-            say(f"the model: pellucid explore {model} --text {text}")
+            shown = "" if example.suffix == ".txt" else f" --text {example}"  # a text it begins with by itself
+            say(f"the model: pellucid explore {model}{shown}")
         say("")
     if len(missing) < len(chosen):
         report = write_report(out)

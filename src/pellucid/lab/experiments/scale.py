@@ -106,7 +106,7 @@ EXPERIMENT = Experiment(
     source="Vaswani et al. 2017, §3.2.1 and footnote 4",
     setting=f"Softmax over {KEYS} keys of random queries and keys of size {SIZES[0]} to {SIZES[-1]}; and two layers "
     f"with one head of {WIDTH} each, Xavier weights, that copy {LENGTH} tokens: {STEPS} steps of {ROWS} rows.",
-    minutes=3,
+    minutes=4,
     measure=measure,
     judge=judge,
     draw=draw,
