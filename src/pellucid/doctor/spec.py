@@ -60,11 +60,14 @@ class Batch:
 
     def with_(self, **changes: Any) -> Batch:
         """The same but for what is named, each in one piece of memory: some models ``view`` what they are given."""
-        return replace(self, **{name: None if x is None else x.contiguous() for name, x in changes.items()})
+        whole: dict[str, Any] = {name: None if x is None else x.contiguous() for name, x in changes.items()}
+        return replace(self, **whole)
 
     def rows(self, chosen: Any) -> Batch:
         """Some of its rows."""
-        return Batch(**{f.name: None if (x := getattr(self, f.name)) is None else x[chosen] for f in fields(self)})
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        some: dict[str, Any] = {name: None if x is None else x[chosen] for name, x in values}
+        return Batch(**some)
 
 
 Call = Callable[[Any, Batch], Tensor]
