@@ -132,7 +132,7 @@ EXPERIMENT = Experiment(
     source="Vaswani et al. 2017, §5.4 and table 3 (D); Szegedy et al. 2016",
     setting=f"Dates as people write them anywhere, to be written as 2071-03-13: two and two layers of width {WIDTH}, "
     f"{STEPS} steps of {ROWS}; judged on {JUDGED} dates in languages that were never seen.",
-    minutes=12,
+    minutes=14,
     measure=measure,
     judge=judge,
     draw=draw,

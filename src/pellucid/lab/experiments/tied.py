@@ -101,7 +101,7 @@ EXPERIMENT = Experiment(
     source="Press & Wolf 2017, table 3; Vaswani et al. 2017, §3.4",
     setting=f"The documentation that comes with Python, its {VOCAB - 1:,} most frequent words; two layers of width "
     f"{WIDTH}, {STEPS} steps of {ROWS} × {LENGTH} words.",
-    minutes=4,
+    minutes=5,
     measure=measure,
     judge=judge,
     draw=draw,
