@@ -92,7 +92,7 @@ EXPERIMENT = Experiment(
     source="Kreutzer et al. 2019 (JoeyNMT's task); Anil et al. 2022, on lengths beyond training",
     setting=f"Random words of {SHORTEST} to {LONGEST} out of {VOCAB - 1} tokens are written backwards; two layers of "
     f"width {WIDTH} and LSTMs of as many parameters, {STEPS} steps of {ROWS} words.",
-    minutes=5,
+    minutes=6,
     measure=measure,
     judge=judge,
     draw=draw,
