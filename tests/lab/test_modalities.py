@@ -15,7 +15,7 @@ from pellucid.data.sounds import open_sound
 from pellucid.errors import DataError, UserError
 from pellucid.explorer.asked import Input
 from pellucid.explorer.opening import open_session
-from pellucid.inference.drawing import FILE, codes_after, drawn, greys, load_coder, words_of
+from pellucid.inference.drawing import AUTOENCODER, codes_after, drawn, greys, load_coder, words_of
 from pellucid.inference.predict import classify
 from pellucid.inference.reading import read
 from pellucid.inference.transcribe import Transcript, transcribe
@@ -165,10 +165,15 @@ def test_what_draws_is_kept(tmp_path, monkeypatch, capsys):
     for wrong, told in (("a handwriten six", "only a, handwritten, zero.*handwritten"), (" ", "no word")):
         with pytest.raises(UserError, match=f"(?s){told}"):
             words_of(wrong, loaded.tokenizer)
+    with pytest.raises(UserError, match="text: 5 words; expected at most 4"):
+        codes_after(loaded.model, words_of("a a a handwritten six", loaded.tokenizer))
+    assert codes_after(loaded.model, words_of("a a handwritten six", loaded.tokenizer)).shape == (1, 16)
+    (tmp_path / MODEL / "example.txt").write_bytes(b"a \xff seven")
+    assert open_session(tmp_path / MODEL).example[0].startswith("a ")  # not text, and no reason to stop
     several = torch.cat([words_of(f"a handwritten {name}", loaded.tokenizer) for name in ("six", "two")])
     assert coder.decode(codes_after(loaded.model, several)).shape == (2, 1, 8, 8)
-    (tmp_path / MODEL / FILE).unlink()
-    with pytest.raises(UserError, match=rf"no {FILE}; expected the folder of a model that writes images"):
+    (tmp_path / MODEL / AUTOENCODER).unlink()
+    with pytest.raises(UserError, match=rf"no {AUTOENCODER}; expected the folder of a model that writes images"):
         draw()
 
 

@@ -12,7 +12,7 @@ from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
 from pellucid.explorer.made_up import drawn, sung
 from pellucid.explorer.session import Limits, Session
-from pellucid.inference.drawing import FILE, load_coder
+from pellucid.inference.drawing import AUTOENCODER, load_coder
 from pellucid.inference.seen import Sense, sense_of
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
@@ -76,7 +76,7 @@ def open_session(
         limits=Limits() if tokens is None else Limits(tokens=tokens),
         example=None if text is None else (text, written),
         shown=shown,
-        coder=load_coder(folder) if folder is not None and (folder / FILE).exists() else None,
+        coder=load_coder(folder) if folder is not None and (folder / AUTOENCODER).exists() else None,
     )
     if others:
         session.models[OTHER].name = called if called != name else f"{called} (other)"
@@ -129,6 +129,6 @@ def _sample(folder: Path | None) -> str | None:
     if folder is None:
         return None
     if (folder / EXAMPLE).exists():
-        return (folder / EXAMPLE).read_text(encoding="utf-8").strip()
+        return (folder / EXAMPLE).read_text(encoding="utf-8", errors="replace").strip()
     texts = [sample.get("input") for record in read_records(folder / SAMPLES) for sample in record.get("samples", ())]
     return next((text for text in reversed(texts) if text), None)

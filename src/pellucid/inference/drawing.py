@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from pellucid.config.model import stacks
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError, nearest
 from pellucid.inference.decode import Prompt, generate
@@ -25,7 +26,7 @@ from pellucid.models.checkpoint import load_weights
 from pellucid.models.decoder import Decoder
 from pellucid.models.files import write_tensors
 
-FILE = "drawing.safetensors"  # beside the decoder: the weights of its autoencoder
+AUTOENCODER = "drawing.safetensors"  # beside the decoder: the weights of its autoencoder
 TEMPERATURE = 0.6
 CODES, GRID, PATCH = 64, 4, 2
 
@@ -40,12 +41,12 @@ class Autoencoder(nn.Module):
 
     def __init__(self, width: int = 64, size: int = 16) -> None:
         super().__init__()
-        self.inwards = nn.Sequential(
+        self.encoder = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, PATCH, stride=PATCH), nn.ReLU(),
             nn.Conv2d(width, size, 1),
         )  # fmt: skip
-        self.book = nn.Parameter(torch.randn(CODES, size) / 2)
-        self.outwards = nn.Sequential(
+        self.codebook = nn.Parameter(torch.randn(CODES, size) / 2)
+        self.decoder = nn.Sequential(
             nn.Conv2d(size, width, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(width, width, PATCH, stride=PATCH),
             nn.ReLU(), nn.Conv2d(width, 1, 3, padding=1),
         )  # fmt: skip
@@ -58,24 +59,24 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B 1 8 8"]:
         """The images of codes."""
-        return self.drawn(self.book[codes])
+        return self.drawn(self.codebook[codes])
 
     def states(self, images: Float[Tensor, "B 1 8 8"]) -> Float[Tensor, "B N W"]:
         """What is rounded to codes."""
-        return self.inwards(images).flatten(2).mT
+        return self.encoder(images).flatten(2).mT
 
     def nearest(self, states: Float[Tensor, "B N W"]) -> Int[Tensor, "B N"]:
         """The code whose vector is the nearest to each state."""
-        return torch.cdist(states, self.book).argmin(dim=-1)
+        return torch.cdist(states, self.codebook).argmin(dim=-1)
 
     def drawn(self, vectors: Float[Tensor, "B N W"]) -> Float[Tensor, "B 1 8 8"]:
         """The images of vectors."""
-        return self.outwards(vectors.mT.reshape(len(vectors), -1, GRID, GRID))
+        return self.decoder(vectors.mT.reshape(len(vectors), -1, GRID, GRID))
 
 
 def save_coder(folder: Path, coder: Autoencoder) -> None:
     """Puts it beside the decoder that writes its codes."""
-    write_tensors(dict(coder.named_parameters()), folder / FILE)
+    write_tensors(dict(coder.named_parameters()), folder / AUTOENCODER)
 
 
 def load_coder(folder: Path) -> Autoencoder:
@@ -85,11 +86,11 @@ def load_coder(folder: Path) -> Autoencoder:
         UserError: for a folder without one.
         CheckpointError: for one that is torn, or of another make.
     """
-    if not (folder / FILE).exists():
+    if not (folder / AUTOENCODER).exists():
         expected = "the folder of a model that writes images, as `pellucid lab pictures` leaves it"
-        raise UserError(folder, f"no {FILE}", expected)
+        raise UserError(folder, f"no {AUTOENCODER}", expected)
     coder = Autoencoder()
-    load_weights(coder, folder / FILE)
+    load_weights(coder, folder / AUTOENCODER)
     return coder
 
 
@@ -112,7 +113,14 @@ def words_of(text: str, tokenizer: Tokenizer) -> Int[Tensor, "1 T"]:
 def codes_after(
     model: Decoder, texts: Int[Tensor, "B T"], *, temperature: float = TEMPERATURE, seed: int = 0
 ) -> Int[Tensor, "B N"]:
-    """The codes of an image for each text: words are never written into it."""
+    """The codes of an image for each text: words are never written into it.
+
+    Raises:
+        UserError: for a text after which there is no room for an image.
+    """
+    longest, length = stacks(model.config)[-1].max_length, texts.size(1)
+    if longest is not None and length + GRID**2 - 1 > longest:  # the last code is written and not read
+        raise UserError("text", f"{length} words", f"at most {longest - GRID**2 + 1}")
     model.eval()
     words = model.config.front.vocab_size - CODES
     draws = Sampling((Never(tuple(range(words))), Temperature(temperature)), seed=seed)

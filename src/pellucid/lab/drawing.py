@@ -31,7 +31,7 @@ def train(model: Autoencoder, images: Callable[[], Float[Tensor, "B 1 8 8"]], st
         wanted = images()
         states = model.states(wanted)
         codes = model.nearest(states)
-        vectors = model.book[codes]
+        vectors = model.codebook[codes]
         error = F.mse_loss(model.drawn(states + (vectors - states).detach()), wanted)
         loss = error + F.mse_loss(vectors, states.detach()) + COMMITMENT * F.mse_loss(states, vectors.detach())
         for group in optimizer.param_groups:
@@ -48,4 +48,4 @@ def train(model: Autoencoder, images: Callable[[], Float[Tensor, "B 1 8 8"]], st
 
 @torch.no_grad()
 def _wake(model: Autoencoder, asleep: Tensor, states: Tensor) -> None:
-    model.book[asleep] = states[torch.randint(len(states), (int(asleep.sum()),))]
+    model.codebook[asleep] = states[torch.randint(len(states), (int(asleep.sum()),))]

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 ROWS, CELLS = 512, 1 << 22  # a chunk has so many positions, or more while it stays within so many logits
-FILLED = 64  # the last chunk is filled up to a multiple of so many: oneDNN writes code for each shape of a product,
-# which takes ten times as long as the product itself, and the number of labels differs from batch to batch
+# The last chunk is filled up to a multiple of so many positions: oneDNN writes code for each new shape of a product,
+# which takes ten times as long as the product, and the number of labels differs from batch to batch.
+FILLED = 64
 
 Scores = tuple[Tensor, Tensor, Tensor]
 """The loss that is minimised, the plain negative log-likelihood, and how often the label had the highest score."""
@@ -100,9 +101,9 @@ def _scores(
     filled = F.pad(x, (0, 0, 0, -x.size(0) % FILLED))
     for start in range(0, x.size(0), rows):
         chunk, asked = filled[start : start + rows], labels[start : start + rows]
-        products = F.linear(chunk, w, b)
-        products[len(asked) :] = 0.0
-        logits, positions = products[: len(asked)], torch.arange(len(asked), device=x.device)
+        whole = F.linear(chunk, w, b)  # logits, which become probabilities in place
+        whole[len(asked) :] = 0.0
+        logits, positions = whole[: len(asked)], torch.arange(len(asked), device=x.device)
         label_logit = logits[positions, asked].to(full)
         if gradients is None:
             correct += (logits.argmax(dim=-1) == asked).sum()
@@ -117,7 +118,7 @@ def _scores(
         nats += nll.sum()
         total += (denominator + z_loss * denominator.square() - (1 - smoothing) * label_logit).sum()
         if gradients is not None:
-            gradients.add(start, chunk, products, asked, others, 2 * z_loss * denominator if z_loss else None)
+            gradients.add(start, chunk, whole, asked, others, 2 * z_loss * denominator if z_loss else None)
     if smoothing:  # the mean of all logits is linear in the states: one product says it for all positions
         everything = x.sum(0, dtype=full).dot(w.sum(0, dtype=full))
         everything += 0 if b is None else x.size(0) * b.sum(dtype=full)
