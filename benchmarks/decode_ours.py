@@ -36,44 +36,58 @@ def _ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [tokenizer.text(ids) for ids in tokenizer.encode_batch(texts)]
 
 
+# ---- with the engine, or with the model itself ---------------------------------------------------
+
+
+def _engine(folder: Path, weights: Any) -> Loaded:
+    return fast(_plain(folder), weights)
+
+
+def _plain(folder: Path) -> Loaded:
+    keep_freed_memory()
+    return load(folder / MODEL)
+
+
+def _write(loaded: Loaded, case: Case) -> list[Any]:
+    prompt = Prompt(torch.tensor(case.rows))
+    return generate(loaded.model, prompt, max_new_tokens=case.new, writer=loaded.writer)
+
+
+def _translate(loaded: Loaded, case: Case) -> list[Any]:
+    target, pad = loaded.tokenizer.target, loaded.tokenizer.require("pad")
+
+    def batch(rows: list[list[int]]) -> list[list[int]]:
+        source, keep = padded(rows, pad, loaded.model.device)
+        start = torch.tensor([[*target.start, *target.forced]]).expand(len(rows), -1)
+        found = beam_search(
+            loaded.model,
+            Prompt(start, source=source, source_keep=keep),
+            beams=case.beams,
+            max_new_tokens=case.new,
+            ends=target.ends,
+            penalty=PENALTY,
+            patience=1.0,  # as CTranslate2 stops, and transformers with early_stopping
+            written=len(target.forced),
+            writer=loaded.writer,
+        )
+        return [list(best[0].tokens) for best in found]
+
+    return by_batches(case, batch)
+
+
 # ---- the engine ----------------------------------------------------------------------------------
 
 
 def engine_writes(folder: Path, weights: Any) -> Side:
     """Greedy, of a forced length."""
-    from pellucid.inference.engine import Engine
-
-    keep_freed_memory()
-    engine = Engine(load(folder / MODEL).model, weights=weights)  # type: ignore[arg-type]
-    return lambda case: engine.generate(case.rows, max_new_tokens=case.new)
+    loaded = _engine(folder, weights)
+    return lambda case: _write(loaded, case)
 
 
 def engine_translates(folder: Path, weights: Any) -> Side:
     """The best of a beam search; the engine is given one batch at a time, as the others are."""
-    from pellucid.inference.engine import Engine
-
-    keep_freed_memory()
-    loaded = load(folder / MODEL)
-    engine, target = Engine(loaded.model, weights=weights), loaded.tokenizer.target  # type: ignore[arg-type]
-    start = [*target.start, *target.forced]
-
-    def run(case: Case) -> list[Any]:
-        def batch(rows: list[list[int]]) -> list[list[int]]:
-            found = engine.beam_search(
-                [start] * len(rows),
-                sources=rows,
-                beams=case.beams,
-                max_new_tokens=case.new,
-                ends=target.ends,
-                penalty=PENALTY,
-                patience=1.0,  # as CTranslate2 stops, and transformers with early_stopping
-                written=len(target.forced),
-            )
-            return [list(best[0].tokens) for best in found]
-
-        return by_batches(case, batch)
-
-    return run
+    loaded = _engine(folder, weights)
+    return lambda case: _translate(loaded, case)
 
 
 def engine_embeds(folder: Path, weights: Any) -> Side:
@@ -94,30 +108,14 @@ def engine_embeds(folder: Path, weights: Any) -> Side:
 
 def reference_writes(folder: Path, weights: str) -> Side:
     """:func:`pellucid.inference.decode.generate`."""
-    keep_freed_memory()
-    model = load(folder / MODEL).model
-    return lambda case: generate(model, Prompt(torch.tensor(case.rows)), max_new_tokens=case.new)
+    loaded = _plain(folder)
+    return lambda case: _write(loaded, case)
 
 
 def reference_translates(folder: Path, weights: str) -> Side:
     """:func:`pellucid.inference.beam.beam_search`."""
-    keep_freed_memory()
-    loaded = load(folder / MODEL)
-    model, tokenizer = loaded.model, loaded.tokenizer
-    target, pad = tokenizer.target, tokenizer.require("pad")
-
-    def run(case: Case) -> list[Any]:
-        def batch(rows: list[list[int]]) -> list[list[int]]:
-            source, keep = padded(rows, pad, model.device)
-            start = torch.tensor([[*target.start, *target.forced]]).expand(len(rows), -1)
-            prompt = Prompt(start, source=source, source_keep=keep)
-            settings = {"beams": case.beams, "max_new_tokens": case.new, "written": len(target.forced), "patience": 1.0}
-            found = beam_search(model, prompt, ends=target.ends, penalty=PENALTY, **settings)
-            return [list(best[0].tokens) for best in found]
-
-        return by_batches(case, batch)
-
-    return run
+    loaded = _plain(folder)
+    return lambda case: _translate(loaded, case)
 
 
 def reference_embeds(folder: Path, weights: str) -> Side:

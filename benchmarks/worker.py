@@ -49,7 +49,7 @@ class Candidate:
         fused: AdamW in one kernel; pellucid's always is.
         keep_memory: freed memory is kept for the next step.
         plain_attention: products and softmax instead of the fused kernel; pellucid chooses by itself.
-        compiled: by ``torch.compile``.
+        compiled: by ``torch.compile``; pellucid's blocks, one at a time.
         recompute: blocks are computed once more in the backward pass, for memory.
     """
 
@@ -86,6 +86,7 @@ _AS_FOUND: Mapping[str, Any] = {"precision": "float32", "matmul": "highest", "fu
 
 GPT: Mapping[str, Candidate] = {
     **_OURS,
+    "pellucid, bfloat16, compiled": Candidate(peer=None, matmul="highest", compiled=True),
     "pellucid, bfloat16, recomputing": Candidate(peer=None, matmul="highest", recompute=True),
     "plain GPT": Candidate(peer=peers.plain_gpt, **_AS_FOUND),
     "plain GPT, compiled": Candidate(peer=peers.plain_gpt, **_AS_FOUND, compiled=True),
@@ -151,7 +152,13 @@ def trainee(candidate: Candidate, work: Work) -> Trainee:
     torch.set_float32_matmul_precision(candidate.matmul)
     torch.manual_seed(0)
     training: Training = from_dict(
-        Training, {**ENDLESS, "precision": candidate.precision, "recompute": candidate.recompute}
+        Training,
+        {
+            **ENDLESS,
+            "precision": candidate.precision,
+            "recompute": candidate.recompute,
+            "compile": candidate.compiled and candidate.peer is None,
+        },
     )
     if candidate.peer is None:
         model: nn.Module = build(work.model)

@@ -1,7 +1,7 @@
 """Findings that fail together become one cause, the right one, whose name, fix and reference stand in the report."""
 
 import pytest
-from zoo import caches, encoder_decoders, losses, published
+from zoo import caches, decoders, encoder_decoders, losses, published
 from zoo.entry import Bug
 
 import pellucid as pl
@@ -10,9 +10,11 @@ from pellucid.doctor.checks import CHECKS
 from pellucid.doctor.diagnose import diagnosed
 from pellucid.doctor.finding import Finding, Status
 
-BUGS = {bug.name: bug for zoo in (caches, encoder_decoders, losses, published) for bug in zoo.BUGS}
+BUGS = {bug.name: bug for zoo in (caches, decoders, encoder_decoders, losses, published) for bug in zoo.BUGS}
 CAUSES = {
     "nn.Transformer without tgt_mask": "a layer has no causal mask",
+    "no causal mask in one head of four": "a layer has no causal mask",
+    "the mask is one off to the right: tril(1)": "the causal mask is off by one: a query sees the next key",
     "GPT-2: no mask on the path of training": "the causal mask is lost on the path that training takes",
     "GPT-2: the last norm is over time": "a norm takes its statistics over time",
     "Llama: the mask is upside down": "the causal mask is upside down",

@@ -11,7 +11,7 @@ from pellucid.config import model as config
 from pellucid.config import parts
 from pellucid.errors import UserError
 from pellucid.inference.alignments import Coverage
-from pellucid.inference.beam import Beams, Power, Search, Wu, beam_search, beam_search_with
+from pellucid.inference.beam import Beams, Power, Search, Wu, beam_search
 from pellucid.inference.decode import Prompt, generate
 from pellucid.inference.rules import (
     BadWords,
@@ -234,11 +234,10 @@ def test_coverage(patience, layer):
 def test_any_writer_finds_the_same(family):
     model, prompt = small(family), torch.randint(2, VOCAB, (3, 4))
     source = torch.randint(2, VOCAB, (3, 6)) if family != "decoder" else None
-    beams, rules = Beams(3, (EOS,), Power(1.0), patience=1.5), (NoRepeat(2), MinLength(2, (EOS,)))
-    expected = beam_search(model, Prompt(prompt, source=source), beams=3, max_new_tokens=5, ends=(EOS,),
-                           penalty=Power(1.0), patience=1.5, filters=rules)  # fmt: skip
-    sources = None if source is None else source.tolist()
-    found = beam_search_with(Plain(model), prompt.tolist(), sources, beams=beams, max_new_tokens=5, rules=rules)
+    rules = (NoRepeat(2), MinLength(2, (EOS,)))
+    asked = {"beams": 3, "max_new_tokens": 5, "ends": (EOS,), "penalty": Power(1.0), "patience": 1.5, "filters": rules}
+    expected = beam_search(model, Prompt(prompt, source=source), **asked)
+    found = beam_search(model, Prompt(prompt, source=source), **asked, writer=Plain(model))
     for one, other in zip(found, expected, strict=True):
         same(one, [(text.tokens, text.score) for text in other])
 

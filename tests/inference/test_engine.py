@@ -7,6 +7,8 @@ from families import CHOICES, VOCAB, small
 import pellucid as pl
 from pellucid.errors import UserError
 from pellucid.explorer.opening import SHIPPED
+from pellucid.inference.batches import padded
+from pellucid.inference.decode import generations
 from pellucid.inference.engine import Engine
 from pellucid.inference.engine.head import chosen_products, copied_products
 from pellucid.inference.engine.looking import softmax
@@ -18,6 +20,7 @@ from pellucid.inference.writer import Plain, filled, vacate
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [3, 4, 5]]
 SOURCES = [[7, 8], [9, 10, 11, 12], [13], [5, 6, 4, 3, 2, 9]]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +34,11 @@ def poison():
 def texts(family, rows=range(4)):
     sources = [SOURCES[row] for row in rows] if family == "encoder_decoder" else None
     return [PROMPTS[row] for row in rows], sources
+
+
+def prompt_of(prompts, sources=None):
+    source, source_keep = (None, None) if sources is None else padded(sources, 0, CPU)
+    return pl.Prompt(*padded(prompts, 0, CPU), source, source_keep)
 
 
 def near(found, expected):
@@ -82,11 +90,51 @@ def test_the_last_rows_take_the_places_of_those_that_leave():
 def test_greedy_tokens_are_those_of_the_model(family, choice):
     model = small(family, **CHOICES[choice])
     prompts, sources = texts(family)
-    found = Engine(model).generate(prompts, sources=sources, max_new_tokens=12, ends=(3, 7))
+    found = pl.generate(model, prompt_of(prompts, sources), max_new_tokens=12, ends=(3, 7), writer=Engine(model))
     for row, prompt in enumerate(prompts):
         source = None if sources is None else torch.tensor([sources[row]])
         alone = pl.Prompt(torch.tensor([prompt]), source=source)
         assert found[row] == pl.generate(model, alone, max_new_tokens=12, ends=(3, 7))[0]
+
+
+class Counting(Engine):
+    """Remembers how many rows each step was taken for."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.counts = []
+
+    def extend(self, tokens, rows):
+        self.counts.append(len(tokens))
+        return super().extend(tokens, rows)
+
+
+@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+def test_rows_that_are_over_leave_the_batch_and_their_likelihoods_stay_theirs(family):
+    model, prompt = small(family), prompt_of(*texts(family))
+    asked = {"max_new_tokens": 9, "logprobs": 2, "stops": [lambda text, n=n: len(text) == n for n in (2, 1, 9, 5)]}
+    writer = Counting(model)
+    found, expected = (generations(model, prompt, **asked, writer=each) for each in (writer, None))
+    assert writer.counts == [3, 2, 2, 2, 1, 1, 1, 1]
+    assert [(one.tokens, one.reason) for one in found] == [(one.tokens, one.reason) for one in expected]
+    assert [one.reason for one in found] == ["stop"] * 4
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [each.logprob for each in ours.likelihoods] == pytest.approx(
+            [e.logprob for e in theirs.likelihoods], abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+def test_rows_that_are_drawn_stay_so_that_each_draws_the_same(family):
+    model, prompt = small(family), prompt_of(*texts(family))
+    asked = {
+        "max_new_tokens": 4,
+        "sampling": Sampling(seed=3),
+        "stops": [lambda text, n=n: len(text) == n for n in (1, 1, 1, 4)],
+    }
+    writer = Counting(model)
+    assert pl.generate(model, prompt, **asked, writer=writer) == pl.generate(model, prompt, **asked)
+    assert writer.counts == [4, 4, 4]
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
@@ -101,14 +149,10 @@ def test_rounded_weights_give_nearly_the_same(family, weights):
 
 @pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
 def test_a_row_in_whole_steps_does_not_depend_on_its_neighbours(family):
-    engine = Engine(small(family), "int8")
-    prompts, sources = texts(family)
-    together = engine.generate(prompts, sources=sources, max_new_tokens=10)
-    alone = [
-        engine.generate([prompt], sources=None if sources is None else [sources[row]], max_new_tokens=10)[0]
-        for row, prompt in enumerate(prompts)
-    ]
-    assert together == alone
+    model = small(family)
+    asked = {"max_new_tokens": 10, "writer": Engine(model, "int8")}
+    together = pl.generate(model, prompt_of(*texts(family)), **asked)
+    assert together == [pl.generate(model, prompt_of(*texts(family, [row])), **asked)[0] for row in range(4)]
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -161,16 +205,16 @@ def test_a_softmax_that_is_filled_up_is_the_same(count):
 
 def test_it_steps_aside_for_a_trace():
     model = small("decoder")
-    engine = Engine(model)
+    prompt, engine = prompt_of([[5, 6, 7]]), Engine(model)
     with pl.trace(model, watch="logits") as tape, pytest.warns(UserWarning, match="steps aside"):
-        found = engine.generate([[5, 6, 7]], max_new_tokens=3)
+        found = pl.generate(model, prompt, max_new_tokens=3, writer=engine)
     assert "logits" in tape.names
-    assert found == engine.generate([[5, 6, 7]], max_new_tokens=3)
+    assert found == pl.generate(model, prompt, max_new_tokens=3, writer=engine)
 
 
 def test_a_text_ends_where_the_positions_do():
     model = small("decoder", **CHOICES["learned"])
-    (written,) = Engine(model).generate([list(range(1, 31))], max_new_tokens=100)
+    (written,) = pl.generate(model, prompt_of([list(range(1, 31))]), max_new_tokens=100, writer=Engine(model))
     assert len(written) == 11
     with pytest.raises(UserError, match="41 tokens"):
         Engine(model).prefill([[1] * 41])
@@ -190,13 +234,12 @@ def test_beams_find_the_texts_of_the_plain_search(family, choice):
     model = small(family, **CHOICES[choice])
     prompts, sources = texts(family)
     for beams, penalty in ((1, pl.Wu(0.6)), (3, pl.Wu(0.6)), (4, pl.Power(1.0))):
-        found = Engine(model, leaving=0.1).beam_search(
-            prompts, sources=sources, beams=beams, max_new_tokens=9, ends=(3, 7), penalty=penalty
-        )
+        asked = {"beams": beams, "max_new_tokens": 9, "ends": (3, 7), "penalty": penalty}
+        found = pl.beam_search(model, prompt_of(prompts, sources), **asked, writer=Engine(model))
         for row, prompt in enumerate(prompts):
             source = None if sources is None else torch.tensor([sources[row]])
             alone = pl.Prompt(torch.tensor([prompt]), source=source)
-            (best,) = pl.beam_search(model, alone, beams=beams, max_new_tokens=9, ends=(3, 7), penalty=penalty)
+            (best,) = pl.beam_search(model, alone, **asked)
             assert [h.tokens for h in found[row]] == [h.tokens for h in best]
             assert [h.score for h in found[row]] == pytest.approx([h.score for h in best], abs=1e-4)
 
@@ -206,16 +249,16 @@ def test_rules_hold_in_rows_and_beams(family):
     model = small(family)
     prompts, sources = texts(family)
     rules = (NoRepeat(2), Never((11,)), LogitBias(((7, 2.0),)))
-    greedy = Engine(model, leaving=0.1).generate(
-        prompts, sources=sources, max_new_tokens=9, ends=(3, 7), sampling=Sampling(rules)
-    )
-    search = {"beams": 3, "max_new_tokens": 9, "ends": (3, 7)}
-    beams = Engine(model, leaving=0.1).beam_search(prompts, sources=sources, rules=rules, **search)
+    together, writer = prompt_of(prompts, sources), Engine(model)
+    written = {"max_new_tokens": 9, "ends": (3, 7), "sampling": Sampling(rules)}
+    greedy = pl.generate(model, together, **written, writer=writer)
+    search = {"beams": 3, "max_new_tokens": 9, "ends": (3, 7), "filters": rules}
+    beams = pl.beam_search(model, together, **search, writer=writer)
     for row, prompt in enumerate(prompts):
         source = None if sources is None else torch.tensor([sources[row]])
         alone = pl.Prompt(torch.tensor([prompt]), source=source)
-        assert greedy[row] == pl.generate(model, alone, max_new_tokens=9, ends=(3, 7), sampling=Sampling(rules))[0]
-        (best,) = pl.beam_search(model, alone, filters=rules, **search)
+        assert greedy[row] == pl.generate(model, alone, **written)[0]
+        (best,) = pl.beam_search(model, alone, **search)
         assert [h.tokens for h in beams[row]] == [h.tokens for h in best]
 
 
@@ -227,7 +270,6 @@ def test_a_loaded_model_made_fast_translates_as_before(beams):
 
 
 def test_a_row_without_a_way_on_ends_with_what_it_has():
-    found = Engine(small("decoder")).generate(
-        [[5, 6], [7]], max_new_tokens=5, sampling=Sampling([Never(tuple(range(VOCAB)))])
-    )
-    assert found == [[], []]
+    model, sampling = small("decoder"), Sampling([Never(tuple(range(VOCAB)))])
+    prompt = prompt_of([[5, 6], [7]])
+    assert pl.generate(model, prompt, max_new_tokens=5, sampling=sampling, writer=Engine(model)) == [[], []]

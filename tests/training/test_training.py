@@ -89,7 +89,7 @@ def test_the_loss_ignores_padding_and_smooths_as_the_formula_says(family):
     expected = -((1 - smoothing) * picked + smoothing * log_p.mean(-1)).sum()
     torch.testing.assert_close(loss.total, expected)
     torch.testing.assert_close(loss.nats, -picked.sum())
-    assert loss.count == batch.num_labels == int(batch.keep.sum())
+    assert loss.num_labels == batch.num_labels == int(batch.keep.sum())
 
 
 class Repeating:

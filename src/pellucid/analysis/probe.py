@@ -112,11 +112,11 @@ def fit_probe(features: Float[Tensor, "N D"], labels: Int[Tensor, " N"], *, pena
     def loss() -> Tensor:
         optimizer.zero_grad()
         value = F.cross_entropy(F.linear(x, weight, bias), labels) + penalty / 2 * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     scaled = weight.detach() / deviation
     return Probe(scaled.to(features.dtype), (bias.detach() - scaled @ mean).to(features.dtype))
 
@@ -130,7 +130,7 @@ def control_labels(
         UserError: for lengths that differ or negative labels.
     """
     _check(types[:, None], labels)
-    distinct, which = types.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    distinct, which = types.unique(return_inverse=True)
     frequency = torch.bincount(labels).double().cpu()
     return frequency.multinomial(len(distinct), replacement=True, generator=generator).to(labels.device)[which]
 

@@ -167,14 +167,14 @@ def _ordered(x: Tensor, a: Tensor, axis: int, size: int) -> Tensor | None:
     order = order_of(wanted, blocks)
     if order is None:
         return None
-    return x.movedim(axis, 0).unflatten(0, (-1, size))[order].flatten(0, 1).movedim(0, axis)  # type: ignore[no-untyped-call]
+    return x.movedim(axis, 0).unflatten(0, (-1, size))[order].flatten(0, 1).movedim(0, axis)
 
 
 def _repaired(x: Tensor, a: Tensor, axis: int, head_dim: int) -> Tensor | None:
     """The coordinates of each head paired the other way."""
     if head_dim % 2:
         return None
-    heads = x.movedim(axis, 0).unflatten(0, (-1, head_dim))  # type: ignore[no-untyped-call]
+    heads = x.movedim(axis, 0).unflatten(0, (-1, head_dim))
     interleaved = torch.arange(head_dim).view(2, -1).T.flatten()
     for order in (interleaved, interleaved.argsort()):
         found: Tensor = heads[:, order].flatten(0, 1).movedim(0, axis)

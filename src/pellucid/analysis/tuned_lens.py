@@ -106,7 +106,7 @@ def _learn(model: nn.Module, lens: TunedLens, states: Float[Tensor, "N M D"]) ->
     ):  # a clone of what inference mode made can be learned from
         with torch.enable_grad():
             loss = _divergence(model, lens.translate(layer, state), final).mean()
-        loss.backward(inputs=[lens.weight, lens.bias])  # type: ignore[no-untyped-call]
+        loss.backward(inputs=[lens.weight, lens.bias])
 
 
 def _final(model: nn.Module, states: Float[Tensor, "N *B D"]) -> Float[Tensor, "*B V"]:

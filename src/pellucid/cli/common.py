@@ -82,9 +82,10 @@ def penalty_of(text: str) -> LengthPenalty:
     """
     from pellucid.inference.beam import Power, Wu
 
+    kinds: dict[str, type[Wu | Power]] = {"": Wu, "wu": Wu, "power": Power}
     kind, _, number = text.rpartition(":")
     try:
-        return {"": Wu, "wu": Wu, "power": Power}[kind](float(number))
+        return kinds[kind](float(number))
     except (KeyError, ValueError):
         raise UserError("--length-penalty", f'found "{text}"', "wu:0.6, power:1.0 or the like") from None
 

@@ -6,17 +6,20 @@ Examples: `pellucid demo`, `pellucid demo decoder`, `pellucid demo encoder --jso
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from pellucid.cli.common import Debug, Device, Json, Report, Seed, device_of, end_card, print_json, say
 from pellucid.config.defaults import DEMOS, demo_run
+from pellucid.config.run import NamedData
 
 if TYPE_CHECKING:
+    from pellucid.data.corpus import Pair
+    from pellucid.data.files import Document
     from pellucid.models.checkpoint import Loaded
     from pellucid.training.session import Session
 
@@ -51,8 +54,8 @@ def demo(
     say("making the data and training the tokenizer …", json)
     session = prepare(run, device=device_of(device))
     parameters = sum(p.numel() for p in session.model.parameters())
-    name = type(session.model).__name__
-    say(f"{name}: {parameters:,} parameters on {len(session.corpus.train):,} examples of {run.data.name}", json)
+    name, data = type(session.model).__name__, run.data.name if isinstance(run.data, NamedData) else "its own"
+    say(f"{name}: {parameters:,} parameters on {len(session.corpus.train):,} examples of {data}", json)
     Report(run.training.steps, quiet=json).follow(fit(session, folder))
     # What is judged and shown is the run as saved, read back from its folder.
     figures = show[family](session, load_run(folder, device=device_of(device)), json)
@@ -69,7 +72,8 @@ def _dates(session: Session, loaded: Loaded, quiet: bool) -> Figures:
     from pellucid.inference.predict import translate
 
     notes, figures = session.corpus.notes, {}
-    for name, pairs in session.corpus.tests.items():
+    for name, examples in session.corpus.tests.items():
+        pairs = cast("Sequence[Pair]", examples)
         written = translate(loaded, [pair.source for pair in pairs], max_new_tokens=16)
         right = [said == pair.target for said, pair in zip(written, pairs, strict=True)]
         figures[f"exact_{name}"] = round(sum(right) / len(right), 5)
@@ -99,7 +103,7 @@ def _writing(session: Session, loaded: Loaded, quiet: bool) -> Figures:
     from pellucid.training.evaluate import evaluate, text_bytes
     from pellucid.training.session import validation_batches
 
-    held = session.corpus.validation
+    held = cast("Sequence[Document]", session.corpus.validation)
     evaluation = evaluate(loaded.model, validation_batches(session), session.run.objective)
     size = text_bytes(held)
     figures: Figures = {"bits_per_byte": round(evaluation.bits_per_byte(size), 4), "perplexity": evaluation.perplexity}

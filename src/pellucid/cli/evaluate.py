@@ -72,8 +72,8 @@ def _examples(
     if text:
         data = TextFiles(train=(str(text),), validation=(str(text),))
     elif source and target:
-        same = {"source": str(source), "target": str(target)}
-        data = ParallelFiles(**same, validation_source=str(source), validation_target=str(target))
+        left, right = str(source), str(target)
+        data = ParallelFiles(source=left, target=right, validation_source=left, validation_target=right)
     elif labelled:
         data = LabelledFiles(train=str(labelled), validation=str(labelled))
     elif mirror and isinstance(data, NamedData):

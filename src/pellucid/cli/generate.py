@@ -84,8 +84,10 @@ def generate(
             print(piece, end="", flush=True)
         print()
         return
-    settings = {"max_new_tokens": tokens, "sampling": sampling, "rules": rules, "stop": stops}
-    for prompt, one in zip(prompts, completions(loaded, prompts, logprobs=logprobs, **settings), strict=True):
+    told_of = completions(
+        loaded, prompts, max_new_tokens=tokens, sampling=sampling, rules=rules, stop=stops, logprobs=logprobs
+    )
+    for prompt, one in zip(prompts, told_of, strict=True):
         if json:
             print_json({"prompt": prompt, "text": one.text, **told(one, loaded.tokenizer)})
         else:
@@ -102,7 +104,7 @@ def sampling_of(
     typical: float | None = None,
 ) -> Sampling:
     """The pipeline that the options describe; a temperature of 0 is greedy."""
-    from pellucid.inference.sampling import GREEDY, Filter, MinP, Sampling, Temperature, TopK, TopP, Typical
+    from pellucid.inference.sampling import GREEDY, MinP, Sampling, Temperature, TopK, TopP, Typical
 
     if temperature == 0:
         return GREEDY

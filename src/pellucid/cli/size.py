@@ -183,6 +183,7 @@ def _inference(size: Size) -> list[Row]:
 def _machine(size: Size, utilization: float) -> list[Row]:
     cost, machine, writing = size.cost, size.machine, size.writing
     kept = "checkpointed" if size.means.checkpointing else "kept"
+    rows: list[Row]
     if cost.devices is None:
         rows = [(f"training, {kept}", f"no number of devices: each would need {_bytes(cost.memory)}")]
     else:

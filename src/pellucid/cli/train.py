@@ -82,12 +82,13 @@ def train(
         raise UserError("train", "nothing to train", "a recipe or a family", "see `pellucid train --help`")
     given = _data(text, source, target, labelled, data, mirror)
     if start is None:
-        run = _run(what, given, mirror, settings or [])
+        assert what is not None  # or there would be nothing to train
+        run, name = _run(what, given, mirror, settings or []), what
     else:
+        name = what or f"{start.name}-tuned"
         run = _continued(start, what, given, freeze or [], lora, settings or [])
     run = run if seed is None else replace(run, seed=seed)
-    name = Path(what).stem if what and _is_file(what) else what or f"{start.name}-tuned"
-    folder = out or Path("runs") / name
+    folder = out or Path("runs") / (Path(name).stem if _is_file(name) else name)
     _train(run, folder, device=device, shard=shard, force=force, json=json, wandb=wandb, watch=watch)
 
 
@@ -201,7 +202,7 @@ def _continued(
     if given is None:
         raise UserError("train --from", "no data", "--text, --source and --target, --labelled or --data")
     if what is not None and "=" in what:  # a setting: there is no family to name
-        what, settings = None, [what, *settings]
+        settings, what = [what, *settings], None
     model, objective, _ = describe(start)
     run = continued_run(model, objective, str(start), what, given)
     low_rank = None if lora is None else LoRA(rank=lora, alpha=2.0 * lora)

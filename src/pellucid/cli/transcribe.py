@@ -25,13 +25,15 @@ def transcribe(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
+    import torch
+
     from pellucid.data.sounds import open_sound
     from pellucid.inference.transcribe import transcribe as run_transcription
 
     waves = [open_sound(path) for path in files]
     loaded = open_run(run, device, verify)
     for path, wave in zip(files, waves, strict=True):
-        found = run_transcription(loaded, wave, language=language, task=task, timed=times)
+        found = run_transcription(loaded, torch.from_numpy(wave), language=language, task=task, timed=times)
         if json:
             print_json({"file": str(path), **asdict(found)})
         elif found.segments:

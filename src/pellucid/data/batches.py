@@ -41,6 +41,7 @@ def training_batches(
         DataError: for examples of the wrong kind, a text too short for one window, a label not in ``labels``.
     """
     fitting = checked(examples, objective)
+    assert not isinstance(objective, run.NoObjective)  # has been refused
     match objective:
         case run.Causal() | run.Masked() | run.SpanCorruption():
             rows = max(1, batch_tokens // objective.length)
@@ -60,6 +61,7 @@ def evaluation_batches(
 ) -> EvaluationBatches:
     """Batches that cover every example, and every token to predict, exactly once. See :func:`training_batches`."""
     fitting = checked(examples, objective)
+    assert not isinstance(objective, run.NoObjective)  # has been refused
     match objective:
         case run.Causal() | run.Masked() | run.SpanCorruption():
             rows = max(1, batch_tokens // objective.length)

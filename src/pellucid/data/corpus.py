@@ -62,8 +62,8 @@ class Corpus:
         """The corpus of pairs with source and target exchanged."""
         tests = {name: _swapped(pairs) for name, pairs in self.tests.items()}
         languages = self.split_by_moses and Languages(self.split_by_moses.target, self.split_by_moses.source)
-        sides = {"train": _swapped(self.train), "validation": _swapped(self.validation), "tests": tests}
-        return replace(self, **sides, split_by_moses=languages)
+        train, validation = _swapped(self.train), _swapped(self.validation)
+        return replace(self, train=train, validation=validation, tests=tests, split_by_moses=languages)
 
 
 @dataclass(frozen=True)

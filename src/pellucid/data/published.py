@@ -57,7 +57,7 @@ def _word_pieces(path: Path, *, lowercase: bool) -> tokenizers.Tokenizer:
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     raw.decoder = decoders.WordPiece()
     _mark_special(raw)
-    _frame(raw, (raw.token_to_id("[CLS]"),), (raw.token_to_id("[SEP]"),))
+    _frame(raw, ["[CLS]"], ["[SEP]"])
     return raw
 
 
@@ -72,7 +72,7 @@ def _byte_pairs(folder: Path, *, framed: bool) -> tokenizers.Tokenizer:
     raw.decoder = decoders.ByteLevel()
     _mark_special(raw)
     if framed:
-        _frame(raw, (raw.token_to_id("<s>"),), (raw.token_to_id("</s>"),))
+        _frame(raw, ["<s>"], ["</s>"])
     return raw
 
 
@@ -114,7 +114,8 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, family: str, longest: in
         )
     raw = tokenizers.Tokenizer.from_str(tokenizer.raw.to_str())
     if (frame := _around(tokenizer, family)) != template(raw):
-        _frame(raw, *frame)
+        before, after = ([name for i in ids if (name := raw.id_to_token(i)) is not None] for ids in frame)
+        _frame(raw, before, after)
     bos = next(iter(tokenizer.start), None) if family == "decoder" else tokenizer.bos
     roles = {"pad": tokenizer.pad, "unk": tokenizer.unk, "bos": bos, "eos": tokenizer.eos, "mask": tokenizer.mask}
     settings = {
@@ -144,11 +145,10 @@ def _around(tokenizer: Tokenizer, family: str) -> Frame:
             return (), ()
 
 
-def _frame(raw: tokenizers.Tokenizer, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+def _frame(raw: tokenizers.Tokenizer, before: list[str], after: list[str]) -> None:
     """Lets a tokenizer of the library put these tokens around a text."""
-    names = [[raw.id_to_token(i) for i in ids] for ids in (before, after)]
-    known = list(dict.fromkeys(zip(names[0] + names[1], before + after, strict=True)))
-    raw.post_processor = processors.TemplateProcessing(single=[*names[0], "$A", *names[1]], special_tokens=known)
+    known = [(name, raw.token_to_id(name)) for name in dict.fromkeys(before + after)]
+    raw.post_processor = processors.TemplateProcessing(single=[*before, "$A", *after], special_tokens=known)
 
 
 def _ids(tokenizer: Tokenizer, family: str, bos: int | None) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _read(path: Path) -> Any:
     except ImportError:
         hint = "pip install 'pellucid[sentencepiece]'"
         raise UserError(path, "is a sentencepiece model, which needs the sentencepiece extra", hint=hint) from None
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made when it is imported
     try:
         model.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as error:

@@ -117,10 +117,8 @@ class Tokenizer:
         changed = self.conventions
         if source is not None:
             own = self.special(source)
-            swap = {
-                name: tuple(i if i in plain else own for i in getattr(changed, name)) for name in ("before", "after")
-            }
-            changed = replace(changed, **swap)
+            before, after = (tuple(i if i in plain else own for i in ids) for ids in (changed.before, changed.after))
+            changed = replace(changed, before=before, after=after)
         if target is not None:
             own = self.target.special(target)
             starts = bool(changed.start) and changed.start[0] not in plain
@@ -157,7 +155,7 @@ class Tokenizer:
         Raises:
             DataError: if there is none of this name, with the nearest.
         """
-        names = {self.raw.id_to_token(i): i for i in self.special_ids}
+        names = self.special_tokens
         if name not in names:
             raise DataError("tokenizer", f'no special token "{name}"', hint=nearest(name, names))
         return names[name]
@@ -165,7 +163,12 @@ class Tokenizer:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Every id that stands for no text."""
-        return frozenset(i for i, token in self.raw.get_added_tokens_decoder().items() if token.special)
+        return frozenset(self.special_tokens.values())
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """The ids of those, by their names."""
+        return {token.content: i for i, token in self.raw.get_added_tokens_decoder().items() if token.special}
 
     @cached_property
     def sentinels(self) -> tuple[int, ...]:

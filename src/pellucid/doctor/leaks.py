@@ -90,6 +90,11 @@ LEAKS: tuple[Pattern, ...] = (
         references=("huggingface/transformers#31673",),
     ),
     Pattern(
+        name="the causal mask is off by one: a query sees the next key", begins=(CAUSAL, MASK), explains=LEAK,
+        when=signs.holds(MASK, "ahead", 1, "a query gives weight to the key after it, and to none beyond"),
+        fix="torch.ones(T, T, dtype=torch.bool).tril() to keep, or .triu(1) to hide: the diagonal is the query itself",
+    ),
+    Pattern(
         name="a layer has no causal mask", when=signs.no_mask, begins=(CAUSAL,), explains=LEAK,
         fix="give every layer the mask: scores.masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -inf), or "
         "is_causal=True",

@@ -145,7 +145,7 @@ class _Seen:
         self.tokens = max(self.tokens, flat.size(0))
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations(TorchDispatchMode):
     """Hears every activation that is an operation of PyTorch, also where no module stands for it."""
 
     supports_higher_order_operators = True

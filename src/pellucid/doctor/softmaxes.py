@@ -31,7 +31,7 @@ NEUTRAL = {
 SOFTMAX = ("_softmax", "_safe_softmax")
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(TorchDispatchMode):
     """Follows products (…, T, T), and what a softmax makes of them, from operation to operation."""
 
     def __init__(self, length: int, stack: CallStack) -> None:

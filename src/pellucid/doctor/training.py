@@ -120,7 +120,7 @@ def trained(
     for step in range(steps):
         value = loss(model, batches(step))
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         losses.append(float(value.detach()))
@@ -141,7 +141,7 @@ def gradients_by_name(model: nn.Module, value: Tensor) -> dict[str, Tensor | Non
     try:
         for p in named.values():
             p.grad = None
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return {name: p.grad for name, p in named.items()}
     finally:
         for name, p in named.items():

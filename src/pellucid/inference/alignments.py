@@ -153,12 +153,12 @@ def align(
             of_source = _merging(left, weights)
             of_target = _merging(right, weights)
             weights = (of_target / of_target.sum(dim=1, keepdim=True)) @ weights @ of_source.T
-            texts = tokenizer.decode(read).split(), tokenizer.target.decode(written).split()
+            read_as, written_as = tokenizer.decode(read).split(), tokenizer.target.decode(written).split()
         else:
-            texts = tokenizer.pieces(read), tokenizer.target.pieces(written)
+            read_as, written_as = tokenizer.pieces(read), tokenizer.target.pieces(written)
         best = weights.argmax(dim=1).tolist() if weights.size(1) else []
         pairs = tuple((of, place) for place, of in enumerate(best))
-        found.append(Alignment(*map(tuple, texts), pairs, tuple(map(tuple, weights.tolist()))))
+        found.append(Alignment(tuple(read_as), tuple(written_as), pairs, tuple(map(tuple, weights.tolist()))))
     return found
 
 
@@ -173,13 +173,13 @@ def without_unknown(loaded: Loaded, source: str, target: Sequence[int], *, layer
         return writer.decode(target)
     encoding = tokenizer.raw.encode(source, add_special_tokens=False)
     best = _weights(model, tokenizer, encoding.ids, target, layer).argmax(dim=1).tolist()
-    pieces = []
+    pieces: list[str] = []
     for token, of in zip(target, best, strict=True):
         if token == writer.unk:
             begin, end = encoding.offsets[of]
             pieces.append(_spelled(writer, source[begin:end]))
-        elif token not in writer.special_ids:
-            pieces.append(writer.raw.id_to_token(token))
+        elif token not in writer.special_ids and (piece := writer.raw.id_to_token(token)) is not None:
+            pieces.append(piece)
     decoder = writer.raw.decoder
     return decoder.decode(pieces) if decoder is not None else " ".join(pieces)
 

@@ -17,6 +17,7 @@ from pellucid.inference.rules import AnyRule
 from pellucid.inference.sampling import Sampling
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
+from pellucid.models.encoder import Encoder
 from pellucid.models.encoder_decoder import EncoderDecoder
 
 Begun = tuple[int, int, float]
@@ -139,6 +140,7 @@ def _following(
 ) -> list[list[int]]:
     """What is written after each prompt; nothing after one that has ended."""
     model, writer = loaded.model, loaded.tokenizer.target
+    assert not isinstance(model, Encoder)  # who asks has read it with what writes
     open_ones = [row for row, prompt in enumerate(prompts) if prompt[-1] not in writer.ends]
     if not open_ones or most == 0:
         return [[] for _ in prompts]

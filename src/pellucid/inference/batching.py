@@ -271,11 +271,13 @@ class Scheduler:
         """One token of a job; ``None`` when it was the last."""
         job, token = slot.job, choices.tokens[row]
         if token in job.request.ends:
-            return self._finish(job, "end", events)
+            self._finish(job, "end", events)
+            return None
         job.tokens.append(token)
         events.append(Wrote(job, token, choices.likelihoods.get(row)))
         if len(job.tokens) == job.limit:
-            return self._finish(job, "length", events)
+            self._finish(job, "length", events)
+            return None
         slot.next = [token]
         return [0]
 
@@ -290,7 +292,8 @@ class Scheduler:
             origins, slot.next = found
             return origins
         job.hypotheses = search.search.best()
-        return self._finish(job, "length" if len(job.tokens) == job.limit else "end", events)
+        self._finish(job, "length" if len(job.tokens) == job.limit else "end", events)
+        return None
 
     def _finish(self, job: Job, reason: Reason, events: list[Event]) -> None:
         job.reason = reason

@@ -11,17 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.errors import UserError
 from pellucid.inference.decode import Prompt, State, Stops, WritingModel, begin, prefill, room, step
 from pellucid.inference.highest import highest
 from pellucid.inference.rules import AnyRule, Rule, Written, apply, check
-from pellucid.inference.writer import Go, Ids, Writer, carried
+from pellucid.inference.writer import Go, Writer, carried
 
 
 @dataclass(frozen=True)
@@ -294,32 +293,6 @@ def _going(state: State) -> Go:
         return step(state, tokens)
 
     return go
-
-
-def beam_search_with(
-    writer: Writer,
-    prompts: Ids,
-    sources: Sequence[Any] | None = None,
-    *,
-    beams: Beams,
-    max_new_tokens: int,
-    rules: Sequence[AnyRule] = (),
-) -> list[list[Hypothesis]]:
-    """The same with any writer. Prompts may be of any lengths.
-
-    Raises:
-        UserError: for a prompt that leaves no position to write in.
-    """
-    longest = max(map(len, prompts))
-    if writer.limit is not None and longest > writer.limit:
-        raise UserError("prompt", f"a sequence of {longest} tokens", f"at most {writer.limit}")
-    logits, rows = writer.prefill(prompts, sources)
-
-    room = [max_new_tokens if writer.limit is None else writer.limit - len(prompt) + 1 for prompt in prompts]
-    searches = [Search(beams, min(max_new_tokens, own)) for own in room]
-    with torch.inference_mode():
-        run(searches, logits, Written.of(prompts, logits.device), rules, carried(writer, rows, beams.width))
-    return [search.best() for search in searches]
 
 
 def run(

@@ -5,7 +5,7 @@ Shapes: B rows, P prompt positions, S source positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from pellucid.config.model import stacks
 from pellucid.inference.likelihood import Likelihood, likelihoods
 from pellucid.inference.rules import Written
 from pellucid.inference.sampling import GREEDY, Sampling
-from pellucid.inference.writer import Writer
+from pellucid.inference.writer import LEAVING, Writer
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.models.tower import Encoded
@@ -152,13 +152,15 @@ class Step:
 
     Attributes:
         tokens: ``None`` for a row that has ended before.
-        logits: that they were chosen by.
         ended: why a row ends here; ``None`` for one that goes on or has ended before.
+        logits: that they were chosen by, of the rows that are still in the batch.
+        here: which rows those are.
     """
 
     tokens: list[int | None]
-    logits: Float[Tensor, "B V"]
     ended: list[Reason | None]
+    logits: Float[Tensor, "R V"]
+    here: list[int]
 
 
 @dataclass(frozen=True)
@@ -185,12 +187,12 @@ def steps(
     sampling: Sampling = GREEDY,
     stops: Sequence[Stops] | None = None,
     writer: Writer | None = None,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Writes a token per row at a time until all rows have ended. Runs without gradients, in evaluation mode.
 
     Args:
         stops: of each row, whether it ends with its last token, besides by ``ends``.
-        writer: writes in the model's place, as an engine made of it does.
+        writer: writes in the model's place, as an engine made of it does; rows that have ended leave its batch.
     """
     max_new_tokens = room(model, prompt, max_new_tokens)
     was_training = model.training
@@ -202,20 +204,39 @@ def steps(
             choose.follow(model, "sampling")
             written = Written.after(prompt.tokens, prompt.keep)
             rows = [_Row(tuple(ends), stops[row] if stops else None) for row in range(logits.size(0))]
+            here = list(range(len(rows)))
+            # Draws of all rows come from one generator, in their order: there, rows stay where they are.
+            leave = writer is not None and sampling.seed is None
             for count in range(max_new_tokens):
                 tokens = choose(logits, written)
                 written = written.add(tokens)
-                stuck = [False] * len(rows) if choose.stuck is None else choose.stuck.tolist()
-                added = [row.add(*new) for row, *new in zip(rows, tokens.tolist(), stuck, strict=True)]
                 last = count + 1 == max_new_tokens
-                ended = [row.ends_here or ("length" if last and not row.is_over else None) for row in rows]
-                yield Step(added, logits, ended)
-                if last or all(row.is_over for row in rows):
+                stuck = [False] * len(here) if choose.stuck is None else choose.stuck.tolist()
+                yield _added(rows, here, tokens.tolist(), stuck, logits, last=last)
+                stay = [place for place, row in enumerate(here) if not rows[row].is_over]
+                if last or not stay:
                     return
+                if leave and len(stay) <= (1 - LEAVING) * len(here):
+                    places = torch.tensor(stay, device=tokens.device)
+                    state.select(places)
+                    here, tokens, written = [here[place] for place in stay], tokens[places], written.select(places)
                 logits = step(state, tokens)
     finally:
         model.mark_step(None)
         model.train(was_training)
+
+
+def _added(
+    rows: list[_Row], here: list[int], tokens: list[int], stuck: list[bool], logits: Tensor, *, last: bool
+) -> Step:
+    """What a token for each of the rows that are here makes of them all."""
+    added: list[int | None] = [None] * len(rows)
+    ended: list[Reason | None] = [None] * len(rows)
+    for row, token, is_stuck in zip(here, tokens, stuck, strict=True):
+        added[row], ended[row] = rows[row].add(token, is_stuck), rows[row].ends_here
+    if last:
+        ended = [reason if row.is_over else "length" for row, reason in zip(rows, ended, strict=True)]
+    return Step(added, ended, logits, here)
 
 
 @dataclass
@@ -307,13 +328,14 @@ def generations(
         model, prompt, max_new_tokens=max_new_tokens, ends=ends, sampling=sampling, stops=stops, writer=writer
     )
     for one in taken:
-        real = [row for row, token in enumerate(one.tokens) if token is not None]
+        real = [(place, row, token) for place, row in enumerate(one.here) if (token := one.tokens[row]) is not None]
         if logprobs is not None and real:
-            tokens = [token for token in one.tokens if token is not None]
-            for row, likelihood in zip(real, likelihoods(one.logits[real], tokens, logprobs), strict=True):
+            places, owners, tokens = zip(*real, strict=True)
+            for row, likelihood in zip(owners, likelihoods(one.logits[list(places)], tokens, logprobs), strict=True):
                 told[row].append(likelihood)
         for row, (token, reason) in enumerate(zip(one.tokens, one.ended, strict=True)):
             if token is not None and token not in ends:
                 rows[row].append(token)
             reasons[row] = reason or reasons[row]
-    return [Generation(tuple(row), *rest) for row, *rest in zip(rows, reasons, map(tuple, told), strict=True)]
+    found = zip(rows, reasons, told, strict=True)
+    return [Generation(tuple(row), reason, tuple(likely)) for row, reason, likely in found]

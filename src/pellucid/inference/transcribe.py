@@ -80,7 +80,7 @@ class Marks:
         Raises:
             UserError: for a vocabulary that has none of them.
         """
-        ids = {tokenizer.raw.id_to_token(i): i for i in tokenizer.special_ids}
+        ids = tokenizer.special_tokens
         wanted = ("<|startoftranscript|>", "<|notimestamps|>")
         if missing := [name for name in wanted if name not in ids]:
             raise UserError("transcribe", f"the tokenizer has no {', '.join(missing)}", "Whisper's special tokens")

@@ -96,9 +96,8 @@ def translations(
     expect(loaded, EncoderDecoder, "translate", "an encoder–decoder that reads text")
     tokenizer = loaded.tokenizer.in_languages(*languages)
     heads = tokenizer.target.encode_batch(prefixes) if prefixes is not None else [[]] * len(texts)
-    rows = [
-        (tokenizer.source(ids), *row) for ids, *row in zip(tokenizer.encode_batch(texts), heads, texts, strict=True)
-    ]
+    cut = zip(tokenizer.encode_batch(texts), heads, texts, strict=True)
+    rows = [(tokenizer.source(ids), head, text) for ids, head, text in cut]
     asked = _Translating(
         loaded, tokenizer, search, max_new_tokens, sampling, tuple(rules), prefix_bias, tuple(stop), replace_unknown,
         logprobs,

@@ -20,6 +20,7 @@ from pellucid.models.encoder_decoder import EncoderDecoder
 
 WritingModel = Decoder | EncoderDecoder
 Ids = Sequence[Sequence[int]]
+LEAVING = 0.25  # the share of a batch that must be over before the others are moved together
 
 
 class Rows(Protocol):

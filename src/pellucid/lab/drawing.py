@@ -37,7 +37,7 @@ def train(model: Autoencoder, images: Callable[[], Float[Tensor, "B 1 8 8"]], st
         for group in optimizer.param_groups:
             group["lr"] = LEAST + PEAK * (1 - step / steps)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         used += torch.bincount(codes.flatten(), minlength=CODES)
         if step % AWAKE == AWAKE - 1 and step < 2 * steps // 3:

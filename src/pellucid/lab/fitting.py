@@ -49,7 +49,7 @@ def fit(
             group["lr"] = peak * rate(step, steps, warmup)
         loss = loss_of(model, batches(), smoothing)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()

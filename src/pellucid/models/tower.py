@@ -189,15 +189,16 @@ class CrossTower(Tower):
     def remember(self, encoded: Encoded) -> list[SourceCache]:
         """Projects the source to every layer's keys and values, once."""
         projected = joint(encoded.states, self._source_layers())
-        pairs = zip(self._crossings(), projected[::2], projected[1::2], strict=True)
+        pairs = zip(self.crossings(), projected[::2], projected[1::2], strict=True)
         return [SourceCache(*attention.heads(keys, values, encoded.states)) for attention, keys, values in pairs]
 
-    def _crossings(self) -> list[Attention]:
+    def crossings(self) -> list[Attention]:
+        """The attention over the source of every layer."""
         return [block.cross_attention for block in self.blocks if isinstance(block, CrossBlock)]
 
     def _source_layers(self) -> list[nn.Module]:
         """What projects the source: keys, values, keys, values …"""
-        return [layer for attention in self._crossings() for layer in (attention.key, attention.value)]
+        return [layer for attention in self.crossings() for layer in (attention.key, attention.value)]
 
 
 def set_learning(model: nn.Module, learning: Learning) -> None:

@@ -130,7 +130,7 @@ def auto(
     learning = torch.is_grad_enabled() and q.requires_grad
     if softcap is not None:
         kernel: Kernel = explicit
-    elif learning and q.device.type == "cpu" and k.size(2) <= LONGEST_BLOCKED and not torch.compiler.is_compiling():
+    elif learning and q.device.type == "cpu" and k.size(2) <= LONGEST_BLOCKED:
         kernel = blocked
     else:
         kernel = sdpa

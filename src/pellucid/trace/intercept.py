@@ -41,7 +41,7 @@ Called = Callable[[Any, dict[str, Any], Any], bool]
 _WRITES_MEMORY = {"copy", "index_copy", "index_put", "scatter", "zero", "fill", "set"}
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch(TorchDispatchMode):
     """Keeps provenance up to date, and tells of attention.
 
     Args:
@@ -227,7 +227,7 @@ def _mixes(parameter: Tensor, output: Tensor, heavy: Expression) -> bool:
 
 
 def _is_composite(func: OpOverload) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 def _is_written(func: Any) -> bool:

@@ -166,7 +166,7 @@ class Tape:
         kept = tensor.detach().clone() if shared else tensor
         self.tensors[name] = kept.detach().cpu() if self.keep == "cpu" else kept
         if self.grads and tensor.requires_grad:
-            tensor.register_hook(lambda gradient: self._take(name, gradient))  # type: ignore[no-untyped-call]
+            tensor.register_hook(lambda gradient: self._take(name, gradient))
 
     def _take(self, name: str, gradient: Tensor) -> None:
         self.gradients[name] = gradient.detach().cpu() if self.keep == "cpu" else gradient.detach()

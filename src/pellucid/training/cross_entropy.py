@@ -50,7 +50,7 @@ def chunked(
     z_loss: float,
 ) -> Scores:
     """``plain`` of ``states @ weight.T + bias``, in chunks. Products are taken in the precision of autocast."""
-    scores: Scores = _Chunked.apply(states, weight, bias, labels, smoothing, z_loss, torch.is_grad_enabled())
+    scores: Scores = _Chunked.apply(states, weight, bias, labels, smoothing, z_loss, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return scores
 
 
@@ -66,7 +66,8 @@ class _Chunked(torch.autograd.Function):
         z_loss: float,
         learning: bool,
     ) -> Scores:
-        x, w, b = _for_products(states, weight, bias)
+        dtype = _of_products(states)
+        x, w, b = states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         gradients = _Gradients(x, w, b, smoothing) if learning else None
         total, nats, correct = _scores(x, w, b, labels, smoothing, z_loss, gradients)
         if gradients is not None:
@@ -126,11 +127,10 @@ def _scores(
     return total, nats, correct
 
 
-def _for_products(states: Tensor, *others: Tensor | None) -> list[Tensor | None]:
-    """All of them in the precision that autocast asks for, or that of the states."""
+def _of_products(states: Tensor) -> torch.dtype:
+    """The precision that autocast asks for, or that of the states."""
     device = states.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-    return [None if x is None else x.to(dtype) for x in (states, *others)]
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 def _full(x: Tensor) -> torch.dtype:

@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from pellucid.data.batch import IGNORE, Batch
@@ -116,7 +118,7 @@ def joined(device: str, *, sharded: bool = False) -> Iterator[tuple[World, str]]
     if kind == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    store, rank, size = next(dist.rendezvous("env://"))
+    store, rank, size = next(rendezvous("env://"))
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=_fresh(store), rank=rank, world_size=size)
     try:
         yield World(rank, size, sharded, _restarts() > 0), device
@@ -132,7 +134,7 @@ def _fresh(store: dist.Store) -> dist.Store:
     """
     if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
         return store
-    return dist.PrefixStore(f"start {_restarts()}", store)
+    return PrefixStore(f"start {_restarts()}", store)
 
 
 def _restarts() -> int:

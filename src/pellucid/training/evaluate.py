@@ -59,7 +59,7 @@ def evaluate(
     for batch in batches:
         with products(model.device, precision):
             loss = criterion(world.share(batch).to(model.device))
-        sums += torch.tensor([loss.nats.item(), loss.correct.item(), loss.count], dtype=torch.float64)
+        sums += torch.tensor([loss.nats.item(), loss.correct.item(), loss.num_labels], dtype=torch.float64)
     world.split_again(criterion)
     model.train(was_training)
     nats, correct, count = world.total(sums.to(model.device)).tolist()
@@ -83,7 +83,7 @@ def translation_scores(
             the tokens as they are, as papers on such data do, and ``bleu_detokenized`` and chrF are of text put
             together again. The first two cannot be compared with each other.
     """
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu import BLEU, CHRF
 
     def score(metric: BLEU | CHRF, hypotheses: list[str], references: list[str]) -> dict[str, Any]:
         result = metric.corpus_score(hypotheses, [references])

@@ -197,8 +197,9 @@ class _Keeper:
     def __post_init__(self) -> None:
         average = self.session.run.training.average
         self.ended = ""  # why, where it did so early
-        averages = isinstance(average, CheckpointAverage)
-        self.snapshots = Snapshots(self.folder, average, self.position.step) if averages else None
+        self.snapshots = None
+        if isinstance(average, CheckpointAverage):
+            self.snapshots = Snapshots(self.folder, average, self.position.step)
 
     def take(self, step: Step) -> None:
         """Takes note of a step that was done."""

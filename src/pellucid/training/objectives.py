@@ -22,6 +22,7 @@ from pellucid.config.run import (
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.models.build import Model
 from pellucid.models.encoder_decoder import EncoderDecoder
+from pellucid.models.heads import LanguageHead, MaskedLanguageHead
 from pellucid.training import cross_entropy
 
 
@@ -32,13 +33,13 @@ class Loss(NamedTuple):
         total: the sum that is minimised, smoothing and z-loss included; differentiable.
         nats: the plain negative log-likelihood of the labels, for perplexity.
         correct: how often the label had the highest score; counted only where no gradient is taken.
-        count: how many labels were asked.
+        num_labels: how many were asked.
     """
 
     total: Tensor
     nats: Tensor
     correct: Tensor
-    count: int
+    num_labels: int
 
 
 LossFunction = Callable[[Model, Batch], Loss]
@@ -71,12 +72,16 @@ class Criterion(nn.Module):
 def _of_tokens(model: Model, batch: Batch, smoothing: float, z_loss: float) -> Loss:
     """Cross-entropy at the positions that have a label; nothing is computed for the others."""
     states, head = _states(model, batch), model.head
+    assert isinstance(head, LanguageHead | MaskedLanguageHead)  # the objectives of tokens go with no other
     asked = batch.labels != IGNORE
-    labels = batch.labels[asked]
-    if head.softcap is not None:
-        scores = cross_entropy.plain(head.scores(states[asked]).float(), labels, smoothing, z_loss)
+    if asked.all():  # nothing to pick, and no gradient to put back in its place
+        states, labels = states.flatten(0, 1), batch.labels.flatten()
     else:
-        ready, layer = head.prepare(states[asked]), head.project
+        states, labels = states[asked], batch.labels[asked]
+    if head.softcap is not None:
+        scores = cross_entropy.plain(head.scores(states).float(), labels, smoothing, z_loss)
+    else:
+        ready, layer = head.prepare(states), head.project
         scores = cross_entropy.chunked(ready, layer.weight, layer.bias, labels, smoothing, z_loss)
     return Loss(*scores, labels.numel())
 

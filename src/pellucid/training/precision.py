@@ -15,6 +15,8 @@ from functools import cache
 
 import torch
 
+from pellucid.config.optimisation import Precision
+
 MARGIN = 1.25  # how many times faster another precision must be to be taken
 EXACT = 1e-5  # relative error of a product that still counts as float32; bfloat16 makes about 3e-3
 
@@ -33,14 +35,15 @@ def products(device: torch.device, precision: str) -> Iterator[None]:
 
 
 @cache
-def fastest(device_type: str) -> tuple[str, str]:
+def fastest(device_type: str) -> tuple[Precision, str]:
     """The precision to train in on this machine, and why; measured once in about a second."""
     device = torch.device(device_type)
     if device_type != "cpu":
         return (
             ("bfloat16", "this device has units for it") if _has_bfloat16(device) else ("float32", "no bfloat16 here")
         )
-    speeds = {precision: _speed(precision) for precision in ("float32", "float32-medium", "bfloat16")}
+    kinds: tuple[Precision, ...] = ("float32", "float32-medium", "bfloat16")
+    speeds = {precision: _speed(precision) for precision in kinds}
     if medium_error() > EXACT:
         del speeds["float32-medium"]
     told = ", ".join(f"{name} {speed / 1e9:,.0f}" for name, speed in speeds.items())

@@ -13,9 +13,9 @@ Rate = Callable[[int], float]
 def learning_rate(schedule: Schedule, *, steps: int, d_model: int) -> Rate:
     """The rate of each of ``steps`` steps."""
     match schedule:
-        case InverseSquareRoot(peak=peak, warmup_steps=warmup):
+        case InverseSquareRoot(warmup_steps=warmup):
             # Eq. 3 of the paper, d_model^-0.5 · min(step^-0.5, step · warmup^-1.5), written from its peak.
-            top = peak or (d_model * warmup) ** -0.5
+            top = schedule.peak or (d_model * warmup) ** -0.5
             return lambda step: top * min(step / warmup, math.sqrt(warmup / step))
         case Cosine(peak=peak, warmup_steps=warmup, final=final):
             return _warmed(

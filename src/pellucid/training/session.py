@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pellucid.config.model import stacks
 from pellucid.config.run import Causal, Masked, NoObjective, Run, SpanCorruption
 from pellucid.config.start import Pretrained
+from pellucid.data.batch import EvaluationBatches
 from pellucid.data.batches import checked, evaluation_batches
 from pellucid.data.corpora import load_corpus
-from pellucid.data.corpus import Corpus
+from pellucid.data.corpus import Corpus, Examples
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import ConfigError
 from pellucid.models.build import Model, build
@@ -107,7 +106,7 @@ def _check_length(run: Run) -> None:
         )
 
 
-def validation_batches(session: Session, examples: Sequence[Any] | None = None) -> Sequence[Any]:
+def validation_batches(session: Session, examples: Examples | None = None) -> EvaluationBatches:
     """Batches that cover the validation data, or other examples, once."""
     examples = session.corpus.validation if examples is None else examples
     run = session.run

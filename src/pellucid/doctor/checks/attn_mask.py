@@ -44,7 +44,8 @@ def answer(subject: Subject) -> Finding:
             many = sum(bool((one.weights() * ~its).any()) for one, its in sites)
             seen = f"{site.name} gives up to {leaked:.2g} of its weight to keys it may not see; {counted(many, sites)}"
             cause = ADDED if zero_and_one(site) else CAUSE_SEES
-            return _failed(site, done, seen, cause, rule, _rule_lines(subject, site) + LEAKED)
+            law = _rule_lines(subject, site) + LEAKED
+            return _failed(site, done, seen, cause, rule, law, ahead=_farthest(weights, rule))
         margin = min(margin, _margin(scores, rule) if not bool(rule.all()) else margin)
         hidden = hidden_in(site, scores, weights) & rule
         if not bool(hidden.any()):
@@ -92,6 +93,12 @@ LEAKED = (
     "leaked = (weights * ~allowed).max()\n"
     'assert leaked == 0, f"up to {leaked:.2g} of the weight on keys that may not be seen"'
 )
+
+
+def _farthest(weights: Tensor, rule: Tensor) -> int:
+    """How many positions ahead of its query the last key stands that has weight and may not be seen."""
+    queries, keys = ((weights != 0) & ~rule).nonzero()[:, -2:].T
+    return int((keys - queries).max())
 
 
 def _blind(subject: Subject, site: Site, hidden: Tensor) -> tuple[str, str] | None:
@@ -223,7 +230,7 @@ for _, scores, weights in attention(sample(1)):
 """
 
 
-def _failed(site: Site, done: str, seen: str, cause: str, rule: Tensor, law: str) -> Finding:
+def _failed(site: Site, done: str, seen: str, cause: str, rule: Tensor, law: str, ahead: int | None = None) -> Finding:
     return CHECK.failed(
         done,
         seen,
@@ -237,6 +244,7 @@ def _failed(site: Site, done: str, seen: str, cause: str, rule: Tensor, law: str
             "visible": int((site.weights() > 0).sum()),
             "allowed": int(rule.sum()),
             "added": cause == ADDED,
+            "ahead": ahead,
         },
         script=_script(site.q.size(2), site.k.size(2), law),
     )

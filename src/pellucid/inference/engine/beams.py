@@ -2,7 +2,7 @@
 
 Beams of a text are queries of one row, side by side; each looks at those slots that its own history went through. So
 the source is read once for all of them, and going on from another beam changes a mask and no keys. The plain twin
-selects rows: :func:`pellucid.inference.beam.beam_search_with`.
+selects rows: :func:`pellucid.inference.writer.selecting`.
 
 Shapes: R rows, W beams, S slots, V vocabulary.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pellucid.inference.engine.looking import masks_of
 from pellucid.inference.engine.memory import Memory
+from pellucid.inference.writer import LEAVING
 
 if TYPE_CHECKING:
     from pellucid.inference.engine.engine import Engine
@@ -29,11 +30,10 @@ class Carried:
     Args:
         memory: rows that have been prefilled.
         width: how many beginnings each row will have.
-        leaving: share of the rows that must be over before the others are moved together.
     """
 
-    def __init__(self, engine: Engine, memory: Memory, width: int, leaving: float) -> None:
-        self.engine, self.memory, self.width, self.leaving = engine, memory, width, leaving
+    def __init__(self, engine: Engine, memory: Memory, width: int) -> None:
+        self.engine, self.memory, self.width = engine, memory, width
         lengths = torch.tensor(memory.lengths, device=engine.device)
         slots = torch.arange(max(memory.lengths), device=engine.device)
         self.positions = slots.expand(len(memory.lengths), -1)  # of what stands in each slot
@@ -50,7 +50,7 @@ class Carried:
         """
         stay = (rows[:: self.width] // self.beams).tolist()
         self.live = [self.live[place] for place in stay]
-        if len(self.live) <= (1 - self.leaving) * len(self.memory.lengths):
+        if len(self.live) <= (1 - LEAVING) * len(self.memory.lengths):
             self._select(self.live)
         origins = rows.new_zeros(len(self.memory.lengths), self.width)
         added, live = torch.zeros_like(origins), torch.tensor(self.live, device=rows.device)

@@ -18,18 +18,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.errors import UserError
-from pellucid.inference.beam import PAPER, Beams, Hypothesis, LengthPenalty, Search, rises, run
 from pellucid.inference.engine.beams import Carried
 from pellucid.inference.engine.head import Head
 from pellucid.inference.engine.layers import Layers, joined
 from pellucid.inference.engine.looking import Group, Onward, Reading, Whole, flat, grouped, masks_of
 from pellucid.inference.engine.memory import Memory, Source
 from pellucid.inference.engine.products import Products, Weights
-from pellucid.inference.rules import AnyRule, Written
-from pellucid.inference.sampling import GREEDY, Sampling
 from pellucid.inference.writer import Go, Ids, Plain, WritingModel, selecting
 from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.models.tower import CrossTower
+from pellucid.nn.attention import Attention
 from pellucid.nn.embedding import TokenFront
 from pellucid.nn.positions import check_length
 
@@ -42,25 +40,25 @@ class Engine:
     Args:
         model: in evaluation mode; its weights are read now, and changes made to them later are not seen.
         weights: the type that they are read in: ``float32`` is exact, ``bfloat16`` and ``int8`` are faster.
-        leaving: share of a batch that must have finished before the others are moved together.
 
     Raises:
         UserError: for ``int8`` where there is no kernel for it.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: WritingModel, weights: Weights = "float32", *, leaving: float = 0.25) -> None:
-        self.model, self.weights, self.device, self.leaving = model, weights, model.device, leaving
+    def __init__(self, model: WritingModel, weights: Weights = "float32") -> None:
+        self.model, self.weights, self.device = model, weights, model.device
         self.tower = model.decoder if isinstance(model, EncoderDecoder) else model
         self.limit = self.tower.max_length
         products = Products(weights, self.device)
         self.layers = Layers(self.tower, products)
         self.head = Head(model.head, products)
-        self.encoder, self.crossings = None, []
+        self.encoder, self.sites, self.crossings = None, [], []
         if isinstance(model, EncoderDecoder):
             assert isinstance(self.tower, CrossTower)
             self.encoder = Layers(model.encoder, products) if isinstance(model.encoder.embedding, TokenFront) else None
-            self.crossings = [joined([each.key, each.value], products) for each in self.tower._crossings()]
+            self.sites = self.tower.crossings()
+            self.crossings = [joined([each.key, each.value], products) for each in self.sites]
 
     @torch.inference_mode()
     def prefill(self, prompts: Ids, sources: Sequence[Any] | None = None) -> tuple[Float[Tensor, "B V"], Any]:
@@ -77,7 +75,7 @@ class Engine:
 
         tokens, positions = flat(prompts, groups, self.device)
         look = Whole(self.tower, groups, remember)
-        read = None if memory.source is None else _ReadingGroups(self.tower, memory, groups)
+        read = None if memory.source is None else _ReadingGroups(self.sites, memory, groups)
         states = self.layers(tokens, positions, look, read)
         last = torch.empty(len(prompts), states.size(-1), device=self.device)
         for group in groups:
@@ -104,7 +102,7 @@ class Engine:
     ) -> Float[Tensor, "N D"]:
         """The last hidden states of new tokens, whose keys and values are filed."""
         look = Onward(self.tower, memory, masks, places)
-        read = None if memory.source is None else Reading(self.tower, memory, tokens.size(0))
+        read = None if memory.source is None else Reading(self.sites, memory, tokens.size(0))
         return self.layers(tokens.flatten(), positions.flatten(), look, read)
 
     def read(self, sources: Sequence[Any]) -> Source:
@@ -126,84 +124,18 @@ class Engine:
             for row in group.rows:
                 lengths[row] = group.length
         keys, values = [], []
-        for site, project in zip(self.tower._crossings(), self.crossings, strict=True):  # type: ignore[union-attr]
-            heads = project(read).view(read.size(0), -1, site.head_dim).split(site.key.out_features // site.head_dim, 1)
+        for site, project in zip(self.sites, self.crossings, strict=True):
+            heads = project(read).view(read.size(0), -1, site.head_dim).chunk(2, dim=1)
             keys.append(_in_rows(site.key_norm(heads[0]), groups, len(sources)))
             values.append(_in_rows(heads[1], groups, len(sources)))
         return Source(keys, values, lengths)
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        prompts: Ids,
-        *,
-        sources: Sequence[Any] | None = None,
-        max_new_tokens: int,
-        ends: Sequence[int] = (),
-        sampling: Sampling = GREEDY,
-    ) -> list[list[int]]:
-        """The new tokens of each row, without the one that ends it. Rows that have finished leave the batch."""
-        room = self._room(prompts, max_new_tokens)
-        logits, rows = self.prefill(prompts, sources)
-        choose, drawing = sampling.chooser(self.device), sampling.seed is not None
-        texts: list[list[int]] = [[] for _ in prompts]
-        here, live = list(range(len(prompts))), set(range(len(prompts)))
-        written = Written.of(prompts, self.device)
-        for count in range(room):
-            tokens = choose(logits, written)
-            stuck = [False] * len(here) if choose.stuck is None else choose.stuck.tolist()
-            for row, token, lost in zip(here, tokens.tolist(), stuck, strict=True):
-                if row in live:
-                    if lost or token in ends:  # lost: rules have left no way on
-                        live.discard(row)
-                    else:
-                        texts[row].append(token)
-            if not live or count + 1 == room:
-                break
-            # Draws of all rows come from one generator, in order: there, rows stay where they are.
-            if not drawing and len(live) <= (1 - self.leaving) * len(here):
-                stay = [place for place, row in enumerate(here) if row in live]
-                rows.select(stay)
-                here, tokens = [here[place] for place in stay], tokens[stay]
-                written = written.select(torch.tensor(stay, device=self.device))
-            written = written.add(tokens)
-            logits = self.extend(tokens[:, None], rows)[:, 0]
-        return texts
-
-    @torch.inference_mode()
-    def beam_search(
-        self,
-        prompts: Ids,
-        *,
-        sources: Sequence[Any] | None = None,
-        beams: int,
-        max_new_tokens: int,
-        ends: Sequence[int],
-        penalty: LengthPenalty = PAPER,
-        rules: Sequence[AnyRule] = (),
-        patience: float | None = None,
-        written: int = 0,
-    ) -> list[list[Hypothesis]]:
-        """The best ``beams`` texts of each row, best first; arguments as for ``beam_search`` of the model."""
-        longest = self._room(prompts, max_new_tokens)
-        logits, rows = self.prefill(prompts, sources)
-        settings = Beams(beams, tuple(ends), penalty, patience, written, rises(rules))
-        searches = [Search(settings, longest) for _ in prompts]
-        run(searches, logits, Written.of(prompts, self.device), rules, self.carry(rows, beams))
-        return [search.best() for search in searches]
 
     def carry(self, rows: Any, width: int) -> Go:
         """As :meth:`~pellucid.inference.writer.Carrying.carry`: no keys are moved."""
         if not isinstance(rows, Memory):
             return selecting(self, rows)
-        go = Carried(self, rows, width, self.leaving).go
+        go = Carried(self, rows, width).go
         return torch.inference_mode()(go)
-
-    def _room(self, prompts: Ids, wanted: int) -> int:
-        """How many new tokens there are positions for; the last one is never fed back."""
-        longest = max(map(len, prompts))
-        check_length(longest, self.limit, "prompt")
-        return wanted if self.limit is None else min(wanted, self.limit - longest + 1)
 
     def _watched(self) -> bool:
         if self.model._tape is None:
@@ -215,12 +147,12 @@ class Engine:
 class _ReadingGroups:
     """Queries of prompts that are read from their beginning, over their sources."""
 
-    def __init__(self, tower: CrossTower, memory: Memory, groups: Sequence[Group]) -> None:
+    def __init__(self, sites: Sequence[Attention], memory: Memory, groups: Sequence[Group]) -> None:
         assert memory.source is not None
         self.parts = []
         for group in groups:
             part = Memory(0, len(group.rows), memory.source.select(group.rows))
-            self.parts.append((group, Reading(tower, part, len(group.rows))))
+            self.parts.append((group, Reading(sites, part, len(group.rows))))
 
     def __call__(self, layer: int, q: Float[Tensor, "N H K"]) -> Float[Tensor, "N HK"]:
         return torch.cat([read(layer, q[group.start : group.stop]) for group, read in self.parts])

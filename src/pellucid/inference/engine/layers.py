@@ -166,7 +166,9 @@ def joined(layers: list[nn.Linear], products: Products) -> Product:
     weight = torch.cat([weight_of(layer) for layer in layers])
     if all(layer.bias is None for layer in layers):
         return products.of(weight, None)
-    biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+    biases: list[Tensor] = [
+        layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers
+    ]
     return products.of(weight, torch.cat(biases))
 
 

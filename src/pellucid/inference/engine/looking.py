@@ -134,9 +134,8 @@ class Onward:
 class Reading:
     """Queries of T positions of every row, over its source."""
 
-    def __init__(self, tower: Tower, memory: Memory, batch: int) -> None:
-        self.sites = [block.cross_attention for block in tower.blocks]
-        self.memory, self.batch = memory, batch
+    def __init__(self, sites: Sequence[Attention], memory: Memory, batch: int) -> None:
+        self.sites, self.memory, self.batch = sites, memory, batch
 
     def __call__(self, layer: int, q: Float[Tensor, "N H K"]) -> Float[Tensor, "N HK"]:
         source, site = self.memory.source, self.sites[layer]

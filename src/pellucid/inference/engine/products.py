@@ -39,7 +39,7 @@ def known(weights: str) -> Weights:
     """
     for name in get_args(Weights):
         if name == weights:
-            return name  # type: ignore[no-any-return]
+            return name
     raise UserError("weights", f'found "{weights}"', "float32, bfloat16 or int8")
 
 

@@ -46,7 +46,7 @@ def measure(seed: int, say: Say) -> Measured:
 def seconds(model: nn.Module, rows: Rows) -> float:
     """Of one pass forwards and one backwards."""
     began = time.perf_counter()
-    loss_of(model, rows).backward()  # type: ignore[no-untyped-call]
+    loss_of(model, rows).backward()
     took = time.perf_counter() - began
     model.zero_grad(set_to_none=True)
     return took

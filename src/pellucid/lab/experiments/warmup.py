@@ -44,7 +44,7 @@ def make(depth: int, placement: str) -> Decoder:
 
 def slope(model: Decoder, rows: Rows) -> list[float]:
     """The norm of the gradient of each layer's last weights, by layer: what Xiong et al. show in figure 3."""
-    loss_of(model, rows).backward()  # type: ignore[no-untyped-call]
+    loss_of(model, rows).backward()
     found = []
     for block in model.blocks:
         grads = [p.grad for p in block.get_submodule("feed_forward").parameters() if p.ndim > 1 and p.grad is not None]
