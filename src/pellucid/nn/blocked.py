@@ -46,32 +46,47 @@ class BlockedAttention(torch.autograd.Function):
         shape, keys = q.shape, k.size(2)
         k, v, additive = _filled(k, v, additive, triangle)
         q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
-        context = torch.empty_like(q)
-        kept = []
+        contexts, kept = [], []
         for start, end, seen in _blocks(shape[2], k.size(1), triangle):
             scores = _product(q[:, start:end], k[:, :seen].mT, scale)
             weights = _weights(scores.view(*shape[:2], end - start, seen), start, additive, blind, triangle)
             kept.append(weights.view_as(scores))
-            context[:, start:end] = torch.bmm(kept[-1], v[:, :seen])
+            contexts.append(torch.bmm(kept[-1], v[:, :seen]))
         ctx.save_for_backward(q, k, v, *kept)
         ctx.shape, ctx.keys, ctx.triangle, ctx.scale = shape, keys, triangle, scale
-        return context.view(shape)
+        return _one(contexts).view(shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *kept = ctx.saved_tensors
         gradient = gradient.reshape(q.shape)
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (start, end, seen), weights in zip(_blocks(q.size(1), k.size(1), ctx.triangle), kept, strict=True):
+        dqs, dk, dv = [], None, None
+        blocks = [*_blocks(q.size(1), k.size(1), ctx.triangle)]
+        for (start, end, seen), weights in zip(reversed(blocks), reversed(kept), strict=True):
             above = gradient[:, start:end]
-            dv[:, :seen] += torch.bmm(weights.mT, above)
+            dv = _into(dv, torch.bmm(weights.mT, above))
             dweights = torch.bmm(above, v[:, :seen].mT)
             dscores = _softmax_backward(dweights, weights)
-            dq[:, start:end] = _product(dscores, k[:, :seen], ctx.scale)
-            dk[:, :seen] += _product(dscores.mT, q[:, start:end], ctx.scale)
-        dk, dv = dk[:, : ctx.keys], dv[:, : ctx.keys]
+            dqs.append(_product(dscores, k[:, :seen], ctx.scale))
+            dk = _into(dk, _product(dscores.mT, q[:, start:end], ctx.scale))
+        assert dk is not None
+        assert dv is not None  # there is a block
+        dq, dk, dv = _one(dqs[::-1]), dk[:, : ctx.keys], dv[:, : ctx.keys]
         return *(x.view(*ctx.shape[:2], *x.shape[1:]) for x in (dq, dk, dv)), None, None, None, None
+
+
+def _one(parts: list[Tensor]) -> Tensor:
+    """What the blocks of queries gave, one behind the other."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _into(whole: Tensor | None, part: Tensor) -> Tensor:
+    """Adds what a block gives to the keys that it sees; the last block, which comes first here, sees them all."""
+    if whole is None:
+        return part
+    whole[:, : part.size(1)] += part
+    return whole
 
 
 def _filled(k: Tensor, v: Tensor, additive: Tensor | None, triangle: bool) -> tuple[Tensor, Tensor, Tensor | None]:
