@@ -201,7 +201,7 @@ class Training:
         recompute: activation checkpointing (Chen et al. 2016): the backward pass is left the input of each block alone
             and computes the rest once more; a third more arithmetic for a fraction of the memory, the same result.
         compile: the blocks are compiled by ``torch.compile``, which needs a compiler and some time at the start. Meant
-            for a GPU: on a CPU our own kernels are faster.
+            for a GPU; on a CPU it is faster for texts of one length without dropout, and slower for all others.
         checkpoints: what is left on the disk.
     """
 
