@@ -6,11 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
 import pytest
 import torch
+import uvicorn
 from families import FAMILIES, small
 from test_server import TOKENIZER, page  # noqa: F401
 
@@ -20,7 +22,7 @@ from pellucid.config.run import Causal, Characters, NoData, Run
 from pellucid.data import Tokenizer
 from pellucid.errors import UserError
 from pellucid.explorer.opening import SHIPPED, open_session
-from pellucid.explorer.serve import PORT, free_socket
+from pellucid.explorer.serve import PORT, Background, free_socket
 from pellucid.models.build import build
 from pellucid.models.checkpoint import save_run
 
@@ -106,6 +108,25 @@ def test_explore_serves_until_it_is_closed():
         got(f"{shown.url}api/session")
 
 
+def test_ctrl_c_ends_the_server_before_the_program(monkeypatch):
+    ended, run = threading.Event(), uvicorn.Server.run
+
+    def followed(server, sockets=None):
+        run(server, sockets)
+        ended.set()
+
+    monkeypatch.setattr(uvicorn.Server, "run", followed)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        shown = Background(open_session(small("decoder"), TOKENIZER))
+        threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+        shown.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.is_set()
+    assert not shown.is_running
+
+
 def test_two_at_once():
     with pl.explore(small("encoder"), TOKENIZER) as one, pl.explore(small("decoder"), TOKENIZER) as two:
         assert one.url != two.url
@@ -130,6 +151,7 @@ def started(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "pellucid", "explore", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # else ignored where the tests' own is
     )  # fmt: skip
 
 

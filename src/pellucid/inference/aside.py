@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Thread
 from typing import TypeVar
 
@@ -28,5 +28,6 @@ def aside(work: Callable[[], Result]) -> Result:
 
     thread = Thread(target=run, name="pellucid-aside", daemon=True)
     thread.start()
+    wait([future])  # and no join before: Python takes a thread for ended when Ctrl-C comes while one waits for it
     thread.join()
     return future.result()
