@@ -76,8 +76,12 @@ def test_shift_is_relative_and_begins_where_the_edit_is(tokens):
     assert found[2, 3:].all()
 
 
-def test_shift_wants_passes_of_one_length(tokens):
+def test_shift_wants_passes_of_one_length_and_depth(tokens):
     model = small("decoder")
     (stream,) = streams_of(model)
     with pytest.raises(UserError, match="of shape"):
         shift(trace(model, tokens).tensors, trace(model, tokens[:, 1:]).tensors, stream.states())
+    deeper = small("decoder", num_layers=3)
+    (longer,) = streams_of(deeper)
+    with pytest.raises(UserError, match=r'"blocks.2.residual_post": was not recorded'):
+        shift(trace(deeper, tokens).tensors, trace(model, tokens).tensors, longer.states())

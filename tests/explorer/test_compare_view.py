@@ -103,6 +103,8 @@ def test_maps_and_their_difference(page, pairs, family):
     assert numbers(page, "matrix-b", name) == same(right.flatten().tolist())
     difference = torch.tensor(numbers(page, "matrix-difference", name))
     torch.testing.assert_close(difference, (left - right).flatten(), rtol=1e-4, atol=1e-6)
+    scales = [page.get_by_test_id(f"matrix-{side}").get_by_test_id("legend") for side in "ab"]
+    expect(scales[1]).to_have_attribute("aria-label", scales[0].get_attribute("aria-label"))
     page.locator("[data-testid=tensor]").select_option(f"{tower}blocks.0.residual_post")
     expect(page.get_by_test_id("three")).to_have_attribute("data-name", f"{tower}blocks.0.residual_post")
     assert numbers(page, "matrix-b", f"{tower}blocks.0.residual_post") == same(

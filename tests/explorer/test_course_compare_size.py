@@ -76,6 +76,7 @@ def test_the_famous_models():
         ({"target": "gpt2", "machine": "other.toml"}, "not known"),
         ({"target": "gpt2", "length": 4096}, "found 4096"),
         ({"target": "gpt2", "utilization": 7}, "found 7.0"),
+        ({"target": "decoder", "settings": ["num_layers=1000000000"]}, "found 1,000,000,000"),
     ],
 )
 def test_sizes_that_cannot_be(asked, said):

@@ -182,6 +182,7 @@ def test_the_lens(family, placement):
     assert opened.get("lens/cell", state="logits", position=2).status_code == 422
     assert opened.get("lens", start=5, stop=2).status_code == 422
     assert opened.get("lens", token=61).status_code == 422
+    assert opened.get("lens", token=1 << 70).status_code == 422
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -170,6 +170,10 @@ def test_steps_are_walked_with_the_arrow_keys(page, served, family):
     page.keyboard.press("ArrowLeft")
     expect(view).to_have_attribute("data-step", "values")
     assert ".part=values" in page.url
+    page.get_by_role("region", name="Numbers of this step").focus()
+    page.keyboard.press("ArrowLeft")  # which scrolls it
+    expect(view).to_have_attribute("data-step", "values")
+    page.locator("#main").focus()
     page.keyboard.press("[")
     expect(page.get_by_test_id("pick-head")).to_have_value(str(HEAD - 1))
     strip = page.get_by_role("slider", name="weighted v of").first

@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, small
+from families import CHOICES, FAMILIES, small
 from fastapi.testclient import TestClient
 
 from pellucid.config import run as config
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.explorer import app as server
 from pellucid.explorer.app import create_app
+from pellucid.explorer.passes import Explored
 from pellucid.explorer.session import Limits, Session
 from pellucid.inference.reading import read
 from pellucid.models.checkpoint import Loaded
@@ -89,6 +90,16 @@ def test_parts_differences_and_bytes(family):
     assert np.abs(again - apart.flatten().numpy()).max() < 0.01 * float(signed.headers["x-high"])
 
 
+def test_what_a_mask_hides_in_both_does_not_differ():
+    _, _, client = opened("decoder")
+    first, second = (client.post("/api/passes", json={"text": text}).json()["id"] for text in (TEXT, "the mat sat"))
+    params = {"name": "blocks.1.self_attention.scores", "minus": second}
+    apart = floats(client.get(f"/api/passes/{first}/tensor", params=params))
+    assert apart.isfinite().all()
+    assert not apart.triu(1).any()
+    assert apart.any()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_number_is_explained_against_what_the_model_had(family):
     _, _, client = opened(family)
@@ -156,6 +167,32 @@ def test_memory_is_bounded():
     assert "at most" in refused.text
 
 
+def test_a_source_that_is_too_long_is_refused_before_anything_is_written(monkeypatch):
+    _, _, client = opened("encoder_decoder", tokens=16)
+    told = client.post("/api/passes", json={"text": TEXT}).json()
+    assert len(told["writes"]["ids"]) <= 16
+    monkeypatch.setattr("pellucid.inference.reading.generate", None)
+    refused = client.post("/api/passes", json={"text": TEXT * 2})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["expected"] == "at most 16"
+
+
+def test_a_pass_is_known_by_all_that_decides_its_answers(monkeypatch):
+    def explored(tokenizer=TOKENIZER, **changes):
+        return Explored("main", "decoder", Loaded(small("decoder", **changes), tokenizer, None))
+
+    seeing = explored()
+    seeing.loaded.model.causal = False
+    others = [explored(**CHOICES["softcap"]), explored(**CHOICES["window"]), seeing]
+    others += [explored(Tokenizer.train(config.Characters(), ["a dog did not"]))]
+    plain = explored()
+    assert {other.hash for other in others} == {plain.hash}
+    assert len({other.identity for other in (plain, *others)}) == 5
+    assert explored().identity == plain.identity
+    monkeypatch.setattr("pellucid.explorer.passes.__version__", "0")
+    assert explored().identity != plain.identity
+
+
 BAD = [
     ({"text": 5}, "valid string"),
     ({"colour": 1}, "not permitted"),
@@ -169,6 +206,11 @@ BAD = [
     ({"edits": [{"kind": "zero", "name": "blocks.0.self_attention.context", "heads": [99]}]}, "numbers below"),
     ({"edits": [{"kind": "patch", "name": "logits", "from": "nothing"}]}, "not known"),
     ({"edits": [{"kind": "boom", "name": "logits"}]}, "tag"),
+    ({"edits": [{"kind": "mean", "name": "blocks.0.self_attention.mask"}]}, "have no mean"),
+    (
+        {"edits": [{"kind": "steer", "name": "blocks.0.self_attention.q", "towards": {"text": "a cat"}}]},
+        "a vector for each position",
+    ),
 ]
 
 

@@ -204,6 +204,19 @@ def test_a_change_that_cannot_be_is_told_and_can_be_taken_out(page, served, faul
     expect(page.get_by_test_id("error")).to_have_count(0)
 
 
+def test_a_text_that_is_refused_leaves_both_sides_as_they_were(page, served, faults):
+    faults.allow("422")
+    look(page, served("decoder"), [{"kind": "zero", "name": "blocks.0.residual_post", "positions": [9]}])
+    before, shown = answers(page), page.get_by_test_id("what-if")
+    plain = shown.get_attribute("data-plain")
+    page.get_by_test_id("text").fill("the cat")  # it has no position 9
+    page.get_by_test_id("run").click()
+    expect(page.get_by_test_id("error")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    expect(shown).to_have_attribute("data-plain", plain)
+    assert answers(page) == before
+
+
 def test_all_of_it_with_the_keyboard(page, served):
     one = served("decoder")
     look(page, one)

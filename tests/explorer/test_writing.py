@@ -103,6 +103,19 @@ def test_turning_off_at_an_earlier_token_cuts_the_cache_back(family):
     )
 
 
+def test_models_of_the_same_weights_are_told_apart():
+    loaded = {key: Loaded(small("decoder"), TOKENIZER, None) for key in ("main", "twin", "seeing")}
+    loaded["seeing"].model.causal = False
+    session = Session(loaded.pop("main"), others=loaded)
+    client = TestClient(create_app(session), raise_server_exceptions=False)
+    told = [asked(client, [7], model=key) for key in session.models]
+    assert [each["model"] for each in told] == ["main", "twin", "seeing"]
+    assert len({each["hash"] for each in told}) == 1
+    own, twin, seeing = (floats(client.get(f"/api/writing/{each['id']}/logits")) for each in told)
+    torch.testing.assert_close(twin, own, atol=1e-4, rtol=0)
+    assert (seeing - own).abs().max() > 1e-3
+
+
 def test_a_ring_cannot_be_cut_back_and_says_what_it_dropped():
     loaded, _, client = opened("decoder", windows=(3, 0), positions=parts.Rotary())
     for written in ([], [7], [7, 8]):
@@ -270,6 +283,7 @@ BAD = [
     ("/api/writing", {"text": TEXT, "model": "nix"}, "no such model"),
     ("/api/writing/beams", {"text": TEXT, "beams": 9}, "equal to 8"),
     ("/api/writing/continue", {"text": TEXT, "max_new_tokens": 1000}, "equal to 64"),
+    ("/api/writing/continue", {"text": TEXT * 4}, "at most 40"),
 ]
 
 

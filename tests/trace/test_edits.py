@@ -144,6 +144,15 @@ def test_edits_hold_while_writing_and_end_with_the_block():
     assert generate(model, prompt, max_new_tokens=5) == before
 
 
+def test_the_token_that_is_chosen_can_be_replaced():
+    model = small("decoder")
+    (_, before) = generate(model, Prompt(text(length=3)), max_new_tokens=2)
+    with edit(model, {"sampling.token": replace(5)}):
+        assert generate(model, Prompt(text(length=3)), max_new_tokens=2) == [[5, 5], [5, 5]]
+    with edit(model, {"sampling.token": replace(5, Where(rows=[0]))}):
+        assert generate(model, Prompt(text(length=3)), max_new_tokens=2) == [[5, 5], before]
+
+
 def test_one_after_another_and_with_gradients():
     model = small("decoder")
     push = torch.zeros(32, requires_grad=True)
@@ -163,6 +172,10 @@ def test_parts_that_are_not_there():
         zero(Where(positions=[9]))(torch.zeros(2, 3, 4))
     with pytest.raises(UserError, match=r"shape \[2, 3, 4\]; expected \[2, 2, 4\]"):
         replace(torch.zeros(2, 3, 4))(torch.zeros(2, 2, 4))
+    with pytest.raises(UserError, match=r"shape \[3\] has no units"):
+        zero(Where(units=[0]))(torch.zeros(3))
+    with pytest.raises(UserError, match=r"values of torch.bool have no mean"):
+        mean()(torch.ones(1, 1, 3, 3, dtype=torch.bool))
 
 
 def test_saved_and_read(tmp_path):
@@ -182,6 +195,21 @@ def test_saved_and_read(tmp_path):
     (tmp_path / "tape" / "tensors.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="no tape that can be read"):
         Tape.load(tmp_path / "tape")
+
+
+def test_what_is_a_part_of_another_is_saved_too(tmp_path):
+    """Of one row the last logits stand in the memory of all."""
+    model = small("decoder")
+    with trace(model) as tape:
+        generate(model, Prompt(text()[:1, :3]), max_new_tokens=2)
+    tape.save(tmp_path / "tape")
+    again = Tape.load(tmp_path / "tape")
+    assert list(again) == list(tape)
+    assert all(torch.equal(again[name], tape[name]) for name in tape)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        tape.save(tmp_path / "taken")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "tape"]
 
 
 def test_shown():

@@ -92,6 +92,49 @@ def test_fused_kernels_are_explained_too(family, choice, side):
     check(tape)
 
 
+@pytest.mark.parametrize("choice", ["plain", "rotary", "grouped", "window", "alibi"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_fused_kernel_stores_nowhere_can_be_asked_for(family, choice):
+    model = small(family, **CHOICES[choice])
+    tapes = []
+    for watch in ("*", "*.residual_post"):
+        with torch.no_grad(), trace(model, watch=watch) as tape:
+            run(model, text(), keep=keeps("left"))
+        tapes.append(tape)
+    whole, narrow = tapes
+    hidden = [name for name in whole if name.endswith((".mask", ".scores", ".weights"))]
+    assert not {*hidden} & {*narrow.entries}
+    assert {*hidden} <= {*narrow.names}
+    for name in hidden:
+        entry = narrow.entry(name)
+        assert (entry.shape, entry.dtype) == (tuple(whole[name].shape), whole[name].dtype)
+        torch.testing.assert_close(narrow.value(name), whole[name], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(narrow.head(name, 0), whole[name][:, :1], rtol=1e-4, atol=1e-4)
+        assert narrow.explain(name, (1, 0, 5, 3)).error < 1e-4
+        with pytest.raises(UserError, match=f'"{name}": was not recorded'):
+            narrow[name]
+    with pytest.raises(UserError, match="no such tensor"):
+        narrow.entry(hidden[0].replace("mask", "msk"))
+
+
+def test_while_writing_an_address_names_the_step():
+    model = small("decoder")
+    with trace(model, watch="*.context") as tape:
+        generate(model, Prompt(text(length=3)), max_new_tokens=3)
+    found = tape.explain("blocks.1.self_attention.context@2", (1, 2, 0, 3), terms=1)
+    address, weight = found.terms[0].factors[0]
+    name, place = address.removesuffix("]").split("[")
+    assert name == "blocks.1.self_attention.weights@2"
+    assert name in tape.names
+    assert tape.explain(name, [int(i) for i in place.split(", ")]).captured == pytest.approx(weight, rel=1e-4)
+
+
+def test_a_gain_that_is_stored_less_one_is_named_so():
+    model = small("decoder", **CHOICES["rms-plus-one"])
+    found = trace(model, text()).explain("final_norm.out", (0, 3, 1))
+    assert f"× (1 + final_norm.weight[1]) = {model.final_norm.gain[1].item():.6g}" in str(found)
+
+
 @pytest.mark.parametrize("choice", ["plain", "rotary", "qk-norm", "window", "learned", "relative-bias"])
 @pytest.mark.parametrize("family", FAMILIES[1:])
 def test_every_step_of_writing(family, choice):

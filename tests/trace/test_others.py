@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from finding import Head
 from torch import nn
 
 from pellucid.errors import UserError
@@ -88,6 +89,18 @@ def test_scores_wait_until_they_are_asked_for(capsys):
         exec(found.script, {})
         assert float(capsys.readouterr().out) == pytest.approx(found.captured, abs=1e-6)
         assert "not computed here" not in found.script
+
+
+def test_a_context_is_computed_again_where_no_formula_says_how():
+    def attend(q, k, v):
+        weights = (q @ k.mT * 0.5).relu().softmax(-1)
+        return weights @ v, weights
+
+    torch.manual_seed(0)
+    tape = trace(Head(attend), torch.randn(2, 6, 32))
+    (name,) = (name for name in tape if name.endswith("context"))
+    assert tape.entry(name).operation.site.replay is not None
+    torch.testing.assert_close(tape.recompute(name), tape[name])
 
 
 def test_both_sides_of_a_transformer_of_torch():

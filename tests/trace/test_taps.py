@@ -94,6 +94,15 @@ def test_watching_the_residual_stream_keeps_the_fused_kernel():
     assert len(tape) == 2
 
 
+def test_copies_in_main_memory_stay_as_they_were():
+    model = small("decoder")
+    with torch.no_grad(), trace(model, watch="logits", keep="cpu") as tape:
+        logits = model(tokens())
+    before = logits.clone()
+    logits.zero_()
+    assert torch.equal(tape["logits"], before)
+
+
 def test_gradients_reach_the_weights():
     model = small("decoder")
     with trace(model) as tape:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.analysis.passes import Tensors
+from pellucid.analysis.passes import Tensors, recorded
 from pellucid.errors import UserError
 
 
@@ -22,11 +22,11 @@ def shift(changed: Tensors, plain: Tensors, states: Sequence[str]) -> Float[Tens
         states: names of tensors (1, T, D), such as :meth:`pellucid.analysis.streams.Stream.states` lists.
 
     Raises:
-        UserError: for passes of unequal length.
+        UserError: for passes of unequal length, or a state that one of them does not have.
     """
     rows = []
     for name in states:
-        a, b = changed[name][0].double(), plain[name][0].double()
+        a, b = (recorded(tensors, name)[0].double() for tensors in (changed, plain))
         if a.shape != b.shape:
             raise UserError(name, f"of shape {list(a.shape)} in one pass", f"{list(b.shape)}, as in the other")
         length = b.norm(dim=-1)

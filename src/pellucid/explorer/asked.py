@@ -96,12 +96,23 @@ class Steer(Asked):
 
     def edits(self, held: Held) -> dict[str, Edit]:
         """For :func:`pellucid.trace.trace`."""
-        direction = held(self.towards, self.name)[0].mean(dim=0)
+        direction = self._meant(held(self.towards, self.name))
         if self.away is not None:
-            direction = direction - held(self.away, self.name)[0].mean(dim=0)
+            direction = direction - self._meant(held(self.away, self.name))
         if not direction.any():
             raise UserError("steer", "both inputs mean the same here", "two that differ")
         return {self.name: edits.steer(direction, self.value, Where(positions=self.positions))}
+
+    def _meant(self, tensor: Tensor) -> Tensor:
+        """The mean over positions.
+
+        Raises:
+            UserError: for a tensor that has no vector at each of them.
+        """
+        if tensor.dim() != 3 or not tensor.is_floating_point():
+            found = f'"{self.name}" of shape {list(tensor.shape)}'
+            raise UserError("steer", found, "a tensor with a vector for each position, as the residual stream")
+        return tensor[0].mean(dim=0)
 
 
 class Swap(Asked):

@@ -120,7 +120,7 @@ class Drafts:
         Raises:
             UserError: for a model that does not write, a token outside its vocabulary, or a text that is too long.
         """
-        about = json.dumps([explored.hash, text, written])
+        about = json.dumps([explored.key, explored.identity, text, written])
         id = hashlib.sha256(about.encode()).hexdigest()[:16]
         if id not in self._known:
             self._known[id] = self._made(id, explored, beginning(explored.loaded, text), written)
@@ -148,7 +148,7 @@ class Drafts:
             return kept_in(self._states[place].cache, layer, what).clone()
 
     def _made(self, id: str, explored: Explored, prompt: Prompt, written: tuple[int, ...]) -> Draft:
-        self._check(explored, prompt, written)
+        self.check(explored, prompt, written)
         began = time.perf_counter()
         with torch.inference_mode():
             logits, how, fed = self._read(explored, prompt, written)
@@ -160,7 +160,12 @@ class Drafts:
         left = left - prompt.tokens.size(1) - len(written)
         return Draft(id, explored, prompt, written, logits, how, fed, slots, difference, left, seconds)
 
-    def _check(self, explored: Explored, prompt: Prompt, written: tuple[int, ...]) -> None:
+    def check(self, explored: Explored, prompt: Prompt, written: tuple[int, ...] = ()) -> None:
+        """Whether a text may be written on.
+
+        Raises:
+            UserError: for a token outside the vocabulary, or a text that is too long.
+        """
         described = explored.loaded.model.config
         front = described.target if isinstance(described, config.EncoderDecoder) else described.front
         size = front.vocab_size if isinstance(front, config.Tokens) else 0
@@ -214,7 +219,7 @@ class Drafts:
 
 def _place(explored: Explored, prompt: Prompt, written: tuple[int, ...]) -> Place:
     source = () if prompt.source is None else tuple(prompt.source[0].tolist())
-    return explored.hash, (*source, -1, *prompt.tokens[0].tolist()), written
+    return explored.identity, (*source, -1, *prompt.tokens[0].tolist()), written
 
 
 def _scores(drafts: Iterable[Draft]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +24,7 @@ from pellucid.models.checkpoint import Loaded
 from pellucid.trace import Tape, trace
 from pellucid.trace.explain import Explanation
 from pellucid.trace.statistics import Statistics
+from pellucid.version import __version__
 
 GLANCE = 64  # rows and columns of a map in small
 
@@ -45,11 +46,16 @@ class Explored:
     @cached_property
     def hash(self) -> str:
         """Of the weights: sixteen hex digits that change whenever a number does."""
-        digest = hashlib.sha256()
-        for name, parameter in self.loaded.model.named_parameters():
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        return _digest(self.loaded.model.named_parameters())
+
+    @cached_property
+    def identity(self) -> str:
+        """Of all that decides an answer: passes and drafts are known by it, whose answers a browser keeps for ever."""
+        model = self.loaded.model
+        cut = [] if self.sense == "picture" else [self.loaded.tokenizer, self.loaded.tokenizer.target]
+        about = [__version__, repr(model.config), self.hash, _digest(model.named_buffers())]
+        about += [*(tokenizer.fingerprint for tokenizer in cut), *_settings(model)]
+        return hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
 
     @cached_property
     def description(self) -> dict[str, Any]:
@@ -194,6 +200,22 @@ class Pass:
             ],
             "seconds": self.seconds,
         }
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _settings(model: torch.nn.Module) -> Iterator[str]:
+    """Numbers and flags of modules: what was set after building, as ``model.causal``, no config tells."""
+    for path, module in model.named_modules():
+        for name, value in sorted(vars(module).items()):
+            if not name.startswith("_") and isinstance(value, bool | int | float | str | tuple | None):
+                yield f"{path}.{name}={value!r}"
 
 
 def placed(asked: Input, model: torch.nn.Module) -> AbstractContextManager[None]:

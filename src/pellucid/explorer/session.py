@@ -147,7 +147,7 @@ class Session:
         """
         explored = self.model(asked.model)
         about = json.dumps(asked.as_dict(), sort_keys=True)
-        id = hashlib.sha256(f"{explored.hash} {about}".encode()).hexdigest()[:16]
+        id = hashlib.sha256(f"{explored.identity} {about}".encode()).hexdigest()[:16]
         if id in self._passes:
             self._passes.move_to_end(id)
             return self._passes[id]
@@ -223,7 +223,7 @@ class Session:
         if asked.ids is not None:
             reading = read_ids(explored.loaded, asked.ids.reads, asked.ids.writes)
         else:
-            reading = read(explored.loaded, asked.text, asked.target)
+            reading = read(explored.loaded, asked.text, asked.target, self.limits.tokens)
         if (padding := asked.padding) is not None:
             counts = (padding.reads, padding.writes)[: len(reading.inputs)]
             left = padding.side == "left"

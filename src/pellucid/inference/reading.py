@@ -59,14 +59,15 @@ class Reading:
         return self.inputs if self.given is None else self.given
 
 
-def read(loaded: Loaded, text: str, target: str | None = None) -> Reading:
+def read(loaded: Loaded, text: str, target: str | None = None, longest: int | None = None) -> Reading:
     """Cuts a text as the model was trained to read it.
 
     Args:
         target: what an encoder–decoder is fed as written; what it writes itself, greedily, when left out.
+        longest: tokens of a text that it is to write about, and of what it writes.
 
     Raises:
-        UserError: for a model that reads no text, or a target for one that has none.
+        UserError: for a model that reads no text, a target for one that has none, or a text that is too long.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     if not isinstance(model, EncoderDecoder):
@@ -79,8 +80,12 @@ def read(loaded: Loaded, text: str, target: str | None = None) -> Reading:
     source = torch.tensor([ids], device=model.device)
     start = [*writer.start, *writer.forced]
     if target is None:
+        limit = len(start) + len(ids) + 50 if longest is None else longest
+        if len(ids) > limit:
+            raise UserError("text", f"{len(ids):,} tokens", f"at most {limit:,}", "shorten it")
         prompt = Prompt(torch.tensor([start], device=model.device), source=source)
-        (written,) = generate(model, prompt, max_new_tokens=len(ids) + 50, ends=writer.ends)
+        most = min(len(ids) + 50, limit - len(start))
+        (written,) = generate(model, prompt, max_new_tokens=most, ends=writer.ends)
     else:
         written = writer.encode(target)
     return _of_two(model, tokenizer, ids, [*start, *written])

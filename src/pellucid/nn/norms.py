@@ -47,4 +47,5 @@ class RMSNorm(Tapped):
         return 1 + self.weight.float() if self.plus_one else self.weight  # one more, rounded, would lose the gain
 
     def operation(self, name: str) -> Operation:
-        return Norm(self.gain, None, self.epsilon, centred=False, name=self._path.removesuffix("."))
+        path = self._path.removesuffix(".")
+        return Norm(self.gain, None, self.epsilon, centred=False, name=path, plus_one=self.plus_one)

@@ -17,7 +17,7 @@ from pellucid.errors import UserError
 from pellucid.nn.kernels import explicit
 from pellucid.nn.masks import PADDING, Mask
 from pellucid.nn.positions import AddedPositions, Rotation
-from pellucid.trace.operations import Softmax
+from pellucid.trace.operations import Operation, Softmax
 from pellucid.trace.working import (
     Factor,
     Index,
@@ -259,7 +259,23 @@ class Mixture:
         scores = Scores(self.scale, self.softcap)
         after = [scores.after(s, (batch, head, query, i), mask.value) for i, s in enumerate(products.tolist())]
         found = torch.tensor([steps[-1].value for steps in after], dtype=torch.float64)
-        return q.name.removesuffix("q") + "weights", Softmax().compute(found), v
+        short, mark, step = q.name.partition("@")
+        return f"{short.removesuffix('q')}weights{mark}{step}", Softmax().compute(found), v
+
+    def unseen(self, part: str, q: Any, k: Any, v: Any, mask: Any, *, scores: str) -> tuple[Operation, tuple[Any, ...]]:
+        """How the mask, scores or weights that a fused kernel stored nowhere come about, and of what.
+
+        Args:
+            part: which of them.
+            q, k, v, mask: what went into the context. scores: what they are called.
+        """
+        match part:
+            case "mask":
+                return Rule(), (mask,)
+            case "scores":
+                return Scores(self.scale, self.softcap), (q, k, mask)
+            case _:
+                return Softmax(), (scores,)
 
 
 def _unseen(name: str, tensor: Tensor, /, *operands: object) -> Tensor:

@@ -50,11 +50,13 @@ class Where:
                 chosen = (self.rows, self.heads, self.positions, self.units)
             case 3:
                 chosen = (self.rows, self.positions, self.units)
+            case 1:
+                chosen = (self.rows,)
             case _:
                 chosen = (self.rows, *(None,) * (x.dim() - 2), self.units)
-        if (self.heads is not None and x.dim() != 4) or (self.positions is not None and x.dim() < 3):
-            what = "heads" if self.heads is not None else "positions"
-            raise UserError("edit", f"a tensor of shape {list(x.shape)} has no {what}", "a tensor that has them")
+        for what, there in (("heads", x.dim() == 4), ("positions", x.dim() > 2), ("units", x.dim() > 1)):
+            if getattr(self, what) is not None and not there:
+                raise UserError("edit", f"a tensor of shape {list(x.shape)} has no {what}", "a tensor that has them")
         axes = [_indices(part, size) for part, size in zip(chosen, x.shape, strict=True)]
         return tuple(axis.view(*[1] * i, -1, *[1] * (x.dim() - i - 1)).to(x.device) for i, axis in enumerate(axes))
 
@@ -111,9 +113,15 @@ def steer(direction: Tensor, strength: float = 1.0, where: Where = EVERYWHERE) -
 
 
 def mean(where: Where = EVERYWHERE, of: Tensor | None = None) -> Edit:
-    """The mean over rows and positions, of this tensor or of another such as one from many texts."""
+    """The mean over rows and positions, of this tensor or of another such as one from many texts.
+
+    Raises (when applied):
+        UserError: for a tensor that has no mean, as a mask has none.
+    """
 
     def edit(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise UserError("edit", f"values of {x.dtype} have no mean", "floating-point numbers")
         source = x if of is None else of.to(x)
         axes = (0, 2) if x.dim() == 4 else tuple(range(x.dim() - 1))
         middle = source.mean(dim=axes, keepdim=True).expand_as(x)

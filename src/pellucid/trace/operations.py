@@ -236,6 +236,7 @@ class Norm:
     Attributes:
         gain: (D,). bias: (D,), or ``None``.
         name: of the module that has them.
+        plus_one: whether its weight is the gain less one.
     """
 
     gain: Tensor
@@ -243,6 +244,7 @@ class Norm:
     epsilon: float
     centred: bool
     name: str
+    plus_one: bool = False
 
     @property
     def formula(self) -> str:
@@ -268,6 +270,7 @@ class Norm:
         spread, centred = ("variance", "(x - mean)") if self.centred else ("mean of squares", "x")
         standard = own / math.sqrt(variance + self.epsilon)
         gained, address = standard * gain, at(f"{self.name}.weight", [column])
+        address = f"(1 + {address})" if self.plus_one else address
         steps += [
             Step(spread, variance, f"variance = {centred}.square().mean()"),
             Step("÷ √(… + ε)", standard, f"y = y / (variance + {literal(self.epsilon)}) ** 0.5"),

@@ -184,7 +184,7 @@ class SiteContext:
     formula: str = "Σ weights · v"
 
     def compute(self, *operands: Any) -> Tensor:
-        return self.site.formula.context(self.site.q, self.site.k, self.site.v)
+        return self.site.mixed()
 
     def explain(self, index: Index, *operands: Operand) -> Working:
         weights, v = operands

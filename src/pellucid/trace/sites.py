@@ -180,6 +180,13 @@ class Site:
             return self.replay.weights()
         return self.formula.weights(_wide(self.q), _wide(self.k))
 
+    def mixed(self) -> Tensor:
+        """(B, H, T, K): the context again, from the weights."""
+        if self.replay is not None:
+            v = _wide(for_each_head(self.v, self.q))
+            return self.replay.weights().to(v.dtype) @ v
+        return self.formula.context(self.q, self.k, self.v)
+
     def as_dict(self) -> dict[str, Any]:
         """All but the tensors, of which it says the shapes."""
         scale = self.scale

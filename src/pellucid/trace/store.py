@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,12 @@ def save(tape: Tape, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         for name in (TENSORS, ENTRIES):
             (part / name).replace(folder / name)
-        part.rmdir()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             folder, f"cannot be written ({error})", hint="make room, or choose another place"
         ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def load(folder: Path) -> Tape:
@@ -69,12 +71,13 @@ def load(folder: Path) -> Tape:
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share memory, as those with two names do, in memory of their own: the format asks for it."""
+    """Tensors that share memory, with another of their name or part, in memory of their own: the format asks for it."""
     apart: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
-        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
     return apart
 
 

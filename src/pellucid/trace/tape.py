@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType, MappingProxyType
@@ -164,12 +164,12 @@ class Tape:
         # A cache writes on in the memory that its keys and values are views of.
         shared = self.step is not None and hasattr(self.entries[name].operation, "history")
         kept = tensor.detach().clone() if shared else tensor
-        self.tensors[name] = kept.detach().cpu() if self.keep == "cpu" else kept
+        self.tensors[name] = kept.detach().to("cpu", copy=True) if self.keep == "cpu" else kept
         if self.grads and tensor.requires_grad:
             tensor.register_hook(lambda gradient: self._take(name, gradient))
 
     def _take(self, name: str, gradient: Tensor) -> None:
-        self.gradients[name] = gradient.detach().cpu() if self.keep == "cpu" else gradient.detach()
+        self.gradients[name] = gradient.detach().to("cpu", copy=True) if self.keep == "cpu" else gradient.detach()
 
     def _name_of(self, tensor: Tensor) -> str | None:
         found = self._names.get(id(tensor))
@@ -198,14 +198,16 @@ class Tape:
         return len(self.tensors)
 
     def _missing(self, name: str) -> KeyError | UserError:
-        if name in self.entries:
+        if name in self.entries or self._unseen(name) is not None:
             return UserError(f'"{name}"', "was not recorded", "a name that `watch` matches", f'watch="{name}"')
         return UserError(f'"{name}"', "no such tensor", "one of the names of the tape", nearest(name, self.names))
 
     @property
     def names(self) -> list[str]:
         """All that could be watched: what the run passed, and what a fused kernel would compute if it were."""
-        hidden = [f"{name[:-7]}{unseen}" for name in self.entries if name.endswith("context") for unseen in UNSEEN]
+        contexts = [name for name, entry in self.entries.items() if hasattr(entry.operation, "unseen")]
+        sites = [name.rpartition("context") for name in contexts]
+        hidden = [f"{site}{unseen}{step}" for site, _, step in sites for unseen in UNSEEN]
         return list(dict.fromkeys([*self.entries, *hidden]))
 
     def value(self, name: str) -> Tensor:
@@ -245,9 +247,24 @@ class Tape:
         Raises:
             UserError: for a name that the run has not passed, with the nearest.
         """
-        if name not in self.entries:
+        found = self.entries.get(name) or self._unseen(name)
+        if found is None:
             raise self._missing(name)
-        return self.entries[name]
+        return found
+
+    def _unseen(self, name: str) -> Entry | None:
+        """What a fused kernel computes on the way to the context and stores nowhere; ``None`` for any other name."""
+        short, mark, step = name.partition("@")
+        site, _, part = short.rpartition(".")
+        context = self.entries.get(f"{site}.context{mark}{step}")
+        told = None if context is None else getattr(context.operation, "unseen", None)
+        if context is None or told is None or part not in UNSEEN or len(context.inputs) != 4:
+            return None
+        operation, inputs = told(part, *context.inputs, scores=f"{site}.scores{mark}{step}")
+        q, k = (self.entry(one).shape if isinstance(one, str) else one.value.shape for one in context.inputs[:2])
+        shape = (q[0], 1 if part == "mask" else q[1], q[2], k[2])
+        dtype = torch.bool if part == "mask" else context.dtype
+        return replace(context, name=name, shape=shape, dtype=dtype, operation=operation, inputs=inputs, edited=())
 
     def operands(self, name: str) -> tuple[Operand, ...]:
         """What went into a tensor, values and all."""

@@ -18,10 +18,14 @@ function exported(): void {
     answers: { "GET /api/passes/7/answers?position=1&top=3": { json: 5 }, "GET /api/x?a=1:2,é&a=2": { json: 6 } },
     tensors: {
       "7": {
+        scores: { shape: [1, 3], octets: base64(Float32Array.of(-Infinity, -Infinity, 2)) },
         x: { shape: [1, 2, 3, 4], octets: base64(numbers) },
         coarse: { shape: [1, 4], octets: btoa(String.fromCharCode(0, 127, 255, 51)), encoding: "sqrt8", high: 2 },
       },
-      "8": { x: { shape: [1, 2, 3, 4], octets: base64(numbers.map((value) => 2 * value)) } },
+      "8": {
+        scores: { shape: [1, 3], octets: base64(Float32Array.of(-Infinity, 1, 5)) },
+        x: { shape: [1, 2, 3, 4], octets: base64(numbers.map((value) => 2 * value)) },
+      },
     },
   };
 }
@@ -50,6 +54,8 @@ it("subtracts one pass from another", async () => {
   exported();
   const cut = await getTensor("/api/passes/7/tensor?name=x&at=0,0,0,:&encoding=sym8&minus=8", "sym8");
   expect([...cut.data]).toEqual([0, -1 / 8, -2 / 8, -3 / 8]);
+  const hidden = await getTensor("/api/passes/7/tensor?name=scores&at=0,:&encoding=f32&minus=8", "f32");
+  expect([...hidden.data]).toEqual([0, -Infinity, -3]); // what a mask hides in both does not differ
 });
 
 it("never prints a number of eight bits", async () => {

@@ -84,7 +84,7 @@ export function recordedTensor(path: string): Tensor | null {
   if (!theirs) return named(path, encoding, cut.shape, cut.data);
   const other = part(theirs, at);
   if (String(other.shape) !== String(cut.shape)) return null;
-  return named(path, encoding, cut.shape, cut.data.map((value, i) => value - other.data[i]));
+  return named(path, encoding, cut.shape, cut.data.map((value, i) => (value === other.data[i] ? 0 : value - other.data[i])));
 }
 
 function named(key: string, encoding: Encoding, shape: number[], data: Float32Array): Tensor {

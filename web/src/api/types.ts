@@ -166,15 +166,16 @@ export interface Pass {
   seconds: number;
 }
 
+/** Of a tensor's finite numbers. */
 export interface Statistics {
-  min: Num;
-  max: Num;
+  least: Num;
+  greatest: Num;
   mean: Num;
   rms: Num;
-  std: Num;
   nan: number;
-  inf: number;
-  [name: string]: Num;
+  infinite: number;
+  /** Of rows that are distributions. */
+  entropy: Num | null;
 }
 
 export interface Explanation {

@@ -2,7 +2,7 @@
 
 import { getJson, getTensor, postJson, query } from "./client";
 import { getLines, postLines } from "./lines";
-import type { Edit, PassRequest, Tokens } from "./types";
+import type { Edit, Pass, PassRequest, Tokens } from "./types";
 
 export interface Slots {
   layer: number;
@@ -106,7 +106,10 @@ export const writing = {
 };
 
 export const whatif = {
-  plain: (request: PassRequest): PassRequest => ({ ...request, edits: undefined }),
+  /** What a pass was asked with, whatever is pinned by now. */
+  asked: (pass: Pass): PassRequest => ({ ...pass.asked, model: pass.model, text: pass.asked.text ?? "" }),
+
+  plain: (pass: Pass): PassRequest => ({ ...whatif.asked(pass), edits: undefined }),
 
   /** [states, positions]: how far each state of a tower's residual stream is from that of another pass. */
   shift: (pass: string, minus: string, prefix: string, signal?: AbortSignal) =>

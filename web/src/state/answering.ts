@@ -2,7 +2,7 @@
 
 import type { ModelInfo, Pass } from "../api/types";
 
-const GAPS = new Set(["<mask>", "[MASK]"]);
+export const GAPS = new Set(["<mask>", "[MASK]"]);
 
 /** The position of the gap, of the text's label, or of the last real token; null for a model that answers with a vector. */
 export function answerPlace(model: ModelInfo, pass: Pass): number | null {

@@ -7,7 +7,7 @@
 //   session.start()                 once
 //   session.run({text, target, edits, model})   pins what is given and makes a pass of what is pinned
 //   session.cancel()
-//   session.request(model?)         what a pass of this input is asked with, for another model or other edits
+//   session.request()               what a pass of what is pinned is asked with; of the pass at hand: whatif.asked(pass)
 //   session.towers, .tower          of the chosen model
 //   session.place                   kind, layer, head and site of attention that are pinned, within that tower
 //   session.sequence(prefix)        the tokens that a tower reads
@@ -90,11 +90,11 @@ class Session {
     await this.run();
   }
 
-  request(model = selection.model): PassRequest {
+  request(): PassRequest {
     const example = this.info?.example;
     const text = selection.text ?? example?.text ?? "";
     const target = selection.target ?? (selection.text === null ? example?.target : null) ?? undefined;
-    const { edits, padding, positions } = selection;
+    const { model, edits, padding, positions } = selection;
     return {
       model,
       text,

@@ -200,7 +200,7 @@ export const headMatters: Check = async ({ pass, model }, signal) => {
 
 /** The same input without edits. */
 const unchanged = (pass: Pass, signal: AbortSignal): Promise<Pass> =>
-  api.pass(whatif.plain({ ...session.request(pass.model), positions: undefined }), signal);
+  api.pass({ ...whatif.plain(pass), positions: undefined }, signal);
 
 interface Compared {
   change: number;
@@ -239,7 +239,7 @@ async function noHeadFlips(plain: Pass, signal: AbortSignal): Promise<boolean> {
   if (sites.reduce((sum, { shape }) => sum + shape[1], 0) > 48) return false; // too many to try: the reader may skip
   for (const { name, shape } of sites) {
     for (let head = 0; head < shape[1]; head++) {
-      const request = { ...whatif.plain({ ...session.request(plain.model), positions: undefined }), edits: [{ kind: "zero" as const, name, heads: [head] }] };
+      const request = { ...whatif.plain(plain), positions: undefined, edits: [{ kind: "zero" as const, name, heads: [head] }] };
       const { same } = await compared(plain, await api.pass(request, signal), signal);
       if (!same) return false;
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import torch
 from fastapi import APIRouter, Query, Response
 
 from pellucid.errors import UserError
@@ -45,7 +46,8 @@ async def tensor(
             other = part(at.session.held(minus).value(name), part_of, name)
             if other.shape != found.shape:
                 raise UserError(name, f"of shape {list(other.shape)} in the other pass", f"{list(found.shape)}")
-            found = found.float() - other.float()
+            a, b = found.float(), other.float()
+            found = torch.where(a == b, 0.0, a - b)  # also where a mask hides both, and both are -inf
         return as_bytes(found, encoding)
 
     return await at.do(cut)

@@ -26,7 +26,7 @@ async def lens(
     at: At,
     id: PassId,
     top: Annotated[int, Query(ge=1, le=100)] = 5,
-    token: int | None = None,
+    token: Annotated[int | None, Query(ge=0, le=1 << 60)] = None,
     start: Annotated[int, Query(ge=0)] = 0,
     stop: int | None = None,
     sublayers: bool = False,

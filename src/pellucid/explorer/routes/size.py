@@ -11,7 +11,7 @@ from pellucid.analysis.machine import MACHINES, THIS, Machine, machine_of
 from pellucid.analysis.size import Size, described, published
 from pellucid.analysis.size import size as measure
 from pellucid.analysis.target import model_of
-from pellucid.config.model import Model
+from pellucid.config.model import Model, stacks
 from pellucid.config.presets import PRESETS, UNPUBLISHED
 from pellucid.errors import UserError, nearest
 from pellucid.explorer.describe import FAMILY, towers_of
@@ -21,6 +21,7 @@ from pellucid.explorer.wire import Json
 router = APIRouter(prefix="/size")
 
 FAMILIES = ("decoder", "encoder", "encoder-decoder")
+MOST_LAYERS = 4096
 Setting = Annotated[str, Query(max_length=200)]
 Whole = Annotated[int | None, Query(ge=1, le=1 << 60)]
 
@@ -61,8 +62,10 @@ async def size(
     """Everything that ``pellucid size`` says of a preset, a family or a model of the session."""
 
     def told() -> dict[str, Any]:
+        asked = _target(at, target) if target not in PRESETS else target
+        _check_layers(model_of(asked, settings or ()))
         found = measure(
-            _target(at, target) if target not in PRESETS else target,
+            asked,
             settings or (),
             batch=batch,
             length=length,
@@ -77,6 +80,17 @@ async def size(
         return {**found.as_dict(), "shape": _shape(found)}
 
     return Json(await at.do(told))
+
+
+def _check_layers(model: Model) -> None:
+    """A page asks while somebody types, and what is told of each layer is worked out one by one.
+
+    Raises:
+        UserError: for a model deeper than any that will be drawn.
+    """
+    for stack in stacks(model):
+        if stack.num_layers > MOST_LAYERS:
+            raise UserError("num_layers", f"found {stack.num_layers:,}", f"at most {MOST_LAYERS:,}")
 
 
 def _shape(found: Size) -> dict[str, Any]:

@@ -130,9 +130,11 @@ async def go_on(at: At, asked: Continue) -> StreamingResponse:
 
 
 def _edited(session: Session, asked: Continue) -> Iterator[dict[str, Any]]:
-    loaded = session.model(asked.model).loaded
+    explored = session.model(asked.model)
+    loaded = explored.loaded
     model: Any = loaded.model
     prompt, writer = beginning(loaded, asked.text), loaded.tokenizer.target
+    session.drafts.check(explored, prompt)
     held = session.lender(asked.model)
     edits = asked.spelled_out(held).changes(held)
     before = prompt.tokens[0].tolist()

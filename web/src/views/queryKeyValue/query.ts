@@ -138,10 +138,11 @@ export function legendsOf(step: string, highs: Highs): [string, number][] {
 /** The numbers of a step for all keys, as a matrix. */
 export function matrixOf(now: Query, step: string): { tensor: Tensor; rows: string[]; columns: string[] } {
   const { keys, q, pieces, told } = now;
+  const key = `${now.pass} ${now.site} ${now.head} ${now.query} ${step}`;
   const made = (numbers: ArrayLike<number>[], rows: string[], columns?: string[]) => {
     const width = numbers[0].length;
     const flat = numbers.flatMap((row) => Array.from(row));
-    return { tensor: fromNumbers(`${now.pass} ${step}`, [numbers.length, width], flat), rows, columns: columns ?? Array.from({ length: width }, (_, i) => String(i)) };
+    return { tensor: fromNumbers(key, [numbers.length, width], flat), rows, columns: columns ?? Array.from({ length: width }, (_, i) => String(i)) };
   };
   if (step === "query") return made(q.map((form) => form.data), q.map((form) => form.text));
   if (step === "keys") return made(keys.map((each) => each.k), [...pieces]);
