@@ -156,6 +156,22 @@ class Pooled(Reader):
         return (hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
 
 
+class TimeFirst(nn.Module):
+    """(T, B) in, (T, B, V) out: the language model of PyTorch's tutorial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok, self.pos = nn.Embedding(VOCAB, WIDTH), nn.Embedding(LONGEST, WIDTH)
+        layer = nn.TransformerEncoderLayer(WIDTH, 4, 64)
+        self.core = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(WIDTH, VOCAB)
+
+    def forward(self, src, src_mask=None):
+        if src_mask is None:
+            src_mask = nn.Transformer.generate_square_subsequent_mask(len(src))
+        return self.head(self.core(self.tok(src) + self.pos(torch.arange(len(src)))[:, None], src_mask))
+
+
 class Vectors(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -52,6 +52,10 @@ def broken():
     raise ValueError("the weights are gone")
 
 
+def leaves():
+    raise SystemExit(3)
+
+
 def a_class():
     return GPT
 
@@ -74,6 +78,7 @@ def folder(tmp_path_factory):
     (folder / "others.py").write_text(OTHERS)
     (folder / "unfinished.py").write_text("def make(:\n")
     (folder / "needs.py").write_text("import a_package_that_is_nowhere\n")
+    (folder / "script.py").write_text("import sys\n\nsys.exit()\n")
     (folder / "package").mkdir()
     (folder / "package" / "__init__.py").write_text("")
     (folder / "package" / "inner.py").write_text("from .parts import GPT\n\n\ndef make():\n    return GPT()\n")
@@ -99,7 +104,7 @@ def doctor(folder, monkeypatch, capsys):
 
     yield call
     for name in set(sys.modules) - known:
-        if name.split(".")[0] in ("others", "package", "unfinished", "needs"):
+        if name.split(".")[0] in ("others", "package", "unfinished", "needs", "script"):
             del sys.modules[name]
 
 
@@ -188,6 +193,9 @@ MISUSE = {
     "needs.py:make": "a_package_that_is_nowhere",
     "needs:make": "a_package_that_is_nowhere",
     "unfinished.py:make": "SyntaxError",
+    "script.py:make": "importing it raised SystemExit (script.py, line 3). Put what it runs under 'if __name__",
+    "script:make": "or name a module without it",
+    "others:leaves": "making the model raised SystemExit: 3 (others.py, line",
     "faulty.py:GTP": 'Did you mean "GPT"?',
     "others:Needs": "needs width, depth",
     "others:nothing": "gives NoneType, which is no model",
@@ -307,6 +315,24 @@ def test_a_folder_of_another_library(doctor, folder):
     told = json.loads(doctor("neox", "--level", "quick", "--only", "causal", "--only", "kv", "--json").out)
     assert told["model"] == "GPTNeoXForCausalLM"
     assert [finding["status"] for finding in told["findings"]] == ["PASS", "PASS"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "unweighted", "pickled"])
+def test_weights_that_another_library_cannot_load_are_told(doctor, folder, damage):
+    transformers = pytest.importorskip("transformers")
+    common = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    neox = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**common, intermediate_size=64))
+    neox.save_pretrained(folder / damage)
+    weights = folder / damage / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    if damage == "torn":
+        weights.write_bytes(whole[:100])
+    if damage == "pickled":
+        torch.save(neox.state_dict(), folder / damage / "pytorch_model.bin")
+    told = doctor(damage, code=2)
+    assert f"pellucid: {damage}: transformers could not load it: " in told.err
+    assert "expected whole files in safetensors" in told.err
 
 
 def test_colours_and_the_question_on_a_terminal(folder):

@@ -1,14 +1,22 @@
 """How a model is called, and what it is meant to be, is found out; where it cannot be, the error says what to write."""
 
+from types import SimpleNamespace
+
 import callable_models as models
 import pytest
 import torch
 from torch import nn
+from zoo.arithmetic import OverBatch
+from zoo.base import BERT, GPT
 
 import pellucid as pl
+from pellucid.doctor.differences import mismatch
 from pellucid.doctor.finding import Status
 from pellucid.doctor.infer import subject_of
+from pellucid.doctor.recomputing import differs
 from pellucid.doctor.spec import Batch, Spec
+from pellucid.doctor.subject import Subject
+from pellucid.doctor.ways.plain import outputs_of
 from pellucid.errors import UserError
 
 DECODERS = ["Plain", "LastOnly", "LossFirst", "Required", "ByName", "Attribute", "Anything", "IdsSecond", "KeepMask",
@@ -79,6 +87,118 @@ def test_kind_by_what_it_does_and_by_what_is_said():
 def test_a_name_that_says_two_things_says_nothing():
     Both = type("CausalEncoderLM", (models.Plain,), {})
     assert found(Both())[0].spec.kind == "decoder"
+
+
+@pytest.mark.parametrize("name", ["MaskedLanguageModel", "MaskedLM", "TinyMLM"])
+def test_a_masked_language_model_is_what_it_does(name):
+    assert found(type(name, (models.Reader,), {})())[0].spec.kind == "encoder"
+
+
+def test_outputs_and_not_the_maps_of_attention_behind_them():
+    label, maps, hidden = torch.zeros(2, 3), torch.zeros(2, 4, 8, 8), torch.zeros(2, 8, 5)
+    assert outputs_of((label, maps)) is label
+    assert outputs_of((label, torch.zeros(2, 8, 8))) is label
+    assert outputs_of((label, hidden)) is hidden  # a text's label beside its tokens
+    assert outputs_of((hidden, maps)) is hidden
+    assert outputs_of((None, torch.zeros(()), hidden)) is hidden
+
+
+def test_time_before_batch():
+    model = models.TimeFirst().eval()
+    subject, notes = found(model)
+    batch = subject.batch()
+    assert any("reads (T, B)" in note for note in notes)
+    assert subject.spec.kind == "decoder"
+    assert torch.allclose(subject(batch), model(batch.ids.T).transpose(0, 1), atol=1e-6)
+    report = pl.doctor(model, level="quick")
+    assert report.healthy, str(report)
+
+
+@pytest.mark.parametrize("make", [lambda: GPT(OverBatch), lambda: BERT(OverBatch)])
+def test_rows_that_attend_to_one_another_are_not_taken_for_positions(make):
+    assert not any("(T, B)" in note for note in found(make(), Spec(kind="encoder", masked=False))[1])
+
+
+def named(model, **names):
+    for name, value in names.items():
+        setattr(model, name, value)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("names", "pad"),
+    [
+        ({"tok": nn.Embedding(models.VOCAB, models.WIDTH, padding_idx=5)}, 5),
+        ({"pos": nn.Embedding(models.LONGEST, models.WIDTH, padding_idx=1)}, None),
+        ({"src_pad_idx": 0}, 0),
+        ({"config": SimpleNamespace(pad_token_id=7)}, 7),
+        ({"config": SimpleNamespace(pad_token_id=models.VOCAB)}, None),
+        ({"config": SimpleNamespace(pad_token_id=None)}, None),
+    ],
+)
+def test_padding_that_the_model_names(names, pad):
+    subject, notes = found(named(models.Plain(), **names))
+    assert subject.spec.pad_id == pad
+    assert (f"pad_id: {pad}" in notes) == (pad is not None)
+    assert pad is None or not bool((subject.batch().ids == pad).any())
+
+
+class HidesOneToken(BERT):
+    """Padding is told by its id, which nothing says."""
+
+    hidden = 0
+
+    def forward(self, ids):
+        return self.head(self.encoded(ids, ids != self.hidden))
+
+
+def test_the_token_at_which_no_query_looks_is_padding():
+    torch.manual_seed(0)
+    drawn = found(BERT(vocab=29), Spec(kind="encoder"))[0].batch().ids
+    model = named(HidesOneToken(vocab=29), hidden=int(drawn[1, 4]))
+    subject, notes = found(model, Spec(kind="encoder"))
+    assert subject.spec.pad_id == model.hidden
+    assert any(note.startswith(f"padding: token {model.hidden}, at which no query looks") for note in notes)
+    report = pl.doctor(model, Spec(kind="encoder"), only=["attn.mask", "pad.invariance"])
+    assert [finding.status for finding in report] == [Status.PASS, Status.PASS], str(report)
+
+
+@pytest.mark.parametrize(("kind", "status"), [(HidesOneToken, Status.PASS), (BERT, Status.FAIL)])
+def test_who_hides_padding_by_itself_needs_no_mask_with_the_data(kind, status):
+    batch = Batch(ids=torch.tensor([[5, 6, 7, 8, 0, 0], [5, 9, 7, 8, 3, 4]]))
+    report = pl.doctor(kind(vocab=29), Spec(kind="encoder", pad_id=0, batch=batch), only=["data.labels"])
+    assert report["data.labels"].status is status
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_what_compiles_a_model_or_spreads_it_is_looked_through(wrap):
+    report = pl.doctor(wrap(models.LastOnly(causal=False)), Spec(kind="decoder"), only=["causal.prefix_invariance"])
+    assert report.model == "LastOnly"
+    assert report["causal.prefix_invariance"].status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("model", "spec"),
+    [(models.Plain(), Spec()), (models.Plain(), Spec(vocab_size=9)), (models.Vectors(), Spec(features=7))],
+)
+def test_what_is_drawn_is_the_same_whatever_the_default_device(model, spec):
+    subject, _ = found(model, spec)
+    batch = subject.batch()
+    with torch.device("meta"):
+        again = Subject(model, subject.spec)
+        ids = again.batch().ids
+        other = again.other(ids, 4)
+    assert torch.equal(ids, batch.ids)
+    assert torch.equal(other, subject.other(batch.ids, 4))
+
+
+def test_what_is_measured_with_random_weights_is_so_too():
+    subject, _ = found(models.Plain())
+    with torch.device("meta"):
+        apart = mismatch(subject)
+        assert differs(subject, subject.batch()) == ""
+    assert apart is not None
+    assert apart < 0.01
 
 
 def test_vectors():

@@ -13,6 +13,8 @@ from pellucid.doctor import checks
 from pellucid.doctor.finding import Finding, Status
 from pellucid.doctor.keeping import LeftChangedError, digests, kept
 from pellucid.doctor.levels import LEVELS
+from pellucid.doctor.precision import doubled, widened
+from pellucid.doctor.waking import awake
 from pellucid.errors import UserError
 
 SLOW = pytest.param("full", marks=pytest.mark.slow)
@@ -144,6 +146,40 @@ def test_parts_that_share_one_storage_share_it_afterwards():
     first, second = model.layers[0].out.weight, model.layers[1].out.weight
     assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
     assert torch.equal(torch.stack([first, second]), whole)
+
+
+@pytest.mark.parametrize("within", [doubled, widened])
+def test_parameters_lie_afterwards_where_they_lay(within):
+    model = models.Plain().to(torch.bfloat16).share_memory()
+    before = [parameter.data_ptr() for parameter in model.parameters()]
+    with within(model):
+        assert all(parameter.dtype is not torch.bfloat16 for parameter in model.parameters())
+    assert [parameter.data_ptr() for parameter in model.parameters()] == before
+    assert all(parameter.is_shared() and parameter.dtype is torch.bfloat16 for parameter in model.parameters())
+
+
+def test_zeros_keep_their_sign_and_are_woken_whatever_the_default_device():
+    model = models.Plain()
+    with torch.no_grad():
+        model.head.weight.copy_(-torch.zeros_like(model.head.weight))
+    before = state(model)
+    with torch.device("meta"), awake(model, 0) as woken:
+        assert woken
+        assert model.head.weight.any()
+    assert state(model) == before
+    pl.doctor(model, level="quick")
+    assert state(model) == before
+
+
+def test_random_states_of_all_devices_in_use_are_kept(monkeypatch):
+    states = {0: "zero", 1: "one"}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({device: state}))
+    with kept(None):
+        states.update({0: "seeded", 1: "seeded"})  # as torch.manual_seed does, wherever the model is
+    assert states == {0: "zero", 1: "one"}
 
 
 def test_a_part_that_is_exchanged_comes_back():

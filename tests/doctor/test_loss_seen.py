@@ -105,9 +105,9 @@ def texts():
     return ids.masked_fill(~keep, PAD), keep
 
 
-def looked(**changes):
+def looked(kind="decoder", **changes):
     ids, keep = texts()
-    spec = Spec(kind="decoder", vocab_size=VOCAB, pad_id=PAD, bos_id=BOS, eos_id=EOS)
+    spec = Spec(kind=kind, vocab_size=VOCAB, pad_id=PAD, bos_id=BOS, eos_id=EOS)
     given = {"ids": ids, "keep": keep, "labels": ids.masked_fill(~keep, -100)} | changes
     return {finding.check: finding.status.value for finding in pl.doctor.batch(Batch(**given), spec)}
 
@@ -129,10 +129,20 @@ def test_labels_two_ahead_and_one_behind():
 
 def test_a_decoder_needs_no_mask_for_padding_on_its_right():
     ids, keep = texts()
-    assert looked(keep=None) == {"data.labels": "PASS"}
+    assert looked(keep=None) == looked(kind="encoder_decoder", keep=None) == {"data.labels": "PASS"}
     assert (
         looked(ids=ids.flip(1), labels=ids.flip(1).masked_fill(~keep.flip(1), -100), keep=None)["data.mask"] == "FAIL"
     )
+
+
+def test_blocks_of_one_long_text_need_no_end():
+    ids = torch.randint(4, VOCAB, (4, 12), generator=torch.Generator().manual_seed(3))
+    assert looked(ids=ids, keep=None, labels=ids) == {"data.end_asked": "WARN"}
+    begun = torch.cat([torch.full((4, 1), BOS), ids[:, 1:]], 1)
+    assert looked(ids=begun, keep=None, labels=begun) == {"data.end_asked": "FAIL"}
+    _, keep = texts()
+    short, asked = ids.masked_fill(~keep, PAD), ids.masked_fill(~keep, -100)
+    assert looked(ids=short, labels=asked) == looked(ids=short, keep=None, labels=asked) == {"data.end_asked": "FAIL"}
 
 
 def test_texts_in_one_row_are_told():

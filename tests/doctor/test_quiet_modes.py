@@ -1,5 +1,6 @@
-"""Dropout that drops nothing, and products of groups in double precision: what they change and what they leave."""
+"""Dropout that drops nothing, products of groups in double precision, and noise that shrinks in it."""
 
+import callable_models as models
 import pytest
 import torch
 import torch.nn.functional as F
@@ -103,3 +104,38 @@ def test_a_leak_in_training_is_one_without_them():
     finding = causal(leaks=True)
     assert finding.status is Status.FAIL
     assert "only in training mode" in finding.seen
+
+
+class InAnotherOrder(models.Plain):
+    """Its last bits differ from pass to pass, as where kernels add in no fixed order."""
+
+    passes = 1
+
+    def forward(self, ids):
+        self.passes += 1
+        factor = 1 + self.passes**0.5
+        return self.logits(ids) * factor / factor
+
+
+class Growing(models.Plain):
+    """Its outputs differ by hardly more, and that is no rounding."""
+
+    passes = 1
+
+    def forward(self, ids):
+        self.passes += 1
+        return self.logits(ids) * (1 + 3e-7 * self.passes)
+
+
+@pytest.mark.parametrize("check", ["eval.deterministic", "forward.stateless"])
+def test_noise_that_shrinks_in_double_precision_is_no_fault(check):
+    finding = pl.doctor(InAnotherOrder(), pl.Spec(kind="decoder"), only=[check])[check]
+    assert finding.status is Status.PASS
+    assert "rounding" in finding.seen
+
+
+def test_what_does_not_shrink_is_one_however_small():
+    check = "eval.deterministic"
+    finding = pl.doctor(Growing(), pl.Spec(kind="decoder"), only=[check])[check]
+    assert finding.status is Status.FAIL
+    assert finding.evidence["gap"] < 1e-6

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+import pellucid as pl
 from pellucid.config import model as config
 from pellucid.config import parts
 from pellucid.models.build import build
@@ -68,6 +69,14 @@ def test_its_weights_give_the_same_logits_in_the_core():
         found = ours(source, target, source_keep=source != module.PAD)
     real = target != module.PAD
     assert (found - expected)[real].abs().max() < 1e-6 * expected.abs().max().clamp_min(1)
+
+
+def test_the_doctor_finds_it_healthy():
+    module = example()
+    torch.manual_seed(0)
+    report = pl.doctor(module.Transformer(), level="quick")
+    assert report.healthy, str(report)
+    assert f"pad_id: {module.PAD}" in report.inferred
 
 
 def test_it_learns():

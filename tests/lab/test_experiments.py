@@ -55,6 +55,13 @@ def test_a_seed_more_is_measured_alone(tmp_path, monkeypatch):
     assert set(outcome.measured) == {"0", "1"}
 
 
+def test_seeds_that_are_not_asked_for_again_stay(tmp_path, monkeypatch):
+    experiment = small("heads", monkeypatch)
+    run(experiment, tmp_path, seeds=(0, 1), say=print)
+    outcome = run(experiment, tmp_path, seeds=(0,), say=print)
+    assert set(outcome.measured) == set(json.loads((tmp_path / RESULT).read_text())["measured"]) == {"0", "1"}
+
+
 def test_what_was_measured_stays_when_a_run_is_broken_off(tmp_path, monkeypatch):
     experiment = small("heads", monkeypatch)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -232,3 +233,21 @@ def test_what_is_there_is_not_written_over(published, tmp_path):
 def test_a_published_model_says_nothing_of_its_training(folder):
     with pytest.raises(UserError, match="says nothing of its training"):
         load(folder).run  # noqa: B018
+
+
+def test_the_folder_we_are_in_is_one_like_others(published, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    convert(published, Path(), "pellucid")
+    assert not load(tmp_path).is_published
+
+
+@pytest.mark.parametrize(("first", "then"), [("pellucid", "hf"), ("hf", "pellucid")])
+def test_what_was_there_is_not_taken_for_what_is_written(published, tmp_path, first, then):
+    convert(published, tmp_path / "out", first)
+    (tmp_path / "out" / "target-tokenizer.json").write_text("{}")
+    convert(published, tmp_path / "out", then, force=True)
+    assert load(tmp_path / "out").is_published is (then == "hf")
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "target-tokenizer.json" not in left
+    assert ("config.toml" in left, "checksums.json" in left) == (then == "pellucid", then == "pellucid")
+    assert ("config.json" in left) == (then == "hf")

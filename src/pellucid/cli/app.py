@@ -78,5 +78,5 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be written
         if "--debug" in sys.argv:
             raise
-        print(f"pellucid: {error.filename or 'input or output'}: {error.strerror}.", file=sys.stderr)
+        print(f"pellucid: {error.filename or 'input or output'}: {error.strerror or error}.", file=sys.stderr)
         sys.exit(2)

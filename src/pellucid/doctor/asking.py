@@ -22,8 +22,8 @@ def ragged(subject: Subject) -> Batch:
     rows, length = batch.ids.shape
     pad, end = (known(each, subject) for each in (spec.pad_id, spec.eos_id))
     short = 2 if pad is not None else 0
-    lengths = torch.tensor([length - short * row for row in range(rows)])[:, None]
-    places = torch.arange(length)
+    lengths = torch.tensor([length - short * row for row in range(rows)], device="cpu")[:, None]
+    places = torch.arange(length, device="cpu")
     ids = batch.ids.cpu()
     if subject.writes and end is not None:
         ids = torch.where(places == lengths - 1, end, ids)

@@ -150,7 +150,7 @@ def _padding(batch: Batch, spec: Spec) -> Iterator[Fault]:
 
 def _seen(padding: Tensor, spec: Spec) -> bool:
     """Whether padding without a mask is seen: a decoder does not see what is on its right."""
-    if spec.kind == "decoder":
+    if spec.kind in ("decoder", "encoder_decoder"):
         ahead = (~padding).flip(1).cummax(1).values.flip(1)  # a real token comes after it
         padding = padding & ahead
     return bool(padding.any())
@@ -202,6 +202,14 @@ def _starts(ids: Tensor, spec: Spec) -> Iterator[Fault]:
         )  # fmt: skip
 
 
+def _whole(batch: Batch, spec: Spec) -> bool:
+    """Whether rows are texts for certain, and no blocks of a longer one: some are shorter, or all begin at a start."""
+    ids, bos = batch.ids, spec.bos_id
+    short = batch.keep is not None and not bool(batch.keep.all())
+    padded = spec.pad_id is not None and bool((ids == spec.pad_id).any())
+    return short or padded or (bos not in (None, spec.eos_id) and bool((ids[:, 0] == bos).all()))
+
+
 def _ends(batch: Batch, asked: Tensor | None, spec: Spec) -> Iterator[Fault]:
     eos = spec.eos_id
     if eos is None or spec.kind == "encoder":
@@ -211,7 +219,7 @@ def _ends(batch: Batch, asked: Tensor | None, spec: Spec) -> Iterator[Fault]:
         same = " (the padding is the same token, and was masked with it)" if eos == spec.pad_id else ""
         which = "there" if asked is None else "asked"
         yield Fault(
-            "end_asked", asked is not None, f"the end token {eos} is never {which}{same}",
+            "end_asked", asked is not None and _whole(batch, spec), f"the end token {eos} is never {which}{same}",
             "texts have no end token, were cut before it, or it is the padding and was masked with it",
             "append it to every text, take another token for padding, and mask by the lengths",
         )  # fmt: skip

@@ -60,12 +60,13 @@ def _mismatch(subject: Subject, moved: list[nn.Parameter]) -> float | None:
     batch = subject.batch()
     draw = torch.Generator().manual_seed(subject.seed + 3)
     output = subject(batch, grads=True)
-    weights = torch.randn(output.shape, generator=draw, dtype=torch.float64).to(output)
+    weights = torch.randn(output.shape, generator=draw, dtype=torch.float64, device="cpu").to(output)
     if output.dtype != torch.float64 or not output.requires_grad:
         return None
     with torch.enable_grad():
         found = torch.autograd.grad((output * weights).sum(), moved, allow_unused=True)
-    changes = [torch.randn(p.shape, generator=draw, dtype=torch.float64).to(p) * _size(p) for p in moved]
+    drawn = [torch.randn(p.shape, generator=draw, dtype=torch.float64, device="cpu") for p in moved]
+    changes = [change.to(p) * _size(p) for change, p in zip(drawn, moved, strict=True)]
     told = [0.0 if g is None else float((g * change).sum()) for g, change in zip(found, changes, strict=True)]
     floor = max(NOTHING, NEGLIGIBLE * max(abs(one) for one in told))
     apart = [

@@ -23,6 +23,7 @@ from pellucid.doctor.quiet import quiet
 from pellucid.doctor.reproduce import Reproduction
 from pellucid.doctor.spec import Spec
 from pellucid.doctor.subject import Subject
+from pellucid.doctor.updates import unwrapped
 from pellucid.doctor.waking import awake
 from pellucid.errors import UserError, nearest
 
@@ -46,6 +47,7 @@ def examine(
     (False, ['causal.prefix_invariance'])
 
     Args:
+        model: also one that is compiled or spread over processes, of which the module inside is looked at.
         spec: what it is meant to be; what is left out is found out and said in the report.
         level: ``quick`` asks by forward passes alone, ``standard`` by gradients as well, ``full`` by short trainings.
         only: names of checks, or of categories, in place of all.
@@ -56,8 +58,8 @@ def examine(
     Raises:
         UserError: for a model that cannot be called, or a name that is none.
     """
-    began = time.perf_counter()
-    chosen = checks_of(only, level)
+    began, chosen = time.perf_counter(), checks_of(only, level)
+    model = unwrapped(model) if isinstance(model, nn.Module) else model
     module = model if isinstance(model, nn.Module) else None
     with quiet(), kept(module), widened(module), torch.no_grad():
         with awake(module, seed):

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pellucid.doctor.spec import Kind, Spec
+from pellucid.doctor import tolerances
+from pellucid.doctor.measures import gap
+from pellucid.doctor.padding import hidden_id
+from pellucid.doctor.spec import Batch, Call, Kind, Spec
 from pellucid.doctor.subject import Subject
 from pellucid.doctor.ways import hugging_face, ours, plain, torch_nn
 from pellucid.errors import UserError
@@ -31,7 +34,8 @@ def subject_of(model: Any, spec: Spec | None, *, seed: int = 0, build: str = "")
     said = spec or Spec()
     if not callable(model):
         raise UserError("model", f"found {type(model).__name__}", "a module, or a callable from ids to logits")
-    full = said.over(_known(model) or plain.spec_of(model, said))
+    known = _known(model)
+    full = said.over(known or plain.spec_of(model, said))
     if full.vocab_size is None and full.features is None and (full.example is None or _reads_ids(full)):
         raise UserError("vocab_size", "nothing says how many tokens there are", hint="say it: Spec(vocab_size=…)")
     notes: list[str] = []
@@ -40,6 +44,13 @@ def subject_of(model: Any, spec: Spec | None, *, seed: int = 0, build: str = "")
         return Subject(model, spec or full, seed=seed, build=build)
 
     full = _running(subject, notes)
+    unknown = known is None and isinstance(model, nn.Module)
+    if unknown and said.call is None and (turned := _time_first(subject())) is not None:
+        full = replace(full, call=turned, masked=False)
+        notes.append("call: model(ids.T).transpose(0, 1): it reads (T, B), by what it does")
+    if unknown and full.pad_id is None and (pad := _padding(subject())) is not None:
+        full = replace(full, pad_id=pad)
+        notes.append(f"padding: token {pad}, at which no query looks; if another is meant, say it: Spec(pad_id=…)")
     if full.kind is None:
         kind, why = _kind(subject())
         full = replace(full, kind=kind)
@@ -109,6 +120,50 @@ def _try(subject: Subject) -> None:
     seen = "one number, which may be its loss" if isinstance(output, Tensor) else type(output).__name__
     raise UserError("call", f"{name} gives {seen}", "outputs (B, T, V) or (B, labels)",
                     "say which: Spec(call=lambda model, batch: model.….logits)")  # fmt: skip
+
+
+def _time_first(subject: Subject) -> Call | None:
+    """How a model is called that reads (T, B), as those of PyTorch's tutorials do; ``None`` for any other."""
+    call, batch = subject.spec.call, subject.batch()
+    assert call is not None
+
+    def turned(model: Any, given: Batch) -> Tensor:
+        return call(model, given.with_(ids=given.ids.T)).transpose(0, 1)
+
+    if batch.ids.dim() != 2 or batch.source is not None or not subject.per_position:
+        return None
+    other = Subject(subject.model, replace(subject.spec, call=turned), seed=subject.seed)
+    with suppress(Exception):  # what cannot be called so is no such model
+        if _mixing(subject) == (True, False) and _mixing(other) == (False, True) and _rows_alike(other):
+            return turned
+    return None
+
+
+def _mixing(subject: Subject) -> tuple[bool, bool]:
+    """Whether rows move one another, and whether positions do."""
+    batch = subject.batch()
+    base, other = subject(batch), subject.other(batch.ids, 4)
+    row, ends = batch.ids.clone(), batch.ids.clone()
+    row[0], ends[:, [0, -1]] = other[0], other[:, [0, -1]]
+    rows = gap(subject(batch.with_(ids=row))[1:], base[1:]).share
+    positions = gap(subject(batch.with_(ids=ends))[:, 1:-1], base[:, 1:-1]).share
+    return rows > tolerances.EXACT_NOISE, positions > tolerances.EXACT_NOISE
+
+
+def _rows_alike(subject: Subject) -> bool:
+    """Whether rows that change places give what they gave: positions are not counted along them."""
+    batch = subject.batch()
+    order = torch.arange(batch.ids.size(0), device=batch.ids.device).roll(1)
+    return gap(subject(batch.rows(order)), subject(batch)[order]).share <= tolerances.SHAPE_FAIL
+
+
+def _padding(subject: Subject) -> int | None:
+    """The token that the model hides by itself, where nothing says which it is."""
+    if subject.spec.features is not None or subject.spec.example is not None:
+        return None
+    with suppress(Exception):  # where nothing can be watched, whoever watches says so
+        return hidden_id(subject)
+    return None
 
 
 def _with_masks(subject: Subject, said: Spec) -> tuple[Spec, str]:

@@ -31,7 +31,7 @@ def kept(model: nn.Module | None) -> Iterator[None]:
     Raises:
         LeftChangedError: when parameters are not what they were, naming them.
     """
-    with torch.random.fork_rng(devices=_cuda(model)), _others():
+    with torch.random.fork_rng(_cuda(), device_type="cuda"), _others():
         if model is None:
             yield
             return
@@ -68,13 +68,16 @@ def kept(model: nn.Module | None) -> Iterator[None]:
 
 @contextmanager
 def _others() -> Iterator[None]:
-    """The random states of Python and NumPy, which some models draw from, and BigBird even seeds."""
+    """The random states of Python and NumPy, which some models draw from, and BigBird even seeds; and that of MPS."""
     own, drawn = random.getstate(), np.random.get_state()
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         yield
     finally:
         random.setstate(own)
         np.random.set_state(drawn)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
 
 
 def digests(tensors: dict[str, Tensor]) -> dict[str, str]:
@@ -103,6 +106,6 @@ def _hooks(model: nn.Module) -> list[int]:
     return [len(getattr(module, name)) for module in model.modules() for name in names]
 
 
-def _cuda(model: nn.Module | None) -> list[int]:
-    devices = {p.device for p in model.parameters()} if model is not None else set()
-    return sorted({device.index or 0 for device in devices if device.type == "cuda"})
+def _cuda() -> list[int]:
+    """All that are in use, by whomever: ``torch.manual_seed`` seeds every one of them."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

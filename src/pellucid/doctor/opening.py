@@ -98,7 +98,12 @@ def _by_transformers(folder: Path) -> Any:
     except (ImportError, OSError, KeyError, ValueError, TypeError):
         return None
     kind = getattr(transformers, name, None)
-    return None if kind is None else kind.from_pretrained(folder)
+    try:
+        return None if kind is None else kind.from_pretrained(folder, use_safetensors=True)  # nothing is unpickled
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        expected = "whole files in safetensors, as save_pretrained writes them"
+        raise UserError(folder, f"transformers could not load it: {told}", expected) from error
 
 
 def _with_data(spec: Spec, loaded: Any) -> Spec:
@@ -182,7 +187,7 @@ def _called(name: str, function: Any) -> Any:
         return function()
     except PellucidError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(name, f"making the model raised {_told(error)}") from error
 
 
@@ -233,9 +238,9 @@ def _imported(name: str) -> ModuleType:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             hint = "run this from the folder that the package is in, install it, or write file.py:NAME"
             raise UserError(name, f'there is no module "{error.name}"', EXPECTED, hint) from error
-        raise UserError(name, f"importing it raised {_told(error)}") from error
-    except Exception as error:
-        raise UserError(name, f"importing it raised {_told(error)}") from error
+        raise _unimported(name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _unimported(name, error) from error
 
 
 def _from_file(name: str) -> tuple[ModuleType, str]:
@@ -262,20 +267,25 @@ def _from_file(name: str) -> tuple[ModuleType, str]:
     sys.modules[title] = module  # dataclasses and inspect look a class's module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[title]
-        raise UserError(name, f"importing it raised {_told(error)}") from error
+        raise _unimported(name, error) from error
     return module, title
 
 
-def _told(error: Exception) -> str:
+def _unimported(name: str, error: Exception | SystemExit) -> UserError:
+    script = """put what it runs under 'if __name__ == "__main__":', or name a module without it"""
+    return UserError(name, f"importing it raised {_told(error)}", hint=script if isinstance(error, SystemExit) else "")
+
+
+def _told(error: BaseException) -> str:
     """An exception in a line: what, and where in the user's code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _theirs(frame.filename)]
     at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):
         at = f" ({Path(error.filename or '').name}, line {error.lineno})"
         return f"SyntaxError: {error.msg}{at}"
-    return f"{type(error).__name__}: {error}{at}"
+    return f"{type(error).__name__}{': ' if str(error) else ''}{error}{at}"
 
 
 def _theirs(file: str) -> bool:

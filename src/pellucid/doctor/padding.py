@@ -152,6 +152,22 @@ def upside_down(subject: Subject, given: Padded) -> bool:
     return False
 
 
+def hidden_id(subject: Subject) -> int | None:
+    """The token that no query looks at wherever it stands, where there is one and nothing else is hidden so."""
+    batch = subject.batch()
+    found: set[int] = set()
+    for site in subject.attention_of(batch).sites:
+        unseen = (site.scores() <= HIDDEN).all(2).all(1)  # (B, S)
+        for text in (batch.ids, batch.source):
+            if text is None or text.shape != unseen.shape or not bool(unseen.any()):
+                continue
+            ids = set(text[unseen].tolist())
+            if len(ids) > 1 or not torch.equal(unseen, text == text[unseen][0]):
+                return None
+            found |= ids
+    return found.pop() if len(found) == 1 else None
+
+
 def masks_by_id(subject: Subject, given: Padded) -> bool:
     """Whether the model hides padding by its id without being told: a short row hides other keys than a full one."""
     if subject.module is None:

@@ -1,6 +1,6 @@
-"""Double precision for a while, in place: parameters and buffers are cast, and cast back to the same bits.
+"""Another precision for a while: parameters and buffers are cast, and afterwards lie where they lay, bit for bit.
 
-Tensors that share memory share it afterwards too, in both directions.
+Tensors that share memory share it within as well.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ def widened(model: nn.Module | None) -> Iterator[None]:
 
 def _cast(model: nn.Module | None, narrow: tuple[torch.dtype, ...], wide: torch.dtype) -> Iterator[None]:
     tensors = [] if model is None else [tensor for tensor in _tensors(model) if tensor.dtype in narrow]
-    first = [tensor.dtype for tensor in tensors]
+    own = [tensor.data for tensor in tensors]  # others may see the same memory: processes, or a buffer of all of them
     with attributes_kept(model, lambda x: x.to(wide) if x.dtype in narrow else x):
-        _move(tensors, [wide] * len(tensors))
+        _widen(tensors, wide)
         try:
             yield
         finally:
-            _move(tensors, first)
+            for tensor, data in zip(tensors, own, strict=True):
+                tensor.data = data
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
@@ -46,10 +47,10 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return list(seen.values())
 
 
-def _move(tensors: list[Tensor], dtypes: list[torch.dtype]) -> None:
-    """Gives each tensor its dtype; what lay in one storage lies in one again, cast once."""
+def _widen(tensors: list[Tensor], dtype: torch.dtype) -> None:
+    """Gives each tensor a dtype; what lay in one storage lies in one again, cast once."""
     storages: dict[tuple[int, torch.dtype], Tensor] = {}
-    for tensor, dtype in zip(tensors, dtypes, strict=True):
+    for tensor in tensors:
         if tensor.device.type == "meta" or tensor.layout != torch.strided:
             tensor.data = tensor.data.to(dtype)
             continue

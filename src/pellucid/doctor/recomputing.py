@@ -82,4 +82,4 @@ def _value(subject: Subject, batch: Batch) -> Tensor:
     """One number of the outputs in training mode."""
     outputs = subject(batch, train=True, grads=True)
     draw = torch.Generator().manual_seed(subject.seed)
-    return (outputs * torch.randn(outputs.shape, generator=draw).to(outputs)).mean()
+    return (outputs * torch.randn(outputs.shape, generator=draw, device="cpu").to(outputs)).mean()

@@ -77,25 +77,26 @@ class Subject:
         if spec.vocab_size is None:
             raise UserError("vocab_size", "not known", "Spec(vocab_size=…)")
         ids = [i for i in range(spec.vocab_size) if i not in special]
-        return torch.tensor(ids if len(ids) >= 2 else list(range(spec.vocab_size)))
+        return torch.tensor(ids if len(ids) >= 2 else list(range(spec.vocab_size)), device="cpu")
 
     def draw(self, rows: int, length: int, seed: int, like: Tensor | None = None) -> Tensor:
         """(rows, length) ids, without repetition in a row where the vocabulary allows, no two rows beginning alike.
 
-        Vectors (rows, length, D) where the model reads those; ``like`` an input that is neither.
+        Vectors (rows, length, D) where the model reads those; ``like`` an input that is neither. All are
+        drawn on the CPU, also where another device is the default, so that every device reads the same.
         """
         draw = torch.Generator().manual_seed(1_000_003 * self.seed + seed)
         if like is not None and like.is_floating_point() and self.spec.features is None:
-            return torch.randn(rows, *like.shape[1:], generator=draw).to(like)
+            return torch.randn(rows, *like.shape[1:], generator=draw, device="cpu").to(like)
         if self.spec.features is not None:
-            return torch.randn(rows, length, self.spec.features, generator=draw).to(self.device)
+            return torch.randn(rows, length, self.spec.features, generator=draw, device="cpu").to(self.device)
         words = self.words
         if len(words) >= length + rows:
-            ids = torch.stack([words[torch.randperm(len(words), generator=draw)[:length]] for _ in range(rows)])
+            ids = torch.stack([words[_shuffled(len(words), draw)[:length]] for _ in range(rows)])
         else:
-            ids = words[torch.randint(len(words), (rows, length), generator=draw)]
+            ids = words[torch.randint(len(words), (rows, length), generator=draw, device="cpu")]
         if length and len(words) >= rows:
-            ids[:, 0] = words[torch.randperm(len(words), generator=draw)[:rows]]
+            ids[:, 0] = words[_shuffled(len(words), draw)[:rows]]
         return ids.to(self.device)
 
     def batch(
@@ -122,10 +123,10 @@ class Subject:
         """Something of the same shape that differs from it in every position."""
         if x.is_floating_point():
             draw = torch.Generator().manual_seed(1_000_003 * self.seed + seed)
-            return x + torch.randn(x.shape, generator=draw).to(x)
+            return x + torch.randn(x.shape, generator=draw, device="cpu").to(x)
         words = self.words.to(x.device)
         draw = torch.Generator().manual_seed(1_000_003 * self.seed + seed)
-        steps = torch.randint(1, len(words), x.shape, generator=draw).to(x.device)
+        steps = torch.randint(1, len(words), x.shape, generator=draw, device="cpu").to(x.device)
         place = torch.searchsorted(words, x.clamp(max=int(words[-1])).contiguous())
         return words[(place + steps) % len(words)]
 
@@ -188,6 +189,16 @@ class Subject:
             return True, first, None
         double = self.in_double(lambda: gap(*pair()).share)
         return verdict(first.share, double, exact=exact), first, double
+
+    def vanishes(self, measured: Callable[[], float]) -> tuple[bool | None, float]:
+        """Whether a gap of the same shapes is none, and the gap; what kernels of some devices make is asked in float64.
+
+        Above that it is a fault without being asked: random numbers of two precisions are not the same.
+        """
+        single = measured()
+        if single > tolerances.EXACT_NOISE:
+            return False, single
+        return verdict(single, self.in_double(measured) if single else None, exact=True), single
 
     def in_double(self, measured: Callable[[], T]) -> T | None:
         """A measurement with the model in float64; ``None`` where the model cannot, or gives no numbers in it."""
@@ -260,6 +271,10 @@ class Subject:
             return found
         double = self.in_double(lambda: influence(self, batch))
         return found if double is None else found.masked_fill(double <= found * tolerances.SHRUNK, 0.0)
+
+
+def _shuffled(count: int, draw: torch.Generator) -> Tensor:
+    return torch.randperm(count, generator=draw, device="cpu")
 
 
 class _Called(nn.Module):

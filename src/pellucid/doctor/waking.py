@@ -17,15 +17,16 @@ STD = 0.02
 
 @contextmanager
 def awake(model: nn.Module | None, seed: int) -> Iterator[int]:
-    """Parameters that are zero throughout are drawn from N(0, 0.02²) within the block, and zero again after it.
+    """Parameters that are zero throughout are drawn from N(0, 0.02²) within the block, and as they were after it.
 
     Rows of padding stay zero. Yields how many were woken.
     """
     asleep = [] if model is None else [p for p in model.parameters() if p.numel() and _zero(p)]
+    zeros = [parameter.detach().clone() for parameter in asleep]  # 0.0 and -0.0, which are not the same bits
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in asleep:
-            parameter.copy_(torch.randn(parameter.shape, generator=draw).to(parameter) * STD)
+            parameter.copy_(torch.randn(parameter.shape, generator=draw, device="cpu").to(parameter) * STD)
         if model is not None:
             woken = set(map(id, asleep))
             for module in model.modules():
@@ -35,8 +36,8 @@ def awake(model: nn.Module | None, seed: int) -> Iterator[int]:
         yield len(asleep)
     finally:
         with torch.no_grad():
-            for parameter in asleep:
-                parameter.zero_()
+            for parameter, own in zip(asleep, zeros, strict=True):
+                parameter.copy_(own)
 
 
 def _zero(parameter: torch.Tensor) -> bool:

@@ -80,7 +80,7 @@ def run(experiment: Experiment, folder: Path, *, seeds: Sequence[int] = (0, 1, 2
             result = result.measured
         measured[str(seed)] = result, time.perf_counter() - began
         _write(folder, _outcome(experiment, {**known, **measured}))
-    outcome = _outcome(experiment, measured)
+    outcome = _outcome(experiment, {**known, **measured})  # of every seed there is, also those that were not asked for
     _write(folder, outcome)
     draw(experiment, list(outcome.measured.values()), folder)
     return outcome

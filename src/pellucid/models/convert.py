@@ -14,7 +14,8 @@ from pellucid.config.run import Causal, NoData, TokenizerFile
 from pellucid.config.schema import kind_of
 from pellucid.data.published import write_tokenizer
 from pellucid.errors import UserError
-from pellucid.models.checkpoint import Loaded, save_run
+from pellucid.models.checkpoint import CHECKSUMS, TARGET_TOKENIZER, Loaded, save_run
+from pellucid.models.checkpoint import CONFIG as RUN_CONFIG
 from pellucid.models.foreign.export import write_published
 from pellucid.models.foreign.folder import CONFIG
 from pellucid.models.foreign.weights import INDEX
@@ -23,6 +24,8 @@ from pellucid.models.onnx import write_onnx
 
 # What a published folder may hold besides config and weights: it goes along as it is.
 COMPANIONS = ("*.json", "*.model", "*.spm", "*.txt", "1_Pooling/config.json")
+# What says of a folder which model it holds, in either format.
+DESCRIBING = (RUN_CONFIG, CHECKSUMS, TARGET_TOKENIZER, CONFIG)
 # Settings that say nothing of the mathematics.
 CARRIED = ("_token_id", "_tokens", "bad_words_ids", "is_multilingual", "max_position_embeddings")
 
@@ -41,7 +44,8 @@ def convert(source: str | Path, dest: Path, to: str, *, force: bool = False) -> 
     if dest.exists() and dest.resolve() == place.resolve():
         raise UserError(dest, "is the folder that is read", "another one")
     loaded = load(source)
-    part = dest.with_name(f".part-{dest.name}")
+    whole = dest.resolve()  # "." has no name
+    part = whole.with_name(f".part-{whole.name}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -67,9 +71,9 @@ def _write(loaded: Loaded, source: Path, dest: Path, to: str) -> dict[str, Any]:
 
 
 def _move(part: Path, dest: Path) -> None:
-    """Puts what was written in its place; of what was there, the weights and what belongs to them go."""
+    """Puts what was written in its place; of what was there, what says which model it is goes, whatever the format."""
     dest.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.safetensors", "*.safetensors.index.json", "generation_config.json", "*.onnx*"):
+    for pattern in (*DESCRIBING, "*.safetensors", "*.safetensors.index.json", "generation_config.json", "*.onnx*"):
         for old in dest.glob(pattern):
             old.unlink()
     for path in sorted(part.rglob("*")):

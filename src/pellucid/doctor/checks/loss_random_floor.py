@@ -9,6 +9,7 @@ import math
 from statistics import mean, stdev
 
 import torch
+from torch import Tensor
 
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
@@ -38,11 +39,14 @@ def answer(subject: Subject) -> Finding:
 
     def batch(step: int) -> Batch:
         draw = torch.Generator().manual_seed(10_000 * (subject.seed + 1) + step)
-        ids = words[torch.randint(len(words), (ROWS, length), generator=draw)].to(subject.device)
+
+        def drawn(length: int) -> Tensor:
+            return words[torch.randint(len(words), (ROWS, length), generator=draw, device="cpu")].to(subject.device)
+
+        ids = drawn(length)
         if spec.kind != "encoder_decoder" or spec.example is not None:
             return subject.batch(ROWS, length, seed=1000 + step).with_(ids=ids)
-        source = words[torch.randint(len(words), (ROWS, length - 3), generator=draw)].to(subject.device)
-        return Batch(ids=ids, source=source)
+        return Batch(ids=ids, source=drawn(length - 3))
 
     with trainee(subject, dropout=False) as model:
         losses = trained(model, loss, batch, steps=STEPS, lr=RATE, seed=subject.seed)

@@ -251,9 +251,8 @@ def _scalar(subject: Subject, batch: Batch) -> Tensor:
     outputs = subject(batch, grads=True)
     parts = [x.float() for x in tensors_in(outputs).values() if x.is_floating_point()]
     draw = torch.Generator().manual_seed(subject.seed)
-    return sum(
-        ((x * torch.randn(x.shape, generator=draw).to(x)).sum() for x in parts), torch.zeros((), device=outputs.device)
-    )
+    weighted = ((x * torch.randn(x.shape, generator=draw, device="cpu").to(x)).sum() for x in parts)
+    return sum(weighted, torch.zeros((), device=outputs.device))
 
 
 OPTIMIZER = """

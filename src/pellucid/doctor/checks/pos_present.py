@@ -77,7 +77,8 @@ def _unknown(subject: Subject, evidence: dict[str, object]) -> Finding:
             DONE, "outputs do not differ, and no attention is understood in which order could show", **evidence
         )
     batch = subject.batch()
-    order = torch.randperm(batch.ids.size(1), generator=torch.Generator().manual_seed(1)).to(batch.ids.device)
+    draw = torch.Generator().manual_seed(1)
+    order = torch.randperm(batch.ids.size(1), generator=draw, device="cpu").to(batch.ids.device)
     share = _apart(subject, lambda: (subject(batch.with_(ids=batch.ids[:, order])), subject(batch)[:, order]))
     if share:
         return CHECK.passed(SHUFFLED, "outputs differ", moved=share, **evidence)

@@ -29,7 +29,8 @@ SOURCE_DROPS = ("src_key_padding_mask", "memory_key_padding_mask", "source_paddi
 TARGET_KEEPS = ("keep", "target_keep", "tgt_keep", "decoder_attention_mask")
 TARGET_DROPS = ("tgt_key_padding_mask", "target_padding_mask", "tgt_padding_mask")
 WRITERS = re.compile(r"gpt|decoder|causal|lm$|language|llama|generat", re.IGNORECASE)
-READERS = re.compile(r"bert|encoder|classif|vit|embed", re.IGNORECASE)
+READERS = re.compile(r"bert|encoder|classif|vit|embed|mask\w*(lm|language)|mlm", re.IGNORECASE)
+"""A name that both match, such as that of a masked language model, says nothing."""
 FORMS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda mask: mask, lambda mask: mask.long(), lambda mask: mask.float(),
     lambda mask: mask[:, None], lambda mask: mask[:, None, None],
@@ -71,9 +72,9 @@ def spec_of(model: Any, said: Spec) -> Spec:
     """
     vectors = said.features or (None if said.vocab_size or said.example is not None else size.features(model))
     words = None if vectors else size.vocabulary(model)
-    kind, longest = said.kind, size.longest(model)
+    kind, longest, pad = said.kind, size.longest(model), None if vectors else size.padding(model)
     if said.call is not None:
-        return Spec(kind=kind, prefix=said.prefix, vocab_size=words, features=vectors, max_length=longest)
+        return Spec(kind=kind, prefix=said.prefix, vocab_size=words, features=vectors, max_length=longest, pad_id=pad)
     known = signature(model)
     pair = known.pair if kind in (None, "encoder_decoder") else None
     if kind == "encoder_decoder" and pair is None and len(known.names) > 1:
@@ -85,7 +86,7 @@ def spec_of(model: Any, said: Spec) -> Spec:
     call = _pair_call(known, pair) if pair else _single_call(known)
     return Spec(
         kind=kind or _named_kind(model), prefix=said.prefix, vocab_size=words, features=vectors,
-        max_length=longest, call=call,
+        max_length=longest, pad_id=pad, call=call,
     )  # fmt: skip
 
 
@@ -212,7 +213,10 @@ def _pair_call(known: Signature, pair: tuple[str, str]) -> Any:
 
 
 def outputs_of(found: Any) -> Tensor:
-    """The outputs in whatever a model returned: the tensor, that named ``logits``, or the first with three axes."""
+    """The outputs in whatever a model returned: the tensor, that named ``logits``, or the first with three axes.
+
+    Behind one with two axes, what is square in its last two may be a map of attention, and is not meant.
+    """
     if isinstance(found, Tensor):
         return found
     named = found.get("logits") if isinstance(found, Mapping) else getattr(found, "logits", None)
@@ -221,7 +225,9 @@ def outputs_of(found: Any) -> Tensor:
     tensors = [tensor for tensor in tensors_in(found).values() if tensor.is_floating_point()]
     if not tensors:
         raise UserError("call", f"the model returned {type(found).__name__} without a tensor", "logits (B, T, V)")
-    return next((tensor for tensor in tensors if tensor.dim() >= 3), max(tensors, key=lambda tensor: tensor.dim()))
+    first = next((tensor for tensor in tensors if tensor.dim() >= 2), tensors[0])
+    behind = (tensor for tensor in tensors if tensor.dim() >= 3 and tensor.size(-1) != tensor.size(-2))
+    return first if first.dim() >= 3 else next(behind, first)
 
 
 def _named_kind(model: Any) -> Kind | None:

@@ -1,4 +1,4 @@
-"""How many tokens a model knows, how many it can read, how wide its vectors are: from its settings and its tables."""
+"""How many tokens a model knows, which is padding, how many it reads, how wide they are: by its settings and tables."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ VOCABULARY = (
 )
 LENGTH = ("block_size", "max_length", "max_len", "max_seq_len", "max_seq_length", "max_sequence_length", "seq_len",
           "max_position_embeddings", "context_length", "context_size", "n_ctx", "ctx_len", "n_positions")  # fmt: skip
+PADDING = ("pad_id", "pad_idx", "pad_token_id", "padding_idx", "pad_index", "src_pad_idx", "src_pad_id")
 POSITION = re.compile(r"pos|(^|[._])(pe|wpe)($|[._])", re.IGNORECASE)
 OTHER = re.compile(r"pos|(^|[._])(pe|wpe)($|[._])|segment|type|rel|speaker|lang|time", re.IGNORECASE)
 WORDS = re.compile(r"tok|word|wte|vocab|embed|emb($|[._])|lut|src|tgt", re.IGNORECASE)
@@ -36,6 +37,16 @@ def vocabulary(model: Any) -> int | None:
     words = {path: rows for path, rows in tables.items() if not OTHER.search(path)}
     named = {path: rows for path, rows in words.items() if WORDS.search(path)}
     return min((named or words).values(), default=None)
+
+
+def padding(model: Any) -> int | None:
+    """The token of padding: of its settings, else what all its tables of words say that say one."""
+    told, words = _setting(model, PADDING, least=0), vocabulary(model)
+    if told is None and isinstance(model, nn.Module):
+        tables = {path: part for path, part in model.named_modules() if isinstance(part, nn.Embedding)}
+        ids = {part.padding_idx for path, part in tables.items() if not OTHER.search(path)} - {None}
+        told = ids.pop() if len(ids) == 1 else None
+    return None if told is None or (words is not None and told >= words) else told
 
 
 def longest(model: Any) -> int | None:
@@ -91,11 +102,11 @@ def _flat(x: Tensor) -> bool:
     return all(size == 1 for size in x.shape[:-2])
 
 
-def _setting(model: Any, names: tuple[str, ...]) -> int | None:
+def _setting(model: Any, names: tuple[str, ...], least: int = 2) -> int | None:
     for owner in _owners(model):
         for name in names:
             value = owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 1:
+            if isinstance(value, int) and not isinstance(value, bool) and value >= least:
                 return value
     return None
 

@@ -79,7 +79,7 @@ EXPERIMENT = Experiment(
     source="Vaswani et al. 2017, §3.2.2 and table 3 (A)",
     setting=f"One layer of width {WIDTH} is to name the tokens {', '.join(map(str, BACK))} places back, with "
     f"{', '.join(map(str, HEADS))} heads and the same number of parameters; {STEPS} steps of {ROWS} rows of {LENGTH}.",
-    minutes=3,
+    minutes=5,
     measure=measure,
     judge=judge,
     draw=draw,

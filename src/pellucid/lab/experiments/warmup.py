@@ -127,7 +127,7 @@ EXPERIMENT = Experiment(
     setting=f"{', '.join(map(str, DEPTHS))} layers of width {WIDTH} are to name the tokens {BACK[0]} and {BACK[1]} "
     f"places back, in {STEPS} steps of {ROWS} rows of {LENGTH} at a rate of up to {PEAK:g}, reached in {WARMUP} steps "
     "or at once; gradients are not clipped.",
-    minutes=7,
+    minutes=12,
     measure=measure,
     judge=judge,
     draw=draw,
