@@ -12,7 +12,7 @@ from pellucid.inference.decode import generations
 from pellucid.inference.engine import Engine
 from pellucid.inference.engine.head import chosen_products, copied_products
 from pellucid.inference.engine.looking import softmax
-from pellucid.inference.engine.products import Products, usual, ways_for
+from pellucid.inference.engine.products import HALF, HALF_WIDENED, Products, usual, ways_for
 from pellucid.inference.highest import highest
 from pellucid.inference.rules import LogitBias, NoRepeat
 from pellucid.inference.sampling import Never, Sampling
@@ -168,6 +168,14 @@ def test_every_kernel_for_whole_numbers_gives_the_same_bits(bias):
     assert ((plain - exact).abs() <= rounding + 1e-6).all()
     alone = [way.multiply(x[2:3], way.pack(weight), given) for way in ways_for("int8", torch.device("cpu"))]
     assert all(torch.equal(one, plain[2:3]) for one in alone)
+
+
+def test_bfloat16_without_instructions_for_it():
+    x, weight, bias = torch.randn(5, 40), torch.randn(24, 40), torch.randn(24)
+    plain, *others = [way.multiply(x, way.pack(weight), bias) for way in (HALF, *HALF_WIDENED)]
+    for other in others:
+        torch.testing.assert_close(other, plain, atol=0.05, rtol=0.01)
+        torch.testing.assert_close(other, others[0])
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])

@@ -15,7 +15,7 @@ from pellucid.config.run import Characters, Run, TextFiles, fitting_objectives
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.data.corpus import Corpus
 from pellucid.models.build import build
-from pellucid.training import card
+from pellucid.training import card, precision
 from pellucid.training.card import Costs, card_rows, flops_per_token, matrix_peak, measure, peak_memory, write_card
 from pellucid.training.session import Session
 from pellucid.training.watch import MetricsFile
@@ -94,6 +94,19 @@ def test_a_classifier_reads_once_a_text():
 def test_what_this_machine_can_do():
     assert matrix_peak(torch.device("cpu"), "float32") > 1e9
     assert peak_memory(torch.device("cpu")) > 50e6
+
+
+def test_a_slow_product_is_timed_once_and_no_larger_one_is_tried(monkeypatch):
+    cpu, tried = torch.device("cpu"), []
+
+    def seconds(a, b, kind):
+        tried.append(len(a))
+        return 0.01 if len(a) < 512 or kind == "float32" else 0.3
+
+    monkeypatch.setattr(precision, "_seconds", seconds)
+    assert precision.product_seconds(cpu, "bfloat16", 2048) == (512, [0.3])
+    assert tried == [256, 256, 512, 512]
+    assert precision.product_seconds(cpu, "float32", 1024) == (1024, [0.01] * 5)
 
 
 def test_kibibytes_on_linux_and_bytes_on_a_mac(monkeypatch):

@@ -9,7 +9,6 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from pellucid.models.files import write_whole
 from pellucid.models.tower import Tower
 from pellucid.nn.attention import Attention
 from pellucid.training.curves import CURVES, CURVES_PNG
-from pellucid.training.precision import products
+from pellucid.training.precision import product_seconds
 from pellucid.training.sheet import SAMPLES_SVG
 from pellucid.training.watch import METRICS, SAMPLES, TENSORBOARD, read_records
 from pellucid.version import __version__
@@ -147,25 +146,14 @@ def _tokens_per_second(folder: Path) -> float | None:
     return statistics.median(step["tokens"] / step["seconds"] for step in steps) if steps else None
 
 
-@torch.no_grad()
 def matrix_peak(device: torch.device, precision: str) -> float:
-    """FLOP/s of a square matrix product: the median of five, after one that warms up.
+    """FLOP/s of a square matrix product: the median of five.
 
-    2048³ on a CPU; 8192³ elsewhere, where less would measure how fast products are asked for.
+    2048³ on a CPU, or less where that takes long; 8192³ elsewhere, where less would measure how fast products are asked
+    for.
     """
-    size = 2048 if device.type == "cpu" else 8192
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    generator = torch.Generator(device).manual_seed(0)
-    a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(6):
-        began = time.perf_counter()
-        with products(device, precision):
-            a @ b
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(seconds[1:])
+    size, seconds = product_seconds(device, precision, 2048 if device.type == "cpu" else 8192)
+    return 2 * size**3 / statistics.median(seconds)
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -9,7 +9,7 @@ as exact, and on others computes in bfloat16. Only a measurement tells.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -19,6 +19,8 @@ from pellucid.config.optimisation import Precision
 
 MARGIN = 1.25  # how many times faster another precision must be to be taken
 EXACT = 1e-5  # relative error of a product that still counts as float32; bfloat16 makes about 3e-3
+LARGEST = 1024  # rows of the products by which precisions are compared
+SLOW = 0.1  # seconds; a product that takes longer tells enough, and no larger one is tried
 
 
 @contextmanager
@@ -43,13 +45,13 @@ def fastest(device_type: str) -> tuple[Precision, str]:
             ("bfloat16", "this device has units for it") if _has_bfloat16(device) else ("float32", "no bfloat16 here")
         )
     kinds: tuple[Precision, ...] = ("float32", "float32-medium", "bfloat16")
-    speeds = {precision: _speed(precision) for precision in kinds}
+    speeds = {precision: _speed(device, precision) for precision in kinds}
     if medium_error() > EXACT:
         del speeds["float32-medium"]
     told = ", ".join(f"{name} {speed / 1e9:,.0f}" for name, speed in speeds.items())
     best = max(speeds, key=lambda name: speeds[name])
     choice = best if speeds[best] > MARGIN * speeds["float32"] else "float32"
-    return choice, f"products of 1024³ in GFLOP/s: {told}"
+    return choice, f"products of up to {LARGEST}³ in GFLOP/s: {told}"
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -59,29 +61,55 @@ def _has_bfloat16(device: torch.device) -> bool:
 @torch.no_grad()
 def medium_error() -> float:
     """Root mean square error of a ``float32-medium`` product, relative to the truth."""
-    a, b = _factors(256, torch.float64)
+    a, b = _factors(256, torch.float64, torch.device("cpu"))
     with products(torch.device("cpu"), "float32-medium"):
         found = (a.float() @ b.float()).double()
     truth = a.float().double() @ b.float().double()
     return ((found - truth).norm() / truth.norm()).item()
 
 
-@torch.no_grad()
-def _speed(precision: str) -> float:
+def doubts(precision: str, device: torch.device) -> list[str]:
+    """What is to be said where a run goes on in ``float32-medium``, which is float32 only where it was chosen."""
+    if precision != "float32-medium" or (device.type == "cpu" and medium_error() <= EXACT):
+        return []
+    return ["float32-medium is less exact here than float32: set training.precision in config.toml to train on in that"]
+
+
+def _speed(device: torch.device, precision: str) -> float:
     """FLOP/s of a product in a precision: the best of five, which other programs disturb least."""
-    size = 1024
-    a, b = _factors(size, torch.bfloat16 if precision == "bfloat16" else torch.float32)
-    with products(torch.device("cpu"), precision):
-        return 2 * size**3 / min(_seconds(lambda: a @ b) for _ in range(6))
+    size, seconds = product_seconds(device, precision, LARGEST)
+    return 2 * size**3 / min(seconds)
 
 
-def _factors(size: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(size, size, generator=generator).to(dtype) for _ in range(2))
+@torch.no_grad()
+def product_seconds(device: torch.device, precision: str, largest: int) -> tuple[int, list[float]]:
+    """How long products of square matrices take: their size, and the seconds of five, after one that warms up.
+
+    They are as large as asked for, on a CPU smaller where that takes long: a processor that has no instructions for
+    bfloat16 multiplies it fifty times slower than float32, and is timed once.
+    """
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    size = 256 if device.type == "cpu" else largest
+    while True:
+        a, b = _factors(size, dtype, device)
+        _seconds(a, b, precision)
+        if (once := _seconds(a, b, precision)) > SLOW and device.type == "cpu":
+            return size, [once]
+        if size >= largest:
+            return size, [once, *(_seconds(a, b, precision) for _ in range(4))]
+        size *= 2
+
+
+def _factors(size: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     return a, b
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def _seconds(a: torch.Tensor, b: torch.Tensor, precision: str) -> float:
     began = time.perf_counter()
-    call()
+    with products(a.device, precision):
+        a @ b
+    if a.device.type != "cpu":
+        torch.accelerator.synchronize(a.device)
     return time.perf_counter() - began

@@ -3,7 +3,8 @@
 The plain twin is ``torch.nn.functional.linear``. What comes in and goes out is float32; in between
 
 - ``float32`` is exact;
-- ``bfloat16`` rounds inputs and weights to 8 bits of mantissa, and reads half of the bytes;
+- ``bfloat16`` rounds inputs and weights to 8 bits of mantissa, and reads half of the bytes; where the processor has no
+  instructions for it, what was rounded is multiplied as float32;
 - ``int8`` rounds each row of the weights and each row of the inputs to 255 steps of their own (Dettmers et al. 2022,
   §2.1), and reads a quarter. Sums of integers are exact, so that a row's product does not depend on its neighbours.
 
@@ -74,6 +75,15 @@ def _half(multiply: Callable[[Tensor, Any, Tensor | None], Tensor]) -> Callable[
         return y if bias is None else y.add_(bias)
 
     return rounded
+
+
+def _widened(way: Way) -> Way:
+    """A way of float32 for what is rounded to bfloat16."""
+    return Way(
+        way.name,
+        lambda weight: way.pack(weight.bfloat16().float()),
+        lambda x, weight, bias: way.multiply(x.bfloat16().float(), weight, bias),
+    )
 
 
 STEPS = 127
@@ -158,6 +168,7 @@ TURNED = Way("turned", lambda weight: weight.t().contiguous(), _turned)
 PACKED = Way("packed", _pack, _packed)
 HALF = Way("dense", lambda weight: weight.bfloat16(), _half(_dense))
 HALF_PACKED = Way("packed", lambda weight: _pack(weight.bfloat16()), _half(_packed))
+HALF_WIDENED = tuple(_widened(way) for way in (DENSE, TURNED, PACKED))
 WHOLE = _whole("plain", lambda steps, scale: steps.t(), _sums_plain)
 WHOLE_ONEDNN = _whole("onednn", _pack_onednn, _sums_onednn)
 WHOLE_FBGEMM = _whole("fbgemm", _pack_fbgemm, _sums_fbgemm)
@@ -177,6 +188,16 @@ def _is_exact(way: Way) -> bool:
         return False
 
 
+@cache
+def _has_bfloat16() -> bool:
+    """Whether oneDNN has products of bfloat16 for this processor; where it has none, PyTorch's own are a plain loop."""
+    ones = torch.ones(16, 16)
+    try:
+        return bool((HALF_PACKED.multiply(ones, HALF_PACKED.pack(ones), None) == 16).all())
+    except RuntimeError:
+        return False
+
+
 def ways_for(weights: Weights, device: torch.device) -> tuple[Way, ...]:
     """The kernels that this machine has, the plainest first.
 
@@ -188,7 +209,9 @@ def ways_for(weights: Weights, device: torch.device) -> tuple[Way, ...]:
         case "float32":
             return (DENSE, TURNED, PACKED) if onednn else (DENSE,)
         case "bfloat16":
-            return (HALF, HALF_PACKED) if onednn else (HALF,)
+            if not onednn:
+                return (HALF,)
+            return (HALF, HALF_PACKED) if _has_bfloat16() else HALF_WIDENED
         case "int8":
             if device.type != "cpu":
                 raise UserError("weights", f"int8 on {device.type}", "float32 or bfloat16 there")
