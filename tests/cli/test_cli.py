@@ -181,6 +181,19 @@ def test_a_torn_checkpoint_is_told(folder, encoder):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to write to")
+def test_an_error_of_the_system_that_is_text_alone_is_told(monkeypatch, capsys):
+    from pellucid.cli import app
+
+    def fails():
+        raise OSError("nothing of that name")
+
+    monkeypatch.setattr(app, "app", fails)
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "pellucid: input or output: nothing of that name.\n"
+
+
 def test_a_full_disk_is_told(folder):
     (folder / "runs/full").mkdir(parents=True)
     (folder / "runs/full/.part-config.toml").symlink_to("/dev/full")  # where a file is written before it is renamed

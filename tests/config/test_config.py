@@ -21,7 +21,8 @@ from pellucid.config import (
     with_overrides,
 )
 from pellucid.config import model as config
-from pellucid.config.defaults import DEMOS, FAMILIES, default_run, demo_run
+from pellucid.config.defaults import DEMOS, FAMILIES, continued_run, default_run, demo_run
+from pellucid.config.optimisation import Linear
 from pellucid.config.run import Run
 from pellucid.errors import ConfigError, UserError
 
@@ -183,3 +184,38 @@ def test_errors_of_a_config_file_name_the_file(tmp_path):
         load_config(tmp_path / "recipe.toml", Run)
     with pytest.raises(ConfigError, match=r'recpie\.toml: no such file. Did you mean "recipe\.toml"'):
         load_config(tmp_path / "recpie.toml", Run)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["training.patience=3"], r"training\.evaluate_every: found 0; expected 1 or more, since patience counts"),
+        (["training.average.kind=checkpoints"], r"evaluate_every: .*since an average of checkpoints counts"),
+        (["training.checkpoints.every=50", "training.checkpoints.keep=0"], r"checkpoints\.keep: found 0; .*it is 50"),
+        (
+            ["objective.curriculum_steps=9", "objective.separate_documents=true"],
+            r"objective\.curriculum_steps: found 9",
+        ),
+    ],
+)
+def test_settings_that_cannot_both_act_are_told(given, message):
+    plain = to_dict(default_run("decoder", run.TextFiles(train=("a.txt",))))
+    with pytest.raises(ConfigError, match=message):
+        from_dict(run.Run, with_overrides(plain, ["training.evaluate_every=0", *given]))
+
+
+@pytest.mark.parametrize("kind", ["training.schedule.kind=linear", "training.schedule=linear"])
+def test_a_kind_leaves_what_is_given_beside_it_whatever_their_order(kind):
+    plain = to_dict(default_run("decoder", run.TextFiles(train=("a.txt",))))
+    for both in ([kind, "training.schedule.peak=5e-3"], ["training.schedule.peak=5e-3", kind]):
+        assert from_dict(run.Run, with_overrides(plain, both)).training.schedule == Linear(peak=5e-3)
+
+
+def test_what_goes_on_from_pairs_or_text_is_trained_by_what_these_are_about():
+    pairs, text = run.ParallelFiles(source="a", target="b"), run.TextFiles(train=("a.txt",))
+    spans = default_run("encoder-decoder", text)
+    for data, kind in ((pairs, run.SequenceToSequence), (text, run.SpanCorruption)):
+        assert isinstance(continued_run(spans.model, spans.objective, "runs/spans", None, data).objective, kind)
+    kept = replace(spans.objective, length=99)
+    for data in (text, run.NamedData(name="python-docs")):
+        assert continued_run(spans.model, kept, "runs/spans", None, data).objective == kept

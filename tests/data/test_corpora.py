@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from random import Random
 
 import pytest
 
@@ -87,6 +88,32 @@ def test_a_share_too_small_for_one_pair_is_refused(write):
         load_corpus(data)
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_what_is_held_out_has_no_copy_in_training(write, copies):
+    lines = [f"{i}" for i in range(40)] * copies
+    source, target = write("s", "\n".join(lines)), write("t", "\n".join(lines))
+    corpus = load_corpus(run.ParallelFiles(source=source, target=target, held_out=0.1))
+    assert not set(corpus.train) & set(corpus.validation)
+    assert len(corpus.train) + len(corpus.validation) == len(lines)
+    assert 4 * copies <= len(corpus.validation) < 4 * copies + copies
+    rows = "".join(f"{'rare' if i < '3' else 'common'}\ttext {i[:1]}\n" for i in lines)
+    corpus = load_corpus(run.LabelledFiles(train=write("a.tsv", rows), held_out=0.4))
+    assert not set(corpus.train) & set(corpus.validation)
+    assert corpus.labels == ("common", "rare")
+
+
+def test_the_split_of_lines_that_differ_is_the_one_it_always_was(write):
+    lines = "\n".join(map(str, range(60)))
+    corpus = load_corpus(run.ParallelFiles(source=write("s", lines), target=write("t", lines)))
+    assert [pair.source for pair in corpus.validation] == sorted(map(str, Random(0).sample(range(60), 3)), key=int)
+
+
+def test_copies_of_one_pair_cannot_be_split(write):
+    data = run.ParallelFiles(source=write("s", "a\na\n"), target=write("t", "1\n1\n"), held_out=0.5)
+    with pytest.raises(DataError, match=r"0\.5 of 2 pairs leaves none to train on"):
+        load_corpus(data)
+
+
 # ---- labels ------------------------------------------------------------------------------------
 
 
@@ -113,6 +140,9 @@ def test_holding_out_takes_no_label_from_training(write):
         ("a.jsonl", '{"text": "a", "label": "b"}\n{"text"\n', r"a\.jsonl, line 2: not JSON \(.*column 8\)"),
         ("a.jsonl", '{"text": "a", "lable": "b"}\n', r'line 1: no "label"; expected .* Its keys are text, lable'),
         ("a.jsonl", "[1, 2]\n", r"line 1: found list"),
+        ("a.jsonl", '{"text": "\\ud83d", "label": "b"}\n', r'line 1: "text" is "\\ud83d"; expected whole characters'),
+        ("a.jsonl", '{"text": " ", "label": "b"}\n', r'line 1: "text" is " "; expected whole characters, not only'),
+        ("a.jsonl", '{"text": "a", "label": ""}\n', r'line 1: "label" is ""'),
     ],
 )
 def test_a_broken_line_is_told_by_its_number(write, name, text, message):

@@ -127,6 +127,14 @@ def test_samples_are_escaped_and_ticked(tmp_path):
     assert shown.replace(" ", "") == 'a<b>&"c"��[0m�]]><script>'.replace(" ", "")
 
 
+def test_a_run_without_samples_has_no_picture_of_those_of_another(tmp_path):
+    course(tmp_path).texts(10, "answers", [("in", "out")])
+    assert len(draw(tmp_path)) == 3
+    course(tmp_path)  # the same folder, anew
+    assert len(draw(tmp_path)) == 2
+    assert not (tmp_path / sheet.SAMPLES_SVG).exists()
+
+
 def test_a_long_run_shows_a_few_steps_and_inputs(tmp_path):
     metrics = MetricsFile(tmp_path)
     for step in range(5, 505, 5):

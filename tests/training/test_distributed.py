@@ -6,14 +6,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_resume import session
 
+from pellucid.cli.train import _goes_on
+from pellucid.config.optimisation import Checkpoints
 from pellucid.data.batch import IGNORE, Batch
+from pellucid.errors import UserError
 from pellucid.training.distributed import World
+from pellucid.training.fit import fit
 
 SETTINGS = [
     "training.steps=12", "training.evaluate_every=6", "training.batch_tokens=96", "training.accumulate=2",
@@ -31,6 +38,45 @@ def test_every_row_is_worked_on_once(rows, size):
     asked = torch.cat([share.labels[share.labels != IGNORE] for share in shares])
     assert sorted(asked.tolist()) == list(range(rows * 3))
     assert all(share.tokens.size(0) >= 1 for share in shares)
+
+
+@pytest.mark.parametrize("seed", [0, 1337, 2**27])
+def test_the_seed_of_a_process_is_the_one_it_always_was(seed):
+    World(1, 2).seed(seed, 7)
+    found = torch.rand(3)
+    torch.manual_seed((seed * 1_000_003 + 7) * 65_537 + 1)
+    assert torch.equal(found, torch.rand(3))
+
+
+def test_a_large_seed_is_one_too():
+    World(1, 2).seed(2**60, 7)
+    found = torch.rand(3)
+    World(0, 2).seed(2**60, 7)
+    assert not torch.equal(found, torch.rand(3))
+
+
+def test_one_process_measures_for_itself():
+    assert World().told(lambda: ("float32", "measured")) == ("float32", "measured")
+
+
+def test_what_is_started_again_goes_on_or_begins_anew(tmp_path):
+    """It never replaces another run: that one was refused when all processes started first."""
+    before = session("decoder", checkpoints=Checkpoints(keep=0))
+    asked = partial(_goes_on, tmp_path, before.run, force=False)
+    (tmp_path / "checkpoints/.part").mkdir(parents=True)
+    assert not asked(restarted=True)  # nothing to go on from
+    list(fit(before, tmp_path))
+    model = replace(before.run.model, front=replace(before.run.model.front, vocab_size=0))
+    unsaid = replace(before.run, model=model, training=replace(before.run.training, precision="auto"))
+    assert not asked(restarted=True)
+    assert not _goes_on(tmp_path, unsaid, force=False, restarted=True)
+    other = replace(before.run, seed=7)
+    for run, restarted in ((before.run, False), (other, True)):
+        with pytest.raises(UserError, match="a run is there already"):
+            _goes_on(tmp_path, run, force=False, restarted=restarted)
+    assert not _goes_on(tmp_path, other, force=True, restarted=True)
+    (tmp_path / "checkpoints/step-6").mkdir(parents=True)
+    assert asked(restarted=True)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import FAMILIES, small
 from safetensors.torch import load_file
-from test_resume import session
+from test_resume import assert_equal, session
 
 from pellucid.config.optimisation import (
     AdamW,
@@ -21,7 +21,8 @@ from pellucid.config.optimisation import (
 from pellucid.config.run import Causal
 from pellucid.data.batch import Batch
 from pellucid.training.average import Running
-from pellucid.training.fit import Evaluated, Stopped, fit
+from pellucid.training.distributed import World
+from pellucid.training.fit import Evaluated, Resumed, Stopped, fit
 from pellucid.training.loop import Step, shortened, train
 from pellucid.training.optim import optimizer
 from pellucid.training.schedule import learning_rate
@@ -57,6 +58,16 @@ def test_frozen_parameters_are_left_alone(settings):
     model(torch.randint(2, 50, (2, 8))).square().sum().backward()
     optimizers.step()
     assert torch.equal(model.embedding.table.weight, before)
+
+
+def test_muon_leaves_frozen_blocks_to_nobody():
+    model = small("decoder")
+    model.blocks.requires_grad_(False)
+    (adam,) = optimizer(model, Muon()).parts
+    assert isinstance(adam, torch.optim.AdamW)
+    assert {id(p) for group in adam.param_groups for p in group["params"]} == {
+        id(p) for p in model.parameters() if p.requires_grad
+    }
 
 
 class Windows:
@@ -104,6 +115,39 @@ def test_checkpoints_are_averaged_at_the_end(tmp_path, which):
         saved = load_file(tmp_path / "model.safetensors")
         for name, value in saved.items():
             torch.testing.assert_close(value, torch.stack([s[name] for s in snapshots]).mean(0))
+
+
+def test_nobody_reads_the_snapshots_before_the_last_is_written(tmp_path):
+    met = []
+
+    class Waiting(World):
+        def any(self, said):
+            met.append(sorted(path.stem for path in (tmp_path / "snapshots").glob("step-*")))
+            return said
+
+    average = CheckpointAverage(count=2)
+    events = list(fit(session("decoder", evaluate_every=9, average=average), tmp_path, world=Waiting()))
+    assert events[-1].averaged == (9, 18)
+    assert len(met) == 18 + 1  # once a step, and once more
+    assert met[-1] == ["step-18", "step-9"]
+
+
+def test_an_average_that_a_kill_prevented_is_made_when_the_run_goes_on(tmp_path, monkeypatch):
+    def settings():
+        return session("decoder", average=CheckpointAverage(count=3))
+
+    def killed(keeper):
+        raise KeyboardInterrupt
+
+    list(fit(settings(), tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr("pellucid.training.fit._Keeper.average", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(fit(settings(), tmp_path / "broken"))
+    resumed, averaged = fit(settings(), tmp_path / "broken", resume=True)
+    assert (resumed.step, averaged.averaged) == (18, (6, 12, 18))
+    assert [type(event) for event in fit(settings(), tmp_path / "broken", resume=True)] == [Resumed]
+    assert_equal(tmp_path / "whole", tmp_path / "broken")
 
 
 @pytest.mark.parametrize(

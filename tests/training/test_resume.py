@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,15 @@ import torch
 from families import FAMILIES, describe
 from safetensors.torch import load_file
 
+from pellucid.cli.train import _follow
 from pellucid.config.optimisation import CheckpointAverage, Checkpoints, Cosine, Training
 from pellucid.config.run import Causal, Characters, Masked, ParallelFiles, Run, SequenceToSequence, TextFiles
 from pellucid.data.corpus import Corpus, Pair
-from pellucid.errors import CheckpointError
-from pellucid.training.fit import Evaluated, Resumed, Stopped, fit
+from pellucid.errors import CheckpointError, DataError
+from pellucid.training.distributed import ALONE
+from pellucid.training.fit import Evaluated, Remark, Resumed, Stopped, fit
 from pellucid.training.loop import Step
+from pellucid.training.resume import _random_state, _restore_random
 from pellucid.training.session import prepare
 
 STEPS = 18
@@ -145,6 +149,98 @@ def test_the_best_is_kept_across_a_stop(tmp_path):
     events = list(fit(session("decoder"), tmp_path))
     best = min((e for e in events if isinstance(e, Evaluated)), key=lambda e: e.evaluation.loss)
     assert best.best
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_data_that_makes_no_batch_costs_no_run(tmp_path, part):
+    list(fit(session("decoder"), tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = session("decoder")
+    other = replace(other, corpus=replace(other.corpus, **{part: ["a"]}))
+    with pytest.raises(DataError, match=r"1 tokens"):
+        list(fit(other, tmp_path))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_examples_that_lose_their_end_are_counted_once(tmp_path):
+    told = "10 of 10 examples are longer than objective.max_length and lose their end"
+    for resume, expected in ((False, [told]), (True, [])):
+        events = list(fit(session("encoder_decoder"), tmp_path, resume=resume))
+        assert [event.text for event in events if isinstance(event, Remark)] == expected
+
+
+def changed_state(folder, **changes):
+    """The newest checkpoint, as another machine would have left it."""
+    path = folder / f"checkpoints/step-{STEPS}/state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"device": "cuda"}, "saved with device cuda, processes 1"),
+        ({"processes": 4, "threads": 1}, "saved with device cpu, processes 4, threads 1, going on with device cpu, p"),
+        ({"threads": 10_000}, "threads 10000, going on with"),
+    ],
+)
+def test_what_makes_bits_differ_is_told_and_leaves_the_threads(tmp_path, changes, told):
+    list(fit(session("decoder"), tmp_path))
+    changed_state(tmp_path, **changes)
+    threads = torch.get_num_threads()
+    (resumed,) = fit(session("decoder"), tmp_path, resume=True)
+    assert told in resumed.remarks[0]
+    assert torch.get_num_threads() == threads
+
+
+def test_as_many_threads_as_before_where_nothing_else_differs(tmp_path):
+    list(fit(session("decoder"), tmp_path))
+    changed_state(tmp_path, threads=1)
+    threads = torch.get_num_threads()
+    try:
+        (resumed,) = fit(session("decoder"), tmp_path, resume=True)
+        assert not resumed.remarks
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("error", "doubted"), [(4e-7, False), (3e-3, True)])
+def test_a_precision_that_is_another_here_is_told(tmp_path, monkeypatch, error, doubted):
+    list(fit(session("decoder", "float32-medium"), tmp_path))
+    monkeypatch.setattr("pellucid.training.precision.medium_error", lambda: error)
+    (resumed,) = fit(session("decoder", "float32-medium"), tmp_path, resume=True)
+    assert bool(resumed.remarks) == doubted
+    assert all("float32-medium is less exact here" in remark for remark in resumed.remarks)
+
+
+def test_the_random_state_of_a_mac_is_kept(monkeypatch):
+    kept, device = torch.arange(3, dtype=torch.uint8), torch.device("mps")
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: kept)
+    restored = []
+    monkeypatch.setattr(torch.mps, "set_rng_state", restored.append)
+    state = _random_state(device)
+    _restore_random(state, device)
+    assert restored == [kept]
+    assert "mps" not in _random_state(torch.device("cpu"))
+
+
+def test_what_is_told_at_the_end_is_the_best_whoever_trained_it(tmp_path, monkeypatch, capsys):
+    """The best evaluation was before the stop: its weights are in the folder."""
+    list(fit(session("decoder"), tmp_path))
+    path = tmp_path / f"checkpoints/step-{STEPS}"
+    shutil.rmtree(path)
+    state = tmp_path / "checkpoints/step-12/state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"best": 0.125}))
+    lines = log(tmp_path)
+    for line in lines:
+        if "validation" in line:
+            line["best"] = line["step"] == 12
+            line["validation"]["loss"] = 0.125 if line["best"] else line["validation"]["loss"]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr("pellucid.cli.train.end_card", lambda *given, **more: {"step": str(given[3]["step"])})
+    _follow(session("decoder"), tmp_path, [], None, ALONE, resume=True, quiet=True, json=True)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["step"], told["loss"]) == (12, 0.125)
 
 
 @pytest.mark.slow

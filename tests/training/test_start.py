@@ -17,9 +17,9 @@ from pellucid.errors import CheckpointError, ConfigError, DataError, UserError
 from pellucid.models.checkpoint import load_run
 from pellucid.models.load import describe
 from pellucid.nn.lora import adapt, merged_weights
-from pellucid.training.fit import fit
+from pellucid.training.fit import _batches, fit
 from pellucid.training.loop import Step
-from pellucid.training.session import prepare
+from pellucid.training.session import prepare, validation_batches
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +140,61 @@ def test_data_of_another_kind_is_refused_before_anything_is_built():
     before = session("decoder")
     with pytest.raises(DataError, match="expected documents of text, which the objective Causal is about"):
         prepare(before.run, corpus=Corpus("labelled", [Labelled("a", "b")], [Labelled("a", "b")]))
+
+
+def labelled(*labels):
+    texts = ("abba cab", "deaf dad", "face bead")
+    examples = [Labelled(texts[i % len(labels)], labels[i % len(labels)]) for i in range(20)]
+    return Corpus("labelled", examples[:16], examples[16:], labels=tuple(sorted(labels)))
+
+
+def classifier(folder, family=None, labels=None):
+    """A short run that begins at another, before its data is read."""
+    run = continued_run(*describe(folder)[:2], str(folder), family, LabelledFiles(train="x"))
+    model = run.model if labels is None else replace(run.model, head=replace(run.model.head, labels=labels))
+    training = replace(run.training, steps=2, batch_tokens=64, evaluate_every=0, precision="float32")
+    return replace(run, model=model, training=training)
+
+
+def test_a_head_goes_on_where_it_knows_the_labels_and_begins_anew_where_not(runs, tmp_path):
+    first = prepare(classifier(runs["encoder"], "classifier"), corpus=labelled("ab", "de"))
+    list(fit(first, tmp_path))
+    saved = load_run(tmp_path).model.head.project.weight
+    for known in (("ab", "de"), ("de",)):
+        again = prepare(classifier(tmp_path), corpus=labelled(*known))
+        assert again.run.model.head.labels == ("ab", "de")
+        assert torch.equal(again.model.head.project.weight, saved)
+        assert "begins at random" not in again.chosen
+    for others in (("cat", "dog"), ("ab", "de", "fa")):
+        anew = prepare(classifier(tmp_path), corpus=labelled(*others))
+        assert anew.run.model.head.labels == others
+        assert anew.chosen["begins at random"] == "head.project.weight, head.project.bias"
+
+
+def test_classes_are_numbered_as_the_head_names_them(runs):
+    asked = classifier(runs["encoder"], "classifier", labels=("de", "ab"))
+    begun = prepare(asked, corpus=labelled("ab", "de"))
+    for batch in (*validation_batches(begun), _batches(begun)[0]):
+        for tokens, label in zip(batch.tokens, batch.labels, strict=True):
+            text = begun.tokenizer.decode(tokens.tolist())
+            assert begun.run.model.head.labels[label] == ("ab" if text.startswith("abba") else "de")
+    asked = classifier(runs["encoder"], "classifier", labels=("ab", "xy"))
+    with pytest.raises(ConfigError, match=r'model\.head\.labels: no "de", which the data has; expected all labels'):
+        prepare(asked, corpus=labelled("ab", "de"))
+
+
+@pytest.mark.parametrize(("family", "name"), [("decoder", "front"), ("encoder_decoder", "source")])
+def test_a_table_of_fewer_rows_than_tokens_is_refused(family, name):
+    before = session(family)
+    fronts = ("source", "target") if family == "encoder_decoder" else ("front",)
+    few = {front: replace(getattr(before.run.model, front), vocab_size=5) for front in fronts}
+    with pytest.raises(ConfigError, match=rf"model\.{name}\.vocab_size: found 5; expected at least 1\d, as many"):
+        prepare(replace(before.run, model=replace(before.run.model, **few)), corpus=before.corpus)
+
+
+def test_what_leaves_nothing_to_train_is_told(runs):
+    with pytest.raises(ConfigError, match=r"start\.freeze: nothing is left to train"):
+        continued("decoder", runs["decoder"], freeze=("*",))
+    for family in FAMILIES:
+        with pytest.raises(ConfigError, match=r"start\.lora\.targets: project, whose weights the loss takes"):
+            continued(family, runs[family], lora=LoRA(targets=("query", "project")))

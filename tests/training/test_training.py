@@ -184,6 +184,16 @@ def test_a_loss_that_is_not_finite_stops_and_says_where():
         list(train(model, Repeating(text_batch()), Causal(), Training(steps=3)))
 
 
+def test_a_gradient_that_is_not_finite_stops_before_anything_is_learned_from_it():
+    model = small("decoder")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model.blocks[1].feed_forward.up.weight.register_hook(lambda gradient: gradient * torch.inf)
+    message = r"step 1: the gradient is not finite; the first cause seen is the gradient of blocks\.1\.feed_forward\.up"
+    with pytest.raises(TrainingError, match=message):
+        list(train(model, Repeating(text_batch()), Causal(), Training(steps=3)))
+    assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
+
+
 def test_perplexity_and_bits_per_byte():
     model = small("decoder")
     evaluation = evaluate(model, [text_batch()], Causal())

@@ -13,6 +13,7 @@ from pellucid.training.watch import (
     Sinks,
     TensorBoard,
     WeightsAndBiases,
+    best_of,
     open_sinks,
     read_records,
     require_wandb,
@@ -256,3 +257,24 @@ def test_wandb_itself_works_without_a_network(tmp_path, monkeypatch):
         wandb.close()
     (identity,) = (tmp_path / "wandb-id.txt").read_text().split()
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{identity}"))) >= 1
+
+
+def test_metrics_are_json_whatever_was_measured(tmp_path):
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    figures = {"loss": 1.5, "gradient_noise": float("inf"), "validation/loss": float("nan"), "best": False}
+    MetricsFile(tmp_path).scalars(1, figures)
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line, parse_constant=refuse) == {"step": 1, "loss": 1.5, "best": False}
+
+
+def test_the_best_is_the_last_that_was_kept_whoever_trained_it(tmp_path):
+    assert best_of(tmp_path) is None
+    metrics = MetricsFile(tmp_path)
+    metrics.scalars(1, TRAINED)
+    for step, loss, best in ((10, 2.0, True), (20, 1.5, True), (30, 1.75, False)):
+        metrics.scalars(step, {"validation/loss": loss, "validation/count": 7, "best": best})
+    assert best_of(tmp_path) == {"step": 20, "loss": 1.5, "count": 7}
+    metrics.scalars(30, {"average/loss": 1.25, "best": True})
+    assert best_of(tmp_path) == {"step": 30, "loss": 1.25}

@@ -23,8 +23,10 @@ from pellucid.cli.common import (
     print_json,
     say,
 )
+from pellucid.cli.train import given_data
 from pellucid.config.defaults import default_run, family_of, fitted
-from pellucid.config.run import LabelledFiles, NamedData, ParallelFiles, TextFiles
+from pellucid.config.model import labels_of
+from pellucid.config.run import Data, LabelledFiles, NamedData, ParallelFiles, TextFiles
 from pellucid.errors import UserError, nearest
 
 
@@ -43,8 +45,9 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
+    given = given_data([text] if text else None, source, target, labelled, None, None)
     loaded = open_run(run, device, verify)
-    examples, corpus = _examples(loaded, test, text, source, target, labelled, mirror)
+    examples, corpus = _examples(loaded, test, given, mirror)
     results = _scores(loaded, corpus, examples, beams, length_penalty)
     if json:
         print_json({"run": str(run), "examples": len(examples), **results})
@@ -57,27 +60,19 @@ def evaluate(
             say(f"{name:>14}  {value:.4f}" if isinstance(value, float) else f"{name:>14}  {value:,}")
 
 
-def _examples(
-    loaded: Any,
-    test: str | None,
-    text: Path | None,
-    source: Path | None,
-    target: Path | None,
-    labelled: Path | None,
-    mirror: str | None,
-) -> tuple[Any, Any]:
+def _examples(loaded: Any, test: str | None, given: Data | None, mirror: str | None) -> tuple[Any, Any]:
     from pellucid.data.corpora import load_corpus
 
     data = None if loaded.is_published else loaded.run.data
-    if text:
-        data = TextFiles(train=(str(text),), validation=(str(text),))
-    elif source and target:
-        left, right = str(source), str(target)
-        data = ParallelFiles(source=left, target=right, validation_source=left, validation_target=right)
-    elif labelled:
-        data = LabelledFiles(train=str(labelled), validation=str(labelled))
-    elif mirror and isinstance(data, NamedData):
-        data = replace(data, mirror=mirror)
+    match given:
+        case TextFiles(train=texts):
+            data = replace(given, validation=texts)
+        case ParallelFiles(source=source, target=target):
+            data = replace(given, validation_source=source, validation_target=target)
+        case LabelledFiles(train=examples):
+            data = replace(given, validation=examples)
+        case _ if mirror and isinstance(data, NamedData):
+            data = replace(data, mirror=mirror)
     if data is None:
         raise UserError("evaluate", "a published model says no data", "--text, --source and --target, or --labelled")
     corpus = load_corpus(data)
@@ -103,7 +98,7 @@ def _scores(loaded: Any, corpus: Any, examples: Any, beams: int, length_penalty:
         objective, batch_tokens = fitted(usual.objective, model), usual.training.batch_tokens
     else:
         objective, batch_tokens = loaded.run.objective, loaded.run.training.batch_tokens
-    labels = getattr(model.head, "labels", ())
+    labels = labels_of(model)
     batches = evaluation_batches(examples, loaded.tokenizer, objective, batch_tokens=batch_tokens, labels=labels)
     evaluation = measure(loaded.model, batches, objective)
     results: dict[str, Any] = evaluation.as_dict()

@@ -35,6 +35,7 @@ from pellucid.cli.common import Debug, Device, Json, Report, device_of, end_card
 from pellucid.cli.watching import Watching
 from pellucid.config.defaults import FAMILIES, continued_run, default_run
 from pellucid.config.files import read_plain
+from pellucid.config.model import labels_of
 from pellucid.config.run import Data, LabelledFiles, NamedData, ParallelFiles, Run, TextFiles
 from pellucid.config.schema import from_dict, to_dict, with_overrides
 from pellucid.config.start import LoRA, Pretrained
@@ -73,23 +74,37 @@ def train(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
+    options = {
+        "--text": text, "--source": source, "--target": target, "--labelled": labelled, "--data": data,
+        "--mirror": mirror, "--out": out, "--from": start, "--freeze": freeze, "--lora": lora, "--seed": seed,
+    }  # fmt: skip
+    _refuse_idle(what, resume, [name for name, value in options.items() if value not in (None, [], ())])
     if resume is not None:
-        if what or settings:
-            raise UserError("--resume", f"together with {what}", "a run folder alone, since its settings are its own")
         _train(None, resume, device=device, shard=shard, force=force, json=json, wandb=wandb, watch=watch)
         return
     if what is None and start is None:
         raise UserError("train", "nothing to train", "a recipe or a family", "see `pellucid train --help`")
-    given = _data(text, source, target, labelled, data, mirror)
+    given = given_data(text, source, target, labelled, data, mirror)
     if start is None:
         assert what is not None  # or there would be nothing to train
         run, name = _run(what, given, mirror, settings or []), what
     else:
-        name = what or f"{start.name}-tuned"
-        run = _continued(start, what, given, freeze or [], lora, settings or [])
+        if what is not None and "=" in what:  # a setting: there is no family to name
+            settings, what = [what, *(settings or [])], None
+        run, name = _continued(start, what, given, freeze or [], lora, settings or []), what or f"{start.name}-tuned"
     run = run if seed is None else replace(run, seed=seed)
     folder = out or Path("runs") / (Path(name).stem if _is_file(name) else name)
     _train(run, folder, device=device, shard=shard, force=force, json=json, wandb=wandb, watch=watch)
+
+
+def _refuse_idle(what: str | None, resume: Path | None, given: list[str]) -> None:
+    """Refuses options that could not be obeyed beside the others."""
+    if resume is not None and (what or given):
+        expected = "a run folder alone, since its settings are its own"
+        raise UserError("--resume", f"together with {what or given[0]}", expected)
+    for option in ("--freeze", "--lora"):
+        if option in given and "--from" not in given:
+            raise UserError(option, "without --from", "a run to begin at", "in a recipe it is a setting of its start")
 
 
 def _train(
@@ -111,15 +126,14 @@ def _train(
     if watch and shard:
         raise UserError("--watch", "together with --shard", "one of the two: no process has the weights to look at")
     with joined(device_of(device), sharded=shard) as (world, own_device):
+        if shard and world.size == 1:
+            raise UserError("--shard", "one process alone", "several, as `torchrun` starts them")
         quiet = json or not world.leads
-        if run is not None and (folder / "checkpoints").exists() and world.restarted:
+        if run is not None and _goes_on(folder, run, force=force, restarted=world.restarted):
             run = None  # torchrun started us again after a process was lost
-        if run is not None and not force and _holds_work(folder):
-            hint = "choose another --out, go on with it by --resume, or replace it with --force"
-            raise UserError(folder, "a run is there already", hint=hint)
         keep_freed_memory()
         say("reading the data and training the tokenizer …" if run else "reading the data …", quiet)
-        session = reopen(folder, device=own_device) if run is None else prepare(run, device=own_device)
+        session = reopen(folder, device=own_device) if run is None else prepare(run, device=own_device, world=world)
         parameters = sum(p.numel() for p in session.model.parameters())
         kind, count = type(session.model).__name__, len(session.corpus.train)
         say(f"{kind}: {parameters:,} parameters, {session.tokenizer.vocab_size:,} tokens, {count:,} examples", quiet)
@@ -153,6 +167,7 @@ def _follow(
     json: bool,
 ) -> None:
     from pellucid.training.fit import Evaluated, Stopped, fit, nobody
+    from pellucid.training.watch import best_of
 
     began = time.perf_counter()
     others = Report(session.run.training.steps, quiet=quiet).follow(
@@ -163,16 +178,15 @@ def _follow(
     if not world.leads:
         return
     parameters = sum(p.numel() for p in session.model.parameters())
-    evaluations = [event for event in others if isinstance(event, Evaluated)]
-    if not evaluations:
+    evaluated = any(isinstance(event, Evaluated) for event in others)
+    results = best_of(folder) if evaluated else None  # maybe of an evaluation before the run was stopped
+    if results is None:
         stopped = [event for event in others if isinstance(event, Stopped)]
         if json:
             print_json({"run": str(folder), "parameters": parameters, **({"step": stopped[0].step} if stopped else {})})
         elif not stopped:
-            say("this run has ended already")
+            say("no evaluation had a finite loss: nothing is saved" if evaluated else "this run has ended already")
         return
-    best = min(evaluations, key=lambda event: event.evaluation.loss)
-    results = {"step": best.step, **best.evaluation.as_dict()}
     command = "pellucid " + shlex.join(sys.argv[1:])
     rows = end_card(session, folder, command, results, seconds=time.perf_counter() - began)
     if json:
@@ -181,13 +195,34 @@ def _follow(
     say("")
     for label, text in rows.items():
         say(f"{label:>14}  {text}")
-    figures = f"loss {best.evaluation.loss:.4f}, perplexity {best.evaluation.perplexity:.2f}"
-    say(f"\nbest: {figures}, after step {best.step}; saved in {folder}")
+    figures = f"loss {results['loss']:.4f}, perplexity {results['perplexity']:.2f}"
+    say(f"\nbest: {figures}, after step {results['step']}; saved in {folder}")
 
 
-def _holds_work(folder: Path) -> bool:
-    """Whether a run has left weights or checkpoints here."""
-    return (folder / "model.safetensors").exists() or any((folder / "checkpoints").glob("step-*"))
+def _goes_on(folder: Path, run: Run, *, force: bool, restarted: bool) -> bool:
+    """Whether to go on with what is in a folder: only where ``torchrun`` has started us again.
+
+    Raises:
+        UserError: for another run that is there already, unless it is to be replaced.
+    """
+    checkpoints = any((folder / "checkpoints").glob("step-*"))
+    if restarted and checkpoints:
+        return True
+    in_the_way = checkpoints or (folder / "model.safetensors").exists()
+    if in_the_way and not force and not (restarted and _is_same(folder, run)):
+        hint = "choose another --out, go on with it by --resume, or replace it with --force"
+        raise UserError(folder, "a run is there already", hint=hint)
+    return False
+
+
+def _is_same(folder: Path, run: Run) -> bool:
+    """Whether the run in a folder is this one, by all that was said of it: it would come out the same again."""
+    from pellucid.models.checkpoint import load_description
+
+    saved, tokenizer = load_description(folder)
+    run = run.completed(vocab_size=tokenizer.vocab_size, labels=labels_of(saved.model))
+    chosen = saved.training.precision if run.training.precision == "auto" else run.training.precision
+    return saved == replace(run, training=replace(run.training, precision=chosen), conventions=saved.conventions)
 
 
 def _is_file(what: str) -> bool:
@@ -201,8 +236,6 @@ def _continued(
 
     if given is None:
         raise UserError("train --from", "no data", "--text, --source and --target, --labelled or --data")
-    if what is not None and "=" in what:  # a setting: there is no family to name
-        settings, what = [what, *settings], None
     model, objective, _ = describe(start)
     run = continued_run(model, objective, str(start), what, given)
     low_rank = None if lora is None else LoRA(rank=lora, alpha=2.0 * lora)
@@ -228,7 +261,7 @@ def _run(what: str, given: Data | None, mirror: str | None, settings: list[str])
     return run
 
 
-def _data(
+def given_data(
     text: list[Path] | None,
     source: Path | None,
     target: Path | None,
@@ -236,6 +269,11 @@ def _data(
     name: str | None,
     mirror: str | None,
 ) -> Data | None:
+    """The data that the options of a command name, where they name any.
+
+    Raises:
+        UserError: for one side of pairs, or data of several kinds.
+    """
     if (source is None) != (target is None):
         raise UserError("--source" if source is None else "--target", "missing", "both sides of the pairs")
     found: list[Data] = []
@@ -248,5 +286,5 @@ def _data(
     if name:
         found.append(NamedData(name=name, mirror=mirror))
     if len(found) > 1:
-        raise UserError("train", f"{len(found)} kinds of data", "one of --text, --source/--target, --labelled, --data")
+        raise UserError("data", f"{len(found)} kinds", "one of --text, --source and --target, --labelled, --data")
     return found[0] if found else None

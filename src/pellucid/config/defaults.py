@@ -28,6 +28,7 @@ from pellucid.config.run import (
     NamedData,
     NoObjective,
     Objective,
+    ParallelFiles,
     Run,
     SequenceToSequence,
     SpanCorruption,
@@ -96,7 +97,8 @@ def continued_run(source: Model, objective: Objective | None, path: str, family:
 
     Args:
         source: the model that ``path`` holds.
-        objective: what it was trained by; ``None`` for a published one, which is trained by what fits it.
+        objective: what it was trained by, which stays unless the data is about another; ``None`` for a published one,
+            which is trained by what fits it.
         family: what it shall become; as it was when left out. An encoder can become a classifier.
 
     Raises:
@@ -111,7 +113,8 @@ def continued_run(source: Model, objective: Objective | None, path: str, family:
     if family != own:
         assert isinstance(source, Encoder)
         model = replace(source, head=Classification(pooling="mean", projected=False), tie=())
-    if family != own or objective is None:
+    tells = isinstance(data, TextFiles | ParallelFiles)  # a name does not say what kind of data it stands for
+    if family != own or objective is None or (tells and type(objective) is not type(run.objective)):
         objective = fitted(run.objective, model)
     # A tenth of the rate that starts at nothing: what was learned should not be shaken off.
     training = replace(run.training, steps=1000, schedule=Cosine(peak=3e-4, warmup_steps=50))

@@ -286,6 +286,11 @@ def with_vocab_size(model: Model, size: int) -> Model:
             return replace(model, front=sized(model.front))
 
 
+def labels_of(model: Model) -> tuple[str, ...]:
+    """The labels of texts that a model tells apart, in the order of its scores; none where that is not its task."""
+    return model.head.labels if isinstance(model.head, Classification) else ()
+
+
 def sound_frames(encoder: Stack) -> int:
     """The frames that an encoder of sounds reads, two for each of its positions: Whisper's 3,000 are 30 seconds."""
     return 2 * (encoder.max_length or 1500)

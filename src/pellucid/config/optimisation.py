@@ -183,6 +183,7 @@ class Checkpoints:
     def __post_init__(self) -> None:
         for name in ("every", "keep"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        check(self.keep > 0 or not self.every, "keep", self.keep, f"1 or more, or every = 0: it is {self.every}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,3 +225,6 @@ class Training:
         check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
         for name in ("evaluate_every", "patience"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        counts = self.patience > 0 or isinstance(self.average, CheckpointAverage)
+        what = "patience" if self.patience else "an average of checkpoints"
+        check(self.evaluate_every > 0 or not counts, "evaluate_every", 0, f"1 or more, since {what} counts evaluations")

@@ -227,6 +227,12 @@ class Causal:
     def __post_init__(self) -> None:
         check(self.length >= 2, "length", self.length, "at least 2")
         check_fraction(self, "label_smoothing")
+        check(
+            not (self.curriculum_steps and self.separate_documents),
+            "curriculum_steps",
+            self.curriculum_steps,
+            "0 with separate_documents, whose windows are never cut",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,10 +151,10 @@ def with_overrides(plain: Plain, overrides: list[str]) -> Plain:
     """Applies ``a.b.c=value`` settings, as given on a command line, to a config in plain form.
 
     A value is read as TOML (``3``, ``0.1``, ``true``, ``[1, 2]``, ``"text"``) and otherwise taken as text; ``none``
-    removes the key. A new ``kind`` drops the settings of the old one.
+    removes the key. A new ``kind`` drops the settings of the old one, and none that is given beside it.
     """
     result: Plain = _copy(plain)
-    for override in overrides:
+    for override in sorted(overrides, key=_depth):  # a table before what is in it, whatever their order
         path, found, text = override.partition("=")
         if not found or not path:
             raise ConfigError(override, "not a setting", "key=value, such as training.steps=500")
@@ -174,6 +174,12 @@ def with_overrides(plain: Plain, overrides: list[str]) -> Plain:
         else:
             table[name] = value
     return result
+
+
+def _depth(override: str) -> int:
+    """How deep a setting lies; a kind, which decides what else there is, as deep as its table."""
+    *parents, name = override.partition("=")[0].strip().split(".")
+    return len(parents) + (name != "kind")
 
 
 def _copy(value: Any) -> Any:

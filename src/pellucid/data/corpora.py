@@ -178,18 +178,15 @@ def _from_json(line: str, where: str) -> Labelled:
             raise DataError(where, f'no "{key}"', expected, f"its keys are {', '.join(entry) or 'none'}")
         if entry[key] is None or isinstance(entry[key], dict | list):
             raise DataError(where, f'"{key}" is {json.dumps(entry[key])[:60]}', "a string or a number")
+        if not (said := str(entry[key])).strip() or any("\ud800" <= sign <= "\udfff" for sign in said):
+            raise DataError(where, f'"{key}" is {json.dumps(said)[:60]}', "whole characters, not only spaces")
     return Labelled(str(entry["text"]), str(entry["label"]))
 
 
 def _repeated(examples: Sequence[Labelled]) -> list[int]:
-    """The examples that can be held out without taking a label's last one from training."""
-    seen: Counter[str] = Counter()
-    repeated = []
-    for i, example in enumerate(examples):
-        if seen[example.label]:
-            repeated.append(i)
-        seen[example.label] += 1
-    return repeated
+    """The examples that can be held out without taking a label's last one from training: all but its first."""
+    first: dict[str, Labelled] = {}
+    return [i for i, example in enumerate(examples) if first.setdefault(example.label, example) != example]
 
 
 def _labels(train: Sequence[Labelled], validation: Sequence[Labelled], where: str) -> tuple[str, ...]:
@@ -204,19 +201,26 @@ def _labels(train: Sequence[Labelled], validation: Sequence[Labelled], where: st
 def _hold_out(
     examples: Sequence[Example], eligible: Iterable[int], share: float, what: str
 ) -> tuple[list[Example], list[Example]]:
-    """A fixed random share to validate on: files are often sorted, so that their end is unlike the rest."""
-    eligible = list(eligible)
-    count = min(int(len(examples) * share), len(eligible))
-    if not 0 < count < len(examples):
+    """A fixed random share to validate on: files are often sorted, so that their end is unlike the rest.
+
+    What occurs more than once is held out whole, since what was learned by heart tells nothing.
+    """
+    candidates, copies = list(eligible), Counter(examples)
+    left, held_out = min(int(len(examples) * share), len(candidates)), set[Example]()
+    for i in Random(0).sample(candidates, left):
+        if left > 0 and examples[i] not in held_out:
+            held_out.add(examples[i])
+            left -= copies[examples[i]]
+    train = [example for example in examples if example not in held_out]
+    validation = [example for example in examples if example in held_out]
+    if not train or not validation:
         raise DataError(
             "data.held_out",
-            f"{share} of {len(examples)} {what} leaves none to {'train' if count else 'validate'} on",
+            f"{share} of {len(examples)} {what} leaves none to {'validate' if train else 'train'} on",
             f"at least {1 / len(examples):.2g}, and less than all",
             "or name validation files",
         )
-    held_out = set(Random(0).sample(eligible, count))
-    train = [example for i, example in enumerate(examples) if i not in held_out]
-    return train, [examples[i] for i in sorted(held_out)]
+    return train, validation
 
 
 # ---- the hub -----------------------------------------------------------------------------------

@@ -230,9 +230,26 @@ class Tokenizer:
             return bytes([int(token[3:5], 16)]).decode("utf-8", "backslashreplace")
         return token.replace("▁", " ")
 
+    def bytes_of(self, i: int) -> bytes | None:
+        """What a token adds to a text in UTF-8, maybe a part of a character; ``None`` where it stands for no text."""
+        token = self.raw.id_to_token(i)
+        if token is None or i in self.special_ids or i in self.ends:
+            return None
+        if self._is_byte_level:
+            return bytes(vocabularies.BYTE_OF[c] for c in token if c in vocabularies.BYTE_OF)
+        if "ByteFallback" in self._decoder and len(token) == 6 and token.startswith("<0x"):
+            return bytes([int(token[3:5], 16)])
+        if "WordPiece" in self._decoder:
+            return token[2:].encode() if token.startswith("##") else f" {token}".encode()
+        return token.replace("▁", " ").encode()
+
     @cached_property
     def _is_byte_level(self) -> bool:
-        return "ByteLevel" in repr(self.raw.decoder)
+        return "ByteLevel" in self._decoder
+
+    @cached_property
+    def _decoder(self) -> str:
+        return repr(self.raw.decoder)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,9 +8,10 @@ processes; a run can go on with another number. Weights are copied to all (DDP) 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.training.objectives import Criterion
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,19 @@ class World:
         """Whether any process says so, which then all know."""
         return said if self.size == 1 else bool(self.total(torch.tensor(float(said))).item())
 
+    def told(self, find: Callable[[], Found]) -> Found:
+        """What the first process finds, which all are then told."""
+        if self.size == 1:
+            return find()
+        told: list[Found | None] = [find() if self.leads else None]
+        dist.broadcast_object_list(told, src=0)
+        assert told[0] is not None  # the first process has found something
+        return told[0]
+
     def seed(self, seed: int, step: int) -> None:
         """Gives each process random numbers of its own, the same whenever this step is done by as many."""
         if self.size > 1:
-            torch.manual_seed((seed * 1_000_003 + step) * 65_537 + self.rank)
+            torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + self.rank) % 2**64)  # as many as there can be
 
 
 ALONE = World()

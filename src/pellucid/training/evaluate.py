@@ -62,7 +62,7 @@ def evaluate(
         sums += torch.tensor([loss.nats.item(), loss.correct.item(), loss.num_labels], dtype=torch.float64)
     world.split_again(criterion)
     model.train(was_training)
-    nats, correct, count = world.total(sums.to(model.device)).tolist()
+    nats, correct, count = world.total(sums).tolist()
     return Evaluation(nats / max(count, 1), correct / max(count, 1), int(count))
 
 

@@ -12,9 +12,12 @@ from types import FrameType
 
 from torch import nn
 
+from pellucid.config.model import labels_of
 from pellucid.config.optimisation import CheckpointAverage, ExponentialAverage, Training
-from pellucid.data.batch import TrainingBatches
+from pellucid.data.batch import EvaluationBatches, TrainingBatches
 from pellucid.data.batches import training_batches
+from pellucid.data.buckets import TrainingBuckets
+from pellucid.errors import UserError
 from pellucid.models.checkpoint import WEIGHTS, clear_run, save_description, save_run
 from pellucid.training.average import Running, Snapshots
 from pellucid.training.distributed import ALONE, World
@@ -22,10 +25,11 @@ from pellucid.training.evaluate import Evaluation, evaluate
 from pellucid.training.loop import Step, train
 from pellucid.training.objectives import Criterion
 from pellucid.training.optim import optimizer
+from pellucid.training.precision import doubts
 from pellucid.training.resume import Learner, Position, restore, save_checkpoint
 from pellucid.training.samples import samples
 from pellucid.training.session import Session, validation_batches
-from pellucid.training.watch import NoSink, Opener, Sinks, open_sinks
+from pellucid.training.watch import METRICS, NoSink, Opener, Sinks, open_sinks, read_records
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
 
@@ -111,23 +115,24 @@ def fit(
         world: the processes that train together. All of them call this; the first one writes.
 
     Raises:
-        TrainingError: for a loss that is not finite; what was saved stays.
+        TrainingError: for a loss or a gradient that is not finite; what was saved stays.
         CheckpointError: when the folder cannot be written, or there is nothing to go on from.
+        DataError: for data that makes no batch, before anything in the folder is touched.
     """
     run = session.run
+    batches, validation = _batches(session), validation_batches(session)
     criterion = world.spread(Criterion(session.model, run.objective))  # before the optimiser sees the weights
     learner, position = _learner(session), Position()
+    remarks: list[str] = []
     if resume:
         position, told = restore(folder, learner)
-        yield Resumed(position.step, told)
+        yield Resumed(position.step, told + doubts(run.training.precision, learner.model.device))
     elif world.leads:
-        clear_run(folder)
-        save_description(folder, session.tokenizer, run)
-    remarks: list[str] = []
+        remarks += _begun(session, folder, batches)
     opened = open_sinks(folder, position.step, watchers, remarks.append) if world.leads else Sinks(NoSink())
-    batches = _batches(session)
     with opened as sinks, observer(learner, batches, position.step) as look, _interrupts() as interrupted:
-        keeper = _Keeper(session, folder, learner, criterion, world, sinks, position)
+        keeper = _Keeper(session, folder, learner, validation, criterion, world, sinks, remarks.append, position)
+        yield from keeper.left_over()
         for step in _steps(session, learner, batches, criterion, world, position.step):
             cut = world.any(interrupted.is_set()) and step.step < run.training.steps
             keeper.take(step)
@@ -155,8 +160,18 @@ def _batches(session: Session) -> TrainingBatches:
         run.objective,
         batch_tokens=run.training.batch_tokens,
         seed=run.seed,
-        labels=session.corpus.labels,
+        labels=labels_of(run.model),
     )
+
+
+def _begun(session: Session, folder: Path, batches: TrainingBatches) -> list[str]:
+    """Makes room for a run in its folder; returns a word on examples that lose their end, where some do."""
+    clear_run(folder)
+    save_description(folder, session.tokenizer, session.run)
+    if not isinstance(batches, TrainingBuckets) or not batches.num_cut:
+        return []
+    count = len(batches.rows.lengths)
+    return [f"{batches.num_cut:,} of {count:,} examples are longer than objective.max_length and lose their end"]
 
 
 def _steps(
@@ -189,14 +204,17 @@ class _Keeper:
     session: Session
     folder: Path
     learner: Learner
+    validation: EvaluationBatches
     criterion: nn.Module
     world: World
     sinks: Sinks
+    remark: Callable[[str], None]
     position: Position
 
     def __post_init__(self) -> None:
         average = self.session.run.training.average
         self.ended = ""  # why, where it did so early
+        self.writes_samples = self.world.size == 1
         self.snapshots = None
         if isinstance(average, CheckpointAverage):
             self.snapshots = Snapshots(self.folder, average, self.position.step)
@@ -224,6 +242,8 @@ class _Keeper:
         self.ended = "" if ends or not due.evaluate else self.no_better()
         if due.save or self.ended or cut:
             save_checkpoint(self.folder, self.learner, self.position, training.checkpoints.keep)
+        if due.evaluate and self.writes_samples:
+            self.sample()
         if ends or self.ended:
             yield from self.average()
         if cut and not self.ended:
@@ -232,15 +252,28 @@ class _Keeper:
 
     def evaluated(self) -> Evaluated:
         """Evaluates the weights at hand, or their running average."""
-        average, model = self.learner.average, self.learner.model
-        with nullcontext() if average is None else average.in_place(model):
+        with self.shown_weights():
             event = self._judged(())
-            shown = [] if self.world.size > 1 else samples(self.session)
+        if self.snapshots is not None:
+            self.snapshots.add(self.learner.model, self.position.step, event.evaluation.loss)
+        return event
+
+    def sample(self) -> None:
+        """Logs what the same weights write; where they cannot, says so once: no sample is worth the training."""
+        try:
+            with self.shown_weights():
+                shown = samples(self.session)
+        except UserError as error:
+            self.writes_samples = False
+            self.remark(f"no samples are written: {error}")
+            return
         if shown:
             self.sinks.texts(self.position.step, "samples", shown)
-        if self.snapshots is not None:
-            self.snapshots.add(model, self.position.step, event.evaluation.loss)
-        return event
+
+    def shown_weights(self) -> AbstractContextManager[None]:
+        """A context in which the model has the weights that are evaluated and saved."""
+        average = self.learner.average
+        return nullcontext() if average is None else average.in_place(self.learner.model)
 
     def no_better(self) -> str:
         """Why the run should end early, if it should."""
@@ -249,9 +282,19 @@ class _Keeper:
 
     def average(self) -> Iterator[Evaluated]:
         """Evaluates the mean of the snapshots, where there are any; the model keeps it."""
-        if self.snapshots is not None and len(steps := self.snapshots.steps()) > 1:
+        if self.snapshots is None:
+            return
+        self.world.any(False)  # all wait here: the first process has written the last snapshot before others read it
+        if len(steps := self.snapshots.steps()) > 1:
             self.snapshots.average_into(self.learner.model)
             yield self._judged(tuple(steps))
+
+    def left_over(self) -> Iterator[Evaluated]:
+        """The average of a run that was killed after its last step and before it had one."""
+        if self.position.step == self.session.run.training.steps:
+            made = any("average" in record for record in read_records(self.folder / METRICS))
+            if self.world.any(self.world.leads and not made):
+                yield from self.average()
 
     def make_usable(self) -> None:
         """Saves the weights at hand where no evaluation has chosen any; the first that does replaces them."""
@@ -262,7 +305,7 @@ class _Keeper:
         run, model = self.session.run, self.learner.model
         evaluation = evaluate(
             model,
-            validation_batches(self.session),
+            self.validation,
             run.objective,
             run.training.precision,
             world=self.world,

@@ -72,7 +72,8 @@ def train(
     several processes ``criterion`` is what ``world`` made of the model, and ``seed`` gives each its random numbers.
 
     Raises:
-        TrainingError: for a loss that is not finite; names the step and the first tensor that is not.
+        TrainingError: for a loss or a gradient that is not finite, of which nothing is learned; names the step and the
+            first tensor that is not.
     """
     criterion = Criterion(model, objective) if criterion is None else criterion
     optimizers = optimizer(model, training.optimizer) if optimizers is None else optimizers
@@ -88,8 +89,13 @@ def train(
         parts = [shortened(batches[first + i], objective, step) for i in range(training.accumulate)]
         loss, noise = _backward(criterion, parts, training.precision, model.device, world, measures)
         if not torch.isfinite(loss):
-            raise _not_finite(model, parts, loss_function(objective), training.precision, step, rate(step))
-        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm or torch.inf))
+            culprit = _bad_tensor(model, parts, loss_function(objective), training.precision)
+            raise _not_finite("loss", culprit, step, rate(step))
+        split = _norm(model)  # among processes, where the gradients are
+        norm = whole(split)
+        if not torch.isfinite(norm):
+            raise _not_finite("gradient", _bad_gradient(model), step, rate(step))
+        nn.utils.clip_grads_with_norm_(model.parameters(), training.clip_norm or torch.inf, split)
         before = [p.detach().clone() for p in model.parameters()] if measures else []
         optimizers.step()
         optimizers.zero_grad()
@@ -127,13 +133,14 @@ def _backward(
                 (total * (world.size / count)).backward()
             mean += total.detach() / count
             if compares and i == 0:
-                of_part = _norm(criterion) * count / max(counts[0], 1)
-    noise = None if of_part is None else _noise(of_part**2, _norm(criterion) ** 2, counts[0], count)
+                of_part = _norm(criterion).item() * count / max(counts[0], 1)
+    noise = None if of_part is None else _noise(of_part**2, _norm(criterion).item() ** 2, counts[0], count)
     return world.total(mean), noise
 
 
-def _norm(model: nn.Module) -> float:
-    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+def _norm(model: nn.Module) -> Tensor:
+    """Of all gradients together."""
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 def _noise(small: float, large: float, of_small: int, of_large: int) -> float:
@@ -151,23 +158,28 @@ def _update_ratio(model: nn.Module, before: list[Tensor]) -> float:
     return (change / size.clamp(min=1e-30)).item()
 
 
-def _not_finite(
-    model: Model, parts: list[Batch], loss_of: LossFunction, precision: str, step: int, rate: float
-) -> TrainingError:
+def _bad_tensor(model: Model, parts: list[Batch], loss_of: LossFunction, precision: str) -> str:
     """Runs the batches once more, looking, to name the first tensor that is not finite."""
-    culprit = "the loss alone"
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
-            culprit = f"the weight {name}"
-            break
-    else:
-        for part in parts:
-            with torch.no_grad(), trace(model) as tape, products(model.device, precision):
-                loss_of(model, part.to(model.device))
-            hidden = ("scores",)  # -inf there is the mask at work
-            bad = [n for n in tape if not n.endswith(hidden) and not torch.isfinite(tape[n]).all()]
-            if bad:
-                culprit = f"the tensor {bad[0]}"
-                break
+            return f"the weight {name}"
+    for part in parts:
+        with torch.no_grad(), trace(model) as tape, products(model.device, precision):
+            loss_of(model, part.to(model.device))
+        hidden = ("scores",)  # -inf there is the mask at work
+        bad = [n for n in tape if not n.endswith(hidden) and not torch.isfinite(tape[n]).all()]
+        if bad:
+            return f"the tensor {bad[0]}"
+    return "the loss alone"
+
+
+def _bad_gradient(model: Model) -> str:
+    """Names the last gradient that is not finite: they are taken from the end of a model to its beginning."""
+    found = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    bad = [name for name, gradient in found if not torch.isfinite(gradient).all()]
+    return f"the gradient of {bad[-1]}" if bad else "the norm of all together"
+
+
+def _not_finite(what: str, culprit: str, step: int, rate: float) -> TrainingError:
     hint = f"lower the learning rate ({rate:.2g} here), warm up longer, clip harder, or use precision float32"
-    return TrainingError(f"step {step}", f"the loss is not finite; the first cause seen is {culprit}", hint=hint)
+    return TrainingError(f"step {step}", f"the {what} is not finite; the first cause seen is {culprit}", hint=hint)

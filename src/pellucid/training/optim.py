@@ -53,8 +53,11 @@ def optimizer(model: nn.Module, settings: config.Optimizer) -> Optimizers:
         case config.Muon(momentum=momentum, weight_decay=decay):
             hidden = list(_hidden_matrices(model))
             taken = {id(p) for p in hidden}
+            rest = _adam([p for p in _trained(model) if id(p) not in taken], settings)
+            if not hidden:  # all of them are frozen
+                return Optimizers(rest)
             muon = torch.optim.Muon(hidden, momentum=momentum, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-            return Optimizers(muon, _adam([p for p in _trained(model) if id(p) not in taken], settings))
+            return Optimizers(muon, rest)
 
 
 def _adam(parameters: list[nn.Parameter], settings: config.Optimizer) -> torch.optim.Optimizer:

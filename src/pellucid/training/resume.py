@@ -1,9 +1,9 @@
 """Exact resume: all that a run needs to go on as if it had never stopped.
 
 ``checkpoints/step-N/`` holds the weights, their running average where there is one, the optimiser's moments, the random
-state, and ``state.json`` with the sha256 of each and the number of threads. The folder is written under another name,
-synced and renamed, so that one that exists is whole. Where the data stands is not saved: batch n is a function of the
-seed and n.
+state, and ``state.json`` with the sha256 of each and what it was computed by: device, processes, threads. The folder is
+written under another name, synced and renamed, so that one that exists is whole. Where the data stands is not saved:
+batch n is a function of the seed and n.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def save_checkpoint(folder: Path, learner: Learner, position: Position, keep: in
         for name, tensors in files.items():
             write_tensors(tensors, part / name)
         sums = {path.name: checksum(path) for path in sorted(part.iterdir())}
-        state = {"format": 1, **asdict(position), "checksums": sums, "threads": torch.get_num_threads()}
+        state = {"format": 1, **asdict(position), "checksums": sums, **_computed_by(learner.model.device)}
         write_whole(part / STATE, lambda path: path.write_text(json.dumps(state, indent=2) + "\n"))
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
@@ -99,8 +100,8 @@ def restore(folder: Path, learner: Learner) -> tuple[Position, list[str]]:
             for name, value in load_file(path / AVERAGE).items():
                 fill(learner.average.weights[name], value)
         _restore_moments(learner, path / OPTIMIZER)
-        _restore_random(load_file(path / RANDOM))
-        passed_over += _restore_threads(path, int(state["threads"]))
+        _restore_random(load_file(path / RANDOM), learner.model.device)
+        passed_over += _restored_threads(path, state, learner.model.device)
         return Position(state["step"], state["best"], state["stale"]), passed_over
     found = "; ".join(passed_over) or "no checkpoint"
     raise CheckpointError(folder / CHECKPOINTS, found, "one to go on from", "start the run anew with --force")
@@ -131,7 +132,7 @@ def _tensors(learner: Learner) -> dict[str, dict[str, Tensor]]:
         for key, value in learner.optimizers.state(parameter).items()
     }
     weights = {name: whole(parameter.detach()).cpu() for name, parameter in parameters.items()}
-    files = {WEIGHTS: weights, OPTIMIZER: moments, RANDOM: _random_state()}
+    files = {WEIGHTS: weights, OPTIMIZER: moments, RANDOM: _random_state(learner.model.device)}
     if learner.average is not None:
         files[AVERAGE] = {name: whole(value).cpu() for name, value in learner.average.weights.items()}
     return files
@@ -150,26 +151,40 @@ def _restore_moments(learner: Learner, path: Path) -> None:
         learner.optimizers.state(parameters[name])[key] = moment
 
 
-def _restore_threads(path: Path, threads: int) -> list[str]:
-    """As many threads as before, since sums are split among them; says so where there are not as many processors."""
-    if threads <= (os.cpu_count() or 1):
-        torch.set_num_threads(threads)
+def _computed_by(device: torch.device) -> dict[str, Any]:
+    """What decides the order in which sums are taken, and with it the last bits."""
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return {"device": device.type, "processes": processes, "threads": torch.get_num_threads()}
+
+
+def _restored_threads(path: Path, state: Mapping[str, Any], device: torch.device) -> list[str]:
+    """As many threads as before where nothing else is another; returns what is, since no bit is promised then."""
+    now = _computed_by(device)
+    before = {name: state.get(name, value) for name, value in now.items()}
+    same = {**now, "threads": before["threads"]} == before
+    if same and before["threads"] <= (os.cpu_count() or 1):
+        torch.set_num_threads(before["threads"])
         return []
-    return [f"{path}: saved with {threads} threads, going on with {torch.get_num_threads()}: not equal in every bit"]
+    saved, going_on = (", ".join(f"{name} {value}" for name, value in of.items()) for of in (before, now))
+    return [f"{path}: saved with {saved}, going on with {going_on}: not equal in every bit"]
 
 
-def _random_state() -> dict[str, Tensor]:
+def _random_state(device: torch.device) -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state |= {f"cuda:{i}": value for i, value in enumerate(torch.cuda.get_rng_state_all())}
+    if device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
-def _restore_random(state: dict[str, Tensor]) -> None:
+def _restore_random(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     devices = [value for name, value in sorted(state.items()) if name.startswith("cuda:")]
     if devices and torch.cuda.device_count() == len(devices):
         torch.cuda.set_rng_state_all(devices)
+    if device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
 
 
 def _sync(folder: Path) -> None:

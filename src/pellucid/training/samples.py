@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from pellucid.config.model import stacks
 from pellucid.config.run import Causal, SequenceToSequence, SpanCorruption
 from pellucid.data.files import pieces
 from pellucid.inference.gaps import write_gap
@@ -27,16 +28,20 @@ def samples(session: Session) -> list[Sample]:
     session.model.eval()
     try:
         match session.run.objective:
-            case SequenceToSequence():
+            case SequenceToSequence(max_length=longest):
                 pairs = _spread(session.corpus.validation)
-                said = translate(loaded, [pair.source for pair in pairs], max_new_tokens=LONGEST)
-                return [(pair.source, out, pair.target) for pair, out in zip(pairs, said, strict=True)]
+                sources = [_within(longest, pair.source, session) for pair in pairs]
+                said = translate(loaded, sources, max_new_tokens=LONGEST)
+                return [(source, out, pair.target) for source, out, pair in zip(sources, said, pairs, strict=True)]
             case SpanCorruption():
-                gaps = list(filter(None, map(_gapped, _beginnings(session))))
-                return [(text, write_gap(loaded, text)[0].piece, missing) for text, missing in gaps]
+                limit = stacks(session.run.model)[0].max_length
+                gaps = filter(None, map(_gapped, _beginnings(session)))
+                fitting = [(text, missing) for text, missing in gaps if _within(limit, text, session) == text]
+                return [(text, write_gap(loaded, text)[0].piece, missing) for text, missing in fitting]
             case Causal():
-                texts = _beginnings(session)
-                prompts = [text[:PROMPT] for text in texts if len(text) >= PROMPT]
+                limit = stacks(session.run.model)[-1].max_length
+                texts = [text[:PROMPT] for text in _beginnings(session) if len(text) >= PROMPT]
+                prompts = [_within(limit, text, session) for text in texts]
                 return list(zip(prompts, complete(loaded, prompts, max_new_tokens=LONGEST), strict=True))
             case _:
                 return []
@@ -44,14 +49,24 @@ def samples(session: Session) -> list[Sample]:
         session.model.train(was_training)
 
 
+def _within(limit: int | None, text: str, session: Session) -> str:
+    """A text that the model reads as so many tokens at most: halved until it does."""
+    tokenizer = session.tokenizer
+    is_prompt = isinstance(session.run.objective, Causal)
+    framed: Callable[[list[int]], list[int]] = tokenizer.prompt if is_prompt else tokenizer.source
+    while limit is not None and text and len(framed(tokenizer.encode(text))) > limit:
+        text = text[: len(text) // 2]
+    return text
+
+
 def _beginnings(session: Session) -> list[str]:
     return [next(iter(pieces(document)), "") for document in _spread(session.corpus.validation)]
 
 
 def _gapped(text: str) -> tuple[str, str] | None:
-    """The first words of a text with a gap in place of some of them, and those; nothing for a text of too few."""
+    """The first words of a text with a gap in place of some of them, and those; none for too few or with a gap."""
     words = text.split(" ")[:WORDS]
-    if len(words) < WORDS:
+    if len(words) < WORDS or any(GAP in word for word in words):
         return None
     middle = WORDS // 2
     return " ".join([*words[:middle], GAP, *words[middle + 2 :]]), " ".join(words[middle : middle + 2])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from pellucid.config.model import stacks
+from pellucid.config import model as config
+from pellucid.config.model import labels_of, stacks
 from pellucid.config.run import Causal, Masked, NoObjective, Run, SpanCorruption
 from pellucid.config.start import Pretrained
 from pellucid.data.batch import EvaluationBatches
@@ -19,8 +20,9 @@ from pellucid.errors import ConfigError
 from pellucid.models.build import Model, build
 from pellucid.models.checkpoint import load_description
 from pellucid.models.load import describe
+from pellucid.training.distributed import ALONE, World
 from pellucid.training.precision import fastest
-from pellucid.training.start import prepare_parameters, take_over
+from pellucid.training.start import prepare_parameters, take_over, with_own_labels
 
 
 @dataclass(frozen=True)
@@ -34,31 +36,40 @@ class Session:
     chosen: dict[str, str] = field(default_factory=dict)
 
 
-def prepare(run: Run, *, corpus: Corpus | None = None, device: str | torch.device = "cpu") -> Session:
+def prepare(
+    run: Run, *, corpus: Corpus | None = None, device: str | torch.device = "cpu", world: World = ALONE
+) -> Session:
     """Reads the data, trains or loads the tokenizer, builds the model.
+
+    Args:
+        world: the processes that train together: all of them call this, and one of them measures.
 
     Raises:
         DataError: for data that cannot be read, or of another kind than the objective is about.
-        ConfigError: for lengths beyond the model's positions, or a model that has nothing to learn from.
+        ConfigError: for lengths beyond the model's positions, labels or tokens that it has no rows for, or a model that
+            has nothing to learn from.
     """
     _check_length(run)
-    run, chosen = _measured(run, torch.device(device).type)
+    run, chosen = _measured(run, torch.device(device).type, world)
     corpus = load_corpus(run.data) if corpus is None else corpus
     checked(corpus.train, run.objective)
     if isinstance(run.start, Pretrained):
-        _, _, tokenizer = describe(run.start.path)
-        run = replace(run, conventions=tokenizer.conventions)
+        source, _, tokenizer = describe(run.start.path)
+        model = with_own_labels(run.model, source, corpus.labels)
+        run = replace(run, model=model, conventions=tokenizer.conventions)
     else:
         tokenizer = Tokenizer.train(run.tokenizer, corpus.training_texts())
         if isinstance(run.objective, SpanCorruption):
             tokenizer = tokenizer.with_sentinels(run.objective.sentinels)
     completed = run.completed(vocab_size=tokenizer.vocab_size, labels=corpus.labels)
+    _check_labels(completed.model, corpus.labels)
+    _check_vocabulary(completed.model, tokenizer)
     torch.manual_seed(run.seed)
-    model = build(completed.model)
-    if isinstance(run.start, Pretrained) and (new := take_over(model, run.start)):
+    built = build(completed.model)
+    if isinstance(run.start, Pretrained) and (new := take_over(built, run.start)):
         chosen["begins at random"] = ", ".join(new)
-    prepare_parameters(model, run)
-    return Session(completed, corpus, tokenizer, model.to(device), chosen)
+    prepare_parameters(built, run)
+    return Session(completed, corpus, tokenizer, built.to(device), chosen)
 
 
 def reopen(folder: Path, *, device: str | torch.device = "cpu") -> Session:
@@ -75,13 +86,39 @@ def reopen(folder: Path, *, device: str | torch.device = "cpu") -> Session:
     return Session(run, load_corpus(run.data), tokenizer, model.to(device))
 
 
-def _measured(run: Run, device_type: str) -> tuple[Run, dict[str, str]]:
+def _measured(run: Run, device_type: str, world: World) -> tuple[Run, dict[str, str]]:
     """The run with every ``auto`` replaced by what is fastest here."""
     if run.training.precision != "auto":
         return run, {}
-    choice, reason = fastest(device_type)
+    choice, reason = world.told(lambda: fastest(device_type))  # two measurements need not agree
     training = replace(run.training, precision=choice)
     return replace(run, training=training), {"precision": f"{choice} ({reason})"}
+
+
+def _check_labels(model: config.Model, labels: tuple[str, ...]) -> None:
+    """Refuses data with a label that the head does not know."""
+    known = labels_of(model)
+    for label in labels:
+        if label not in known:
+            found = f'no "{label}", which the data has'
+            raise ConfigError("model.head.labels", found, "all labels of the data", "leave it out: the data tells")
+
+
+def _check_vocabulary(model: config.Model, tokenizer: Tokenizer) -> None:
+    """Refuses a table of fewer rows than there are tokens to look up."""
+    tables: dict[str, tuple[config.Front, Tokenizer]]
+    if isinstance(model, config.EncoderDecoder):
+        tables = {"source": (model.source, tokenizer), "target": (model.target, tokenizer.target)}
+    else:
+        tables = {"front": (model.front, tokenizer)}
+    for name, (front, cut) in tables.items():
+        if isinstance(front, config.Tokens) and front.vocab_size < cut.vocab_size:
+            raise ConfigError(
+                f"model.{name}.vocab_size",
+                f"found {front.vocab_size}",
+                f"at least {cut.vocab_size}, as many as the tokenizer has",
+                f"set model.{name}.vocab_size=0, which stands for as many as there are",
+            )
 
 
 def _check_length(run: Run) -> None:
@@ -111,5 +148,9 @@ def validation_batches(session: Session, examples: Examples | None = None) -> Ev
     examples = session.corpus.validation if examples is None else examples
     run = session.run
     return evaluation_batches(
-        examples, session.tokenizer, run.objective, batch_tokens=run.training.batch_tokens, labels=session.corpus.labels
+        examples,
+        session.tokenizer,
+        run.objective,
+        batch_tokens=run.training.batch_tokens,
+        labels=labels_of(run.model),
     )

@@ -28,7 +28,7 @@ _SHEET = f"""text {{ font: {FONT}px ui-monospace, "DejaVu Sans Mono", Menlo, Con
 
 
 def draw_samples(folder: Path) -> Path | None:
-    """Draws ``samples.svg``, how the answers to the same inputs changed; ``None`` where there are no samples.
+    """Draws ``samples.svg``, how the answers to the same inputs changed; ``None``, and no picture, without samples.
 
     A row for each of the first inputs, a column for each of a few steps, closer together at the beginning, where more
     changes. An answer equal to its reference is ticked.
@@ -40,6 +40,7 @@ def draw_samples(folder: Path) -> Path | None:
     steps = _spread(sorted(step for step in answers if answers[step]))
     inputs = list(dict.fromkeys(text for step in steps for text in answers[step]))
     if not inputs:
+        (folder / SAMPLES_SVG).unlink(missing_ok=True)  # of a run that was replaced
         return None
     rows = [_row(text, [answers[step].get(text, {}) for step in steps]) for text in inputs[:ROWS]]
     head = ["input", *(f"step {step:,}" for step in steps), "reference"]

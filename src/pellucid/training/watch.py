@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,6 +59,8 @@ Opener = Callable[[Path, int], Sink]
 class MetricsFile:
     """``metrics.jsonl`` in the run folder, and ``samples.jsonl`` beside it: an object a line, flushed at once.
 
+    A figure that is not finite is left out, since JSON has no number for it.
+
     Args:
         folder: of the run; made where it is missing.
         after: the step that the run goes on after: lines of later steps are cut off, and a torn one with them.
@@ -76,6 +79,8 @@ class MetricsFile:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         line: dict[str, Any] = {"step": step}
         for name, value in values.items():
+            if not math.isfinite(value):
+                continue
             *groups, last = name.split("/")
             place = line
             for group in groups:
@@ -134,6 +139,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     A torn line, as a killed process leaves it, is passed over.
     """
     return [record for _, record in _whole_lines(path)] if path.exists() else []
+
+
+def best_of(folder: Path) -> dict[str, Any] | None:
+    """The step and the figures of the weights that a run has kept, whoever trained them; ``None`` where none are."""
+    kept = [record for record in read_records(folder / METRICS) if record.get("best")]
+    if not kept:
+        return None
+    return {"step": kept[-1]["step"], **(kept[-1].get("average") or kept[-1]["validation"])}
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
