@@ -12,7 +12,7 @@ if os.environ.get("PELLUCID_CHECK_SHAPES"):
 
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # results must not depend on the machine
 
 
 @pytest.fixture(autouse=True)
