@@ -1,5 +1,6 @@
 """Each request is given what it would be given alone, whatever comes and goes beside it."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from pellucid.errors import UserError
-from pellucid.inference.batching import Finished, Request, Scheduler, Wrote
+from pellucid.inference.batching import Finished, ReadError, Request, Scheduler, Wrote
 from pellucid.inference.beam import Beams, Power, beam_search
 from pellucid.inference.decode import Prompt, generate
 from pellucid.inference.rules import FrequencyPenalty, NoRepeat
@@ -79,7 +80,7 @@ def test_a_request_is_given_what_it_is_given_alone(family, seed):
     scheduler = Scheduler(
         Plain(model),
         max_rows=random.randint(3, 8),
-        max_tokens=random.choice([70, 150, 1000]),
+        max_tokens=random.choice([80, 150, 1000]),
         max_prompt_tokens=random.choice([1, 20, 200]),
     )
     jobs, events, cancelled = [], [], set()
@@ -177,3 +178,48 @@ def test_no_more_is_written_than_there_are_positions():
 def test_what_can_never_be_begun_is_refused(request_, message):
     with pytest.raises(UserError, match=message):
         Scheduler(Plain(MODELS["decoder"]), max_rows=4, max_tokens=20).add(request_)
+
+
+def test_rooms_are_rectangles():
+    scheduler = Scheduler(Plain(MODELS["decoder"]), max_tokens=40)
+    short, long = Request([3], 4), Request([3], 14)
+    jobs = [scheduler.add(request) for request in (short, short, long, short)]
+    scheduler.step()
+    assert scheduler.running == jobs[:2]  # three rows of 15 would be 45
+    assert scheduler.tokens == 10
+
+
+def test_a_stop_ends_a_text_and_a_search():
+    for beams in (None, Beams(2)):
+        request = Request([3, 5], 9, beams=beams)
+        (whole,) = Scheduler(Plain(MODELS["decoder"])).run([request])
+        at = whole.tokens[2]
+        (cut,) = Scheduler(Plain(MODELS["decoder"])).run([replace(request, stops=lambda text: text[-1] == at)])  # noqa: B023
+        assert at not in cut.tokens[:-1]
+        if beams is None:
+            assert cut.tokens == whole.tokens[: whole.tokens.index(at) + 1]
+            assert cut.reason == "stop"
+
+
+def test_rules_that_leave_nothing_end_a_text():
+    request = Request([3], 9, sampling=Sampling((Never(tuple(range(VOCAB))),)))
+    stuck, other = Scheduler(Plain(MODELS["decoder"])).run([request, Request([3], 4)])
+    assert (stuck.tokens, stuck.reason) == ([], "stuck")
+    assert len(other.tokens) == 4
+
+
+def test_what_cannot_be_read_is_lost_alone():
+    writer = Plain(MODELS["decoder"])
+    scheduler = Scheduler(writer)
+    first = scheduler.add(Request([3], 9))
+    scheduler.step()
+    prefill, writer.prefill = writer.prefill, lambda *given: 1 / 0
+    second = scheduler.add(Request([4], 9))
+    with pytest.raises(ReadError) as lost:
+        scheduler.step()
+    writer.prefill = prefill
+    assert lost.value.jobs == [second]
+    assert second.is_cancelled
+    scheduler.run([])
+    assert first.reason == "length"
+    assert first.tokens == alone(MODELS["decoder"], first.request)

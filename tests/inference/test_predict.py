@@ -7,12 +7,13 @@ import torch
 from families import STACK
 
 from pellucid.config import model as config
+from pellucid.config import parts
 from pellucid.config.defaults import default_run, demo_run
 from pellucid.config.run import Characters, TextFiles
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
 from pellucid.inference import predict
-from pellucid.inference.sampling import Sampling, TopK
+from pellucid.inference.sampling import Never, Sampling, TopK
 from pellucid.models.build import build
 from pellucid.models.checkpoint import Loaded
 
@@ -24,13 +25,14 @@ def tokenizer():
     return Tokenizer.train(Characters(), ["abcdef abcdef"])
 
 
-def loaded(tokenizer, family):
+def loaded(tokenizer, family, **changed):
     torch.manual_seed(3)
+    stack = replace(STACK, **changed)
     front = config.Tokens(vocab_size=tokenizer.vocab_size)
     text = TextFiles(train=("x",))
     match family:
         case "decoder":
-            run, model = default_run("decoder", text), config.Decoder(front=front, stack=STACK)
+            run, model = default_run("decoder", text), config.Decoder(front=front, stack=stack)
         case "encoder-decoder":
             run = demo_run("encoder-decoder")
             model = config.EncoderDecoder(source=front, encoder=STACK, target=front, decoder=STACK)
@@ -59,6 +61,19 @@ def test_completions_do_not_depend_on_their_neighbours(tokenizer):
     together = predict.complete(model, TEXTS, max_new_tokens=9)
     assert together == [predict.complete(model, [text], max_new_tokens=9)[0] for text in TEXTS]
     assert predict.complete(model, [""], max_new_tokens=3)
+
+
+def test_lengths_do_not_depend_on_their_neighbours(tokenizer):
+    model = loaded(tokenizer, "encoder-decoder")
+    assert predict.translate(model, TEXTS) == [predict.translate(model, [text])[0] for text in TEXTS]
+    assert predict.translate(model, TEXTS, beams=2) == [predict.translate(model, [text], beams=2)[0] for text in TEXTS]
+
+    model = loaded(tokenizer, "decoder", positions=parts.Learned(max_length=30))
+    (short,) = predict.completions(model, ["b"], max_new_tokens=25, rules=[Never(tokenizer.ends)])
+    both = predict.completions(model, [*TEXTS[3:], "b"], max_new_tokens=25, rules=[Never(tokenizer.ends)])
+    assert both[-1] == short
+    assert len(short.tokens) == 25
+    assert len(both[0].tokens) == 30 + 1 - len(TEXTS[3])  # the last is never fed back
 
 
 def test_a_stream_is_the_completion_in_pieces(tokenizer):

@@ -53,13 +53,20 @@ def in_batches(
     run: Callable[[list[Row]], list[Result]],
     rows_at_once: int = 256,
     length: Callable[[Any], int] = len,
+    alike: Callable[[Any], Any] = lambda row: None,
 ) -> list[Result]:
-    """Runs rows of like length together, so that little is padded; returns the results in the order asked."""
+    """Runs rows of like length together, so that little is padded; returns the results in the order asked.
+
+    Args:
+        alike: what rows that run together must have in common.
+    """
     order = sorted(range(len(rows)), key=lambda i: -length(rows[i]))
     results: dict[int, Result] = {}
     with torch.inference_mode():
         while order:
-            count = max(1, min(rows_at_once, BATCH_TOKENS // max(length(rows[order[0]]), 1)))
+            count = max(1, min(rows_at_once, BATCH_TOKENS // max(length(rows[order[0]]), 1), len(order)))
+            common = alike(rows[order[0]])
+            count = next((i for i in range(1, count) if alike(rows[order[i]]) != common), count)
             now, order = order[:count], order[count:]
             results.update(zip(now, run([rows[i] for i in now]), strict=True))
     return [results[i] for i in range(len(rows))]

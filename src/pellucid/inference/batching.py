@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,11 +21,11 @@ from torch import Tensor
 from pellucid.errors import UserError
 from pellucid.inference.batching_rows import Choices, Searching, Slot
 from pellucid.inference.beam import Beams, Hypothesis
+from pellucid.inference.decode import Reason, Stops
 from pellucid.inference.likelihood import Likelihood
 from pellucid.inference.sampling import GREEDY, Sampling
 from pellucid.inference.writer import Writer, vacate
-
-Reason = Literal["end", "length"]
+from pellucid.nn.positions import check_length
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Request:
         sampling: filters, and the seed of draws that are this request's own.
         beams: a search, with the filters of ``sampling``, which then may not draw. It ends texts by ``ends`` above.
         logprobs: how many of the likeliest tokens are told at each place, the chosen one apart; ``None`` tells nothing.
+        stops: whether a text, its new tokens, is over with its last one, besides by ``ends``.
     """
 
     prompt: Sequence[int]
@@ -49,6 +50,7 @@ class Request:
     sampling: Sampling = GREEDY
     beams: Beams | None = None
     logprobs: int | None = None
+    stops: Stops | None = None
 
     @property
     def width(self) -> int:
@@ -80,11 +82,15 @@ class Job:
         return self.is_cancelled or self.reason is not None
 
     @property
-    def reserved(self) -> int:
-        """The positions that it may come to occupy."""
+    def read(self) -> int:
+        """The positions of its source."""
         source = self.request.source
-        read = len(source) if hasattr(source, "__len__") else 0
-        return read + (len(self.request.prompt) + self.limit) * self.request.width
+        return len(source) if hasattr(source, "__len__") else 0
+
+    @property
+    def longest(self) -> int:
+        """The positions that one of its texts may come to, prompt included."""
+        return len(self.request.prompt) + self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +104,25 @@ class Wrote:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A job has come to its end: a token of its ``ends``, or its length."""
+    """A job has come to its end: a token of its ``ends``, a stop, its length, or rules that left no way on."""
 
     job: Job
     reason: Reason
 
 
 Event = Wrote | Finished
+
+
+class ReadError(Exception):
+    """Requests that were to be read in one step could not be; what was in flight is as it was.
+
+    Attributes:
+        jobs: of those requests, which are cancelled.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        super().__init__(f"{len(jobs)} requests could not be read")
+        self.jobs = jobs
 
 
 class Scheduler:
@@ -115,7 +133,7 @@ class Scheduler:
     Args:
         writer: what writes.
         max_rows: in flight at once.
-        max_tokens: that the texts in flight may come to in all, sources included.
+        max_tokens: positions that there may come to be room for, each row having as much as the longest.
         max_prompt_tokens: read in one step, so that those being written need not wait for long; one prompt always is.
     """
 
@@ -140,8 +158,8 @@ class Scheduler:
 
     @property
     def tokens(self) -> int:
-        """The positions that the jobs in flight may come to occupy."""
-        return sum(slot.job.reserved for slot in self._slots)
+        """The positions that the jobs in flight may come to need room for."""
+        return _room_for(self.running)
 
     @property
     def has_work(self) -> bool:
@@ -159,8 +177,8 @@ class Scheduler:
             raise UserError("beams", "beams and a draw", "drawing goes with one beam")
         if request.width > self.max_rows:
             raise UserError("beams", f"found {request.width}", f"at most {self.max_rows}, the rows of this scheduler")
-        if job.reserved > self.max_tokens:
-            raise UserError("request", f"may come to {job.reserved:,} tokens", f"at most {self.max_tokens:,}")
+        if (room := _room_for([job])) > self.max_tokens:
+            raise UserError("request", f"may come to {room:,} tokens", f"at most {self.max_tokens:,}")
         self.waiting.append(job)
         return job
 
@@ -171,8 +189,9 @@ class Scheduler:
             raise UserError("prompt", "no tokens", "at least one")
         if request.max_new_tokens < 1:
             raise UserError("max_new_tokens", f"found {request.max_new_tokens}", "1 or more")
-        if limit is not None and length > limit:
-            raise UserError("prompt", f"{length} tokens", f"at most {limit}, the positions of this model")
+        check_length(length, limit, "prompt")
+        if hasattr(request.source, "__len__") and not isinstance(request.source, Tensor):
+            check_length(len(request.source), self.writer.source_limit, "source")
         return request.max_new_tokens if limit is None else min(request.max_new_tokens, limit - length + 1)
 
     def cancel(self, job: Job) -> None:
@@ -197,12 +216,14 @@ class Scheduler:
         """Reads what there is room for, and writes one token of everything in flight.
 
         A request that was read in this step has two tokens after it.
+
+        Raises:
+            ReadError: for a fault in reading; the step may be repeated without those requests.
         """
         self._drop()
         events: list[Event] = []
         if admitted := self._admitted():
-            sources = None if admitted[0].request.source is None else [job.request.source for job in admitted]
-            logits, rows = self.writer.prefill([job.request.prompt for job in admitted], sources)
+            logits, rows = self._read(admitted)
             slots = [Slot.of(job.request, job, logits.device) for job in admitted]
             left = self._settle(slots, logits, rows, events)
             self._join(left, rows)
@@ -219,6 +240,16 @@ class Scheduler:
         while self.has_work:
             self.step()
         return jobs
+
+    def _read(self, admitted: Sequence[Job]) -> tuple[Float[Tensor, "B V"], Any]:
+        """The scores of what follows each prompt, and the rows to go on with."""
+        sources = None if admitted[0].request.source is None else [job.request.source for job in admitted]
+        try:
+            return self.writer.prefill([job.request.prompt for job in admitted], sources)
+        except Exception as error:
+            for job in admitted:
+                job.is_cancelled = True
+            raise ReadError(admitted) from error
 
     def _drop(self) -> None:
         """Rows that nobody wants leave the batch."""
@@ -243,13 +274,13 @@ class Scheduler:
 
     def _admitted(self) -> list[Job]:
         """The jobs at the head of the line that there is room for."""
-        rows, tokens, prompts = self.rows, self.tokens, 0
+        rows, prompts = self.rows, 0
         admitted: list[Job] = []
         while self.waiting:
             job = self.waiting[0]
-            rows, tokens, prompts = rows + job.request.width, tokens + job.reserved, prompts + _read(job)
+            rows, prompts = rows + job.request.width, prompts + job.read + len(job.request.prompt)
             late = bool(admitted) and prompts > self.max_prompt_tokens
-            if rows > self.max_rows or tokens > self.max_tokens or late:
+            if rows > self.max_rows or late or _room_for([*self.running, *admitted, job]) > self.max_tokens:
                 break
             admitted.append(self.waiting.popleft())
         return admitted
@@ -270,13 +301,20 @@ class Scheduler:
     def _written(self, slot: Slot, choices: Choices, row: int, events: list[Event]) -> list[int] | None:
         """One token of a job; ``None`` when it was the last."""
         job, token = slot.job, choices.tokens[row]
-        if token in job.request.ends:
-            self._finish(job, "end", events)
-            return None
-        job.tokens.append(token)
-        events.append(Wrote(job, token, choices.likelihoods.get(row)))
-        if len(job.tokens) == job.limit:
-            self._finish(job, "length", events)
+        reason: Reason | None = None
+        if row in choices.stuck:
+            reason = "stuck"
+        elif token in job.request.ends:
+            reason = "end"
+        else:
+            job.tokens.append(token)
+            events.append(Wrote(job, token, choices.likelihoods.get(row)))
+            if job.request.stops is not None and job.request.stops(job.tokens):
+                reason = "stop"
+            elif len(job.tokens) == job.limit:
+                reason = "length"
+        if reason is not None:
+            self._finish(job, reason, events)
             return None
         slot.next = [token]
         return [0]
@@ -321,7 +359,9 @@ def _spans(slots: Sequence[Slot]) -> Iterator[tuple[Slot, int, int]]:
         row += len(slot.next)
 
 
-def _read(job: Job) -> int:
-    """How many tokens are read to begin a job."""
-    source = job.request.source
-    return len(job.request.prompt) + (len(source) if hasattr(source, "__len__") else 0)
+def _room_for(jobs: Sequence[Job]) -> int:
+    """The positions that jobs may come to need room for: all rows have as much as the longest, in text and source."""
+    if not jobs:
+        return 0
+    longest = max(job.longest for job in jobs) + max(job.read for job in jobs)
+    return longest * sum(job.request.width for job in jobs)

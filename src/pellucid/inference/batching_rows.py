@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pellucid.inference.beam import Search, likeliest, rises
 from pellucid.inference.likelihood import Likelihood, likelihoods
-from pellucid.inference.rules import AnyRule, Rule, Written, apply
+from pellucid.inference.rules import AnyRule, Rule, Written, apply, impossible
 from pellucid.inference.sampling import drawn
 from pellucid.inference.streaming import StablePrefix
 
@@ -34,7 +34,7 @@ class Searching:
     def __init__(self, request: Any, longest: int, device: torch.device) -> None:
         self.rules = tuple(request.sampling.filters)
         beams = replace(request.beams, ends=tuple(request.ends), rises=rises(self.rules))
-        self.search = Search(beams, longest)
+        self.search = Search(beams, longest, stops=request.stops)
         self.text = Written.of([request.prompt], device)
         self.certain: list[int] = []
         self.stable = StablePrefix(lambda _, tokens: self.certain.extend(tokens), request.ends)
@@ -91,11 +91,13 @@ class Choices:
 
     Attributes:
         tokens: by row.
+        stuck: the rows in which rules have left no token; what such a row chose means nothing.
         likelihoods: by row, where it was asked for.
     """
 
     def __init__(self, logits: Float[Tensor, "B V"], slots: Sequence[Slot]) -> None:
         self.tokens: dict[int, int] = {}
+        self.stuck: set[int] = set()
         self.likelihoods: dict[int, Likelihood] = {}
         rows = [(row, slot) for row, slot in _starts(slots) if slot.search is None]
         # Rows of equal rules are worked on together: a rule looks at each row by itself.
@@ -109,15 +111,16 @@ class Choices:
     def _choose(
         self, scores: Tensor, draws: bool, filters: tuple[AnyRule, ...], group: Sequence[tuple[int, Slot]]
     ) -> None:
-        scores = scores.float()
+        scores, rows = scores.float(), [row for row, _ in group]
         if filters:
             scores = apply(filters, scores, _written(filters, [slot for _, slot in group], scores.device))
+            self.stuck.update(row for row, is_stuck in zip(rows, impossible(scores).tolist(), strict=True) if is_stuck)
         if draws:
             draw = torch.cat([torch.rand(1, 1, generator=slot.generator, device=scores.device) for _, slot in group])
             tokens = drawn(scores.softmax(dim=-1), draw)
         else:
             tokens = scores.argmax(dim=-1)
-        self.tokens.update(zip((row for row, _ in group), tokens.tolist(), strict=True))
+        self.tokens.update(zip(rows, tokens.tolist(), strict=True))
 
     def _tell(self, logits: Tensor, asked: list[tuple[int, int]]) -> None:
         if not asked:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.inference.decode import Prompt, State, Stops, WritingModel, begin, prefill, room, step
+from pellucid.inference.decode import Lengths, Prompt, State, Stops, WritingModel, begin, prefill, rooms, step
 from pellucid.inference.highest import highest
 from pellucid.inference.rules import AnyRule, Rule, Written, apply, check
 from pellucid.inference.writer import Go, Writer, carried
@@ -241,7 +241,7 @@ def beam_search(
     prompt: Prompt,
     *,
     beams: int,
-    max_new_tokens: int,
+    max_new_tokens: Lengths,
     ends: Sequence[int],
     penalty: LengthPenalty = PAPER,
     filters: Sequence[AnyRule] = (),
@@ -267,18 +267,17 @@ def beam_search(
         stops, bonuses: of each row, as :class:`Search` takes them.
         writer: writes in the model's place, as an engine made of it does.
     """
-    max_new_tokens = room(model, prompt, max_new_tokens)
+    limits = rooms(model, prompt, max_new_tokens)
     settings = Beams(beams, tuple(ends), penalty, patience, written, rises(filters))
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            logits, state = prefill(model, prompt, max_new_tokens) if writer is None else begin(writer, prompt)
+            logits, state = prefill(model, prompt, max(limits, default=0)) if writer is None else begin(writer, prompt)
             go = _going(state) if isinstance(state, State) else carried(state.writer, state.rows, beams)
-            rows = range(logits.size(0))
             searches = [
-                Search(settings, max_new_tokens, stops=stops and stops[row], bonus=bonuses and bonuses[row])  # type: ignore[arg-type]
-                for row in rows
+                Search(settings, limit, stops=stops and stops[row], bonus=bonuses and bonuses[row])  # type: ignore[arg-type]
+                for row, limit in enumerate(limits)
             ]
             run(searches, logits, Written.after(prompt.tokens, prompt.keep), filters, go, observer)
             return [search.best() for search in searches]

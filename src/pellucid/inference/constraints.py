@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.data import vocabularies
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
 from pellucid.inference.rules import Rule, Written
@@ -122,7 +121,10 @@ class Grammars:
         if not isinstance(wanted, dict):
             raise UserError("json schema", f"found {json.dumps(wanted)[:80]}", "an object")
         loose = {"whitespace_flexible": self.loses_space}
-        grammar = _llguidance().LLMatcher.grammar_from_json_schema(json.dumps(wanted), overrides=loose)
+        try:
+            grammar = _llguidance().LLMatcher.grammar_from_json_schema(json.dumps(wanted), overrides=loose)
+        except ValueError as error:  # nested too deeply, or half a character in a name
+            raise UserError("json schema", f"cannot be read ({error})", "a schema that llguidance can follow") from None
         return self._checked(grammar, "json schema", json.dumps(wanted)[:80])
 
     def _checked(self, grammar: str, where: str, found: str) -> Constraint:
@@ -192,15 +194,6 @@ def _vocabulary(tokenizer: Tokenizer) -> tuple[Any, bool]:
 
 
 def _bytes_of(tokenizer: Tokenizer, i: int) -> bytes:
-    """What a token adds to a text."""
-    token = tokenizer.raw.id_to_token(i)
-    if token is None or i in tokenizer.special_ids or i in tokenizer.ends:
-        return SPECIAL + (token or f"<{i}>").encode()
-    decoder = repr(tokenizer.raw.decoder)
-    if "ByteLevel" in decoder:
-        return bytes(vocabularies.BYTE_OF[c] for c in token if c in vocabularies.BYTE_OF)
-    if "ByteFallback" in decoder and len(token) == 6 and token.startswith("<0x"):
-        return bytes([int(token[3:5], 16)])
-    if "WordPiece" in decoder:
-        return token[2:].encode() if token.startswith("##") else f" {token}".encode()
-    return token.replace("▁", " ").encode()
+    """What a token adds to a text, or a name that no text holds."""
+    own = tokenizer.bytes_of(i)
+    return SPECIAL + (tokenizer.raw.id_to_token(i) or f"<{i}>").encode() if own is None else own

@@ -29,6 +29,8 @@ WritingModel = Decoder | EncoderDecoder
 Reason = Literal["end", "stop", "length", "stuck"]
 Stops = Callable[[Sequence[int]], bool]
 """Whether a text, its new tokens, is over with its last one."""
+Lengths = int | Sequence[int]
+"""How many tokens a text may have: all alike, or each row its own."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,18 @@ def room(model: WritingModel, prompt: Prompt, wanted: int) -> int:
     return wanted if limit is None else min(wanted, limit - length + 1)
 
 
+def rooms(model: WritingModel, prompt: Prompt, wanted: Lengths) -> list[int]:
+    """The same for each row; positions are counted as those of the longest prompt.
+
+    Raises:
+        UserError: as :func:`room`.
+    """
+    count = prompt.tokens.size(0)
+    each = [wanted] * count if isinstance(wanted, int) else list(wanted)
+    longest = room(model, prompt, max(each, default=0))
+    return [min(own, longest) for own in each]
+
+
 def step(state: State | Begun, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
     """Adds one token to each row; returns the scores of the next."""
     return state.scores(tokens[:, None])[:, 0]
@@ -182,7 +196,7 @@ def steps(
     model: WritingModel,
     prompt: Prompt,
     *,
-    max_new_tokens: int,
+    max_new_tokens: Lengths,
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
     stops: Sequence[Stops] | None = None,
@@ -194,27 +208,27 @@ def steps(
         stops: of each row, whether it ends with its last token, besides by ``ends``.
         writer: writes in the model's place, as an engine made of it does; rows that have ended leave its batch.
     """
-    max_new_tokens = room(model, prompt, max_new_tokens)
+    limits = rooms(model, prompt, max_new_tokens)
+    longest = max(limits, default=0)
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            logits, state = prefill(model, prompt, max_new_tokens) if writer is None else begin(writer, prompt)
+            logits, state = prefill(model, prompt, longest) if writer is None else begin(writer, prompt)
             choose = sampling.chooser(logits.device)
             choose.follow(model, "sampling")
             written = Written.after(prompt.tokens, prompt.keep)
-            rows = [_Row(tuple(ends), stops[row] if stops else None) for row in range(logits.size(0))]
+            rows = [_Row(tuple(ends), stops[row] if stops else None, limit) for row, limit in enumerate(limits)]
             here = list(range(len(rows)))
             # Draws of all rows come from one generator, in their order: there, rows stay where they are.
             leave = writer is not None and sampling.seed is None
-            for count in range(max_new_tokens):
+            for _ in range(longest):
                 tokens = choose(logits, written)
                 written = written.add(tokens)
-                last = count + 1 == max_new_tokens
                 stuck = [False] * len(here) if choose.stuck is None else choose.stuck.tolist()
-                yield _added(rows, here, tokens.tolist(), stuck, logits, last=last)
+                yield _added(rows, here, tokens.tolist(), stuck, logits)
                 stay = [place for place, row in enumerate(here) if not rows[row].is_over]
-                if last or not stay:
+                if not stay:
                     return
                 if leave and len(stay) <= (1 - LEAVING) * len(here):
                     places = torch.tensor(stay, device=tokens.device)
@@ -226,16 +240,12 @@ def steps(
         model.train(was_training)
 
 
-def _added(
-    rows: list[_Row], here: list[int], tokens: list[int], stuck: list[bool], logits: Tensor, *, last: bool
-) -> Step:
+def _added(rows: list[_Row], here: list[int], tokens: list[int], stuck: list[bool], logits: Tensor) -> Step:
     """What a token for each of the rows that are here makes of them all."""
     added: list[int | None] = [None] * len(rows)
     ended: list[Reason | None] = [None] * len(rows)
     for row, token, is_stuck in zip(here, tokens, stuck, strict=True):
         added[row], ended[row] = rows[row].add(token, is_stuck), rows[row].ends_here
-    if last:
-        ended = [reason if row.is_over else "length" for row, reason in zip(rows, ended, strict=True)]
     return Step(added, ended, logits, here)
 
 
@@ -245,6 +255,7 @@ class _Row:
 
     ends: tuple[int, ...]
     stops: Stops | None
+    limit: int
     is_over: bool = False
     ends_here: Reason | None = None
     text: list[int] = field(default_factory=list)
@@ -261,6 +272,8 @@ class _Row:
             self.ends_here = "end"
         elif self.stops is not None and self.stops(self.text):
             self.ends_here = "stop"
+        elif len(self.text) == self.limit:
+            self.ends_here = "length"
         self.is_over = self.ends_here is not None
         return None if is_stuck else token
 
@@ -269,7 +282,7 @@ def stream(
     model: WritingModel,
     prompt: Prompt,
     *,
-    max_new_tokens: int,
+    max_new_tokens: Lengths,
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
     stops: Sequence[Stops] | None = None,
@@ -291,7 +304,7 @@ def generate(
     model: WritingModel,
     prompt: Prompt,
     *,
-    max_new_tokens: int,
+    max_new_tokens: Lengths,
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
     stops: Sequence[Stops] | None = None,
@@ -308,7 +321,7 @@ def generations(
     model: WritingModel,
     prompt: Prompt,
     *,
-    max_new_tokens: int,
+    max_new_tokens: Lengths,
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
     stops: Sequence[Stops] | None = None,

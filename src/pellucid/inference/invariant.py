@@ -44,6 +44,10 @@ class Invariant:
         return self.writer.limit
 
     @property
+    def source_limit(self) -> int | None:
+        return self.writer.source_limit
+
+    @property
     def device(self) -> torch.device:
         return self.writer.device
 

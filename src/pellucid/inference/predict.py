@@ -118,7 +118,12 @@ def completions(
             Output(text, one.tokens, None, one.reason, one.likelihoods) for text, one in zip(texts, told, strict=True)
         ]
 
-    return in_batches([tokenizer.prompt(ids) for ids in tokenizer.encode_batch(prompts)], run, rows_at_once=64)
+    def left(row: list[int]) -> int:
+        """How many tokens there are positions for: a text beside a longer one would have no more than that one."""
+        return max_new_tokens if model.max_length is None else min(max_new_tokens, model.max_length + 1 - len(row))
+
+    rows = [tokenizer.prompt(ids) for ids in tokenizer.encode_batch(prompts)]
+    return in_batches(rows, run, rows_at_once=64, alike=left)
 
 
 def write(

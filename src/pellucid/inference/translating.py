@@ -127,7 +127,7 @@ class _Translating:
         source, keep = padded([row[0] for row in rows], self.tokenizer.require("pad"), model.device)
         start = torch.tensor([[*target.start, *target.forced]], device=model.device).expand(len(rows), -1)
         prompt = Prompt(start, source=source, source_keep=keep)
-        longest = self.max_new_tokens or source.size(1) + 50
+        longest = self.max_new_tokens or [len(row[0]) + 50 for row in rows]
         rules = (*self.rules, *barred(target), *self._prefixed([tuple(row[1]) for row in rows]))
         stops = [Stop(target, StopStrings(self.stop)) for _ in rows] if self.stop else None
         if search.beams == 1:

@@ -48,6 +48,11 @@ class Vacating(Protocol):
         """These rows leave, and the last ones take their places; which row now stands where."""
 
 
+def source_limit(model: WritingModel) -> int | None:
+    """The longest text that a model can read before it writes; ``None`` for any."""
+    return model.encoder.max_length if isinstance(model, EncoderDecoder) else None
+
+
 def vacate(rows: Any, gone: Collection[int]) -> list[int]:
     """Some rows leave, and the last ones take their places; which row now stands where."""
     if isinstance(rows, Vacating):
@@ -73,6 +78,10 @@ class Writer(Protocol):
     @property
     def limit(self) -> int | None:
         """The longest text its positions can tell apart; ``None`` for any."""
+
+    @property
+    def source_limit(self) -> int | None:
+        """The same of a text that an encoder–decoder reads."""
 
     @property
     def device(self) -> torch.device:
@@ -125,6 +134,7 @@ class Plain:
     def __init__(self, model: WritingModel) -> None:
         self.model = model
         self.limit = (model if isinstance(model, Decoder) else model.decoder).max_length
+        self.source_limit = source_limit(model)
         self.device = model.device
 
     def prefill(self, prompts: Ids, sources: Sequence[Any] | None = None) -> tuple[Float[Tensor, "B V"], PlainRows]:

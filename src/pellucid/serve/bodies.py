@@ -108,6 +108,7 @@ class Message(BaseModel):
     role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str | list[Part]
     name: str | None = None
+    refusal: str | None = Field(None, description="Accepted and not used: an answer of this service has it.")
 
 
 class ChatBody(Writing):

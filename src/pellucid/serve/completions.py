@@ -16,6 +16,7 @@ from pellucid.inference.batching import Wrote
 from pellucid.inference.beam import Beams
 from pellucid.inference.rules import AnyRule
 from pellucid.inference.sampling import Sampling
+from pellucid.inference.stopping import Stop, StopStrings
 from pellucid.serve.bodies import ChatBody, CompletionBody, Writing, listed
 from pellucid.serve.errors import Json, ServiceError, of_user
 from pellucid.serve.service import Service
@@ -23,6 +24,7 @@ from pellucid.serve.text import Growing
 from pellucid.serve.writing import (
     Planned,
     attended,
+    check_no_draw,
     pieces,
     rules_of,
     sampling_of,
@@ -64,10 +66,11 @@ async def complete(body: CompletionBody, request: Request) -> Response:
             400, "log-probabilities of the prompt are not told; leave out echo, or use /score", param="echo"
         )
     prompts, texts = await _prompts(service, body)
+    _check_count(service, len(prompts) * (body.n or 1))
     planned = []
-    rules = await rules_of(body, service.loaded.tokenizer)
+    rules = await rules_of(body, service, service.loaded.tokenizer)
     for ids in prompts:
-        new = service.new_tokens(body.max_tokens, 16, len(ids), "max_tokens")
+        new = service.new_tokens(body.max_tokens, 16, len(ids), "max_tokens", width=body.beams or 1)
         planned += _planned(service, body, rules, ids, new, body.logprobs, growing_from=ids)
     before = [text for text in texts for _ in range(body.n or 1)] if body.echo else [""] * len(planned)
     form = Form("cmpl", "text_completion", "text_completion", _text, _text, _likelihoods_of_text)
@@ -80,7 +83,8 @@ async def converse(body: ChatBody, request: Request) -> Response:
     service = service_of(request)
     service.require("/v1/chat/completions")
     service.check_name(body.model)
-    messages = [message.model_dump(exclude_none=True) for message in body.messages]
+    _check_count(service, body.n or 1)
+    messages = [message.model_dump(exclude_none=True, exclude={"refusal"}) for message in body.messages]
     for message in messages:
         if isinstance(message["content"], list):
             message["content"] = "".join(part["text"] for part in message["content"])
@@ -93,9 +97,9 @@ async def converse(body: ChatBody, request: Request) -> Response:
         raise ServiceError(400, "the model's template makes no text of these messages", param="messages")
     service.check_length(len(ids), "messages")
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    new = service.new_tokens(asked, MANY_TOKENS, len(ids), "max_completion_tokens")
+    new = service.new_tokens(asked, MANY_TOKENS, len(ids), "max_completion_tokens", width=body.beams or 1)
     best = (body.top_logprobs or 0) if body.logprobs else None
-    rules = await rules_of(body, service.loaded.tokenizer)
+    rules = await rules_of(body, service, service.loaded.tokenizer)
     planned = _planned(service, body, rules, ids, new, best, growing_from=())
     form = Form("chatcmpl", "chat.completion", "chat.completion.chunk", _message, _delta, _likelihoods_of_message)
     return await _answer(request, body, form, planned, len(ids), [""] * len(planned))
@@ -106,6 +110,7 @@ async def _prompts(service: Service, body: CompletionBody) -> tuple[list[list[in
     tokenizer, given = service.loaded.tokenizer, body.prompt
     if isinstance(given, list) and given and not isinstance(given[0], str):
         rows: list[list[int]] = [given] if isinstance(given[0], int) else given
+        _check_count(service, len(rows))
         for row in rows:
             service.check_length(len(row), "prompt")
             if not row or max(row) >= tokenizer.vocab_size:
@@ -132,21 +137,29 @@ def _planned(
 ) -> list[Planned]:
     """The texts of one prompt."""
     tokenizer, count = service.loaded.tokenizer, body.n or 1
-    if count > service.limits.texts:
-        raise ServiceError(400, f"n: {count}; at most {service.limits.texts}", param="n")
-    beams = None
+    strings = tuple(listed(body.stop)) if body.stop else ()
+    beams, stops = None, None
+    if body.beams is not None:
+        check_no_draw(body)
     if body.beams is not None and body.beams > 1:
         if count > 1 or logprobs is not None:
             raise ServiceError(400, "a search gives one text, without log-probabilities", param="beams")
         check_beams(service, body.beams)
         beams = Beams(body.beams)
+        # A search must know where its texts end, to compare them; of other texts the loop sees it as they grow.
+        stops = Stop(tokenizer, StopStrings(strings), tuple(growing_from)) if strings else None
     planned = []
     for nth in range(count):
-        sampling = Sampling(rules) if beams else sampling_of(body, rules, nth=nth)
-        wanted = Wanted(ids, new, tokenizer.ends, sampling=sampling, beams=beams, logprobs=logprobs)
-        stops = listed(body.stop) if body.stop else ()
-        planned.append(Planned(wanted, Growing(tokenizer, growing_from, stops)))
+        sampling = Sampling(rules) if body.beams else sampling_of(body, rules, nth=nth)
+        wanted = Wanted(ids, new, tokenizer.ends, sampling=sampling, beams=beams, logprobs=logprobs, stops=stops)
+        planned.append(Planned(wanted, Growing(tokenizer, growing_from, strings)))
     return planned
+
+
+def _check_count(service: Service, count: int) -> None:
+    """Raises :class:`ServiceError` for more texts than are allowed, before any of them is made."""
+    if count > service.limits.texts:
+        raise ServiceError(400, f"{count} texts; at most {service.limits.texts} in one request", param="n")
 
 
 def check_beams(service: Service, beams: int) -> None:
@@ -160,8 +173,6 @@ async def _answer(
     request: Request, body: Writing, form: Form, planned: list[Planned], read: int, before: list[str]
 ) -> Response:
     service = service_of(request)
-    if len(planned) > service.limits.texts:
-        raise ServiceError(400, f"{len(planned)} texts; at most {service.limits.texts} in one request", param="n")
     if body.stream_options is not None and not body.stream:
         raise ServiceError(400, "stream_options go with stream", param="stream_options")
     head = {"id": f"{form.id}-{secrets.token_hex(12)}", "created": int(time.time()), "model": service.name}
@@ -244,9 +255,11 @@ def _likelihoods_of_message(service: Service, wrote: Sequence[Wrote]) -> Any:
     if not known:
         return None
 
+    tokenizer = service.loaded.tokenizer
+
     def one(token: int, logprob: float) -> dict[str, Any]:
-        (piece,) = service.loaded.tokenizer.pieces([token])
-        return {"token": piece, "logprob": finite(logprob), "bytes": list(piece.encode("utf-8", "replace"))}
+        (piece,), own = tokenizer.pieces([token]), tokenizer.bytes_of(token)
+        return {"token": piece, "logprob": finite(logprob), "bytes": None if own is None else list(own)}
 
     content = [
         {**one(token, likelihood.logprob), "top_logprobs": [one(*best) for best in likelihood.best]}

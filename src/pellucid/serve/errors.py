@@ -76,6 +76,11 @@ class Json(Response):
         return dumped(content)
 
 
+def fault() -> ServiceError:
+    """A fault of ours; the log has the rest."""
+    return ServiceError(500, "a fault of the service; its log says more", code="internal_error")
+
+
 def of_user(error: UserError, status: int = 400, param: str | None = None) -> ServiceError:
     """Something that whoever asked can mend."""
     return ServiceError(status, str(error), param=param)
@@ -93,7 +98,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _misunderstood)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(GoneError, lambda request, error: Response(status_code=499))
-    app.add_exception_handler(Exception, _broken)
 
 
 async def _told(request: Request, error: Exception) -> Response:
@@ -126,8 +130,3 @@ async def _refused(request: Request, error: Exception) -> Response:
     response = told.response()
     response.headers.update(error.headers or {})
     return response
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    """A fault of ours; the log has the rest."""
-    return ServiceError(500, "a fault of the service; its log says more", code="internal_error").response()

@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pellucid.serve.errors import fault
 from pellucid.serve.metrics import Metrics
 
 log = logging.getLogger("pellucid.serve")
@@ -49,7 +50,7 @@ def settings(level: str) -> dict[str, Any]:
 
 
 class Account:
-    """Logs and counts every request."""
+    """Logs and counts every request, and answers those that a fault of ours has left without an answer."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -58,18 +59,23 @@ class Account:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, name, status = time.perf_counter(), secrets.token_hex(8), 499
+        began, name, status, is_begun = time.perf_counter(), secrets.token_hex(8), 499, False
         state = scope.setdefault("state", {})
 
         async def noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, is_begun = message["status"], True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", name.encode())]
             await send(message)
 
         try:
             await self.app(scope, receive, noted)
+        except Exception:
+            log.exception("a request failed", extra={"fields": {"id": name}})
+            if is_begun:
+                raise
+            await fault().response()(scope, receive, noted)
         finally:
             seconds = time.perf_counter() - began
             route = scope.get("route")

@@ -22,6 +22,7 @@ from pellucid.inference.sampling import Sampling
 from pellucid.inference.scores import score as likelihood_of
 from pellucid.inference.tagging import names
 from pellucid.models.encoder import Encoder
+from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.serve.bodies import (
     AlternativesBody,
     ClassifyBody,
@@ -40,6 +41,8 @@ from pellucid.serve.writing import (
     Piece,
     Planned,
     attended,
+    check_no_draw,
+    draws_asked,
     pieces,
     rules_of,
     sampling_of,
@@ -65,8 +68,12 @@ async def translate(body: TranslateBody, request: Request) -> Response:
     check_beams(service, beams)
     if best > beams:
         raise ServiceError(400, f"hypotheses: {best}; at most as many as beams, {beams}", param="hypotheses")
-    if beams > 1 and body.temperature:
-        raise ServiceError(400, "drawing goes with one beam; leave temperature out", param="temperature")
+    if beams > 1:
+        check_no_draw(body)
+    elif "length_penalty" in body.model_fields_set:
+        raise ServiceError(400, "length_penalty goes with beams; leave it out", param="length_penalty")
+    if "temperature" not in body.model_fields_set and draws_asked(body):
+        body.temperature = 1.0  # whoever cuts the tail of a draw wants one
     try:
         tokenizer = service.loaded.tokenizer.in_languages(body.source_language, body.target_language)
     except UserError as error:
@@ -76,10 +83,13 @@ async def translate(body: TranslateBody, request: Request) -> Response:
     penalty = Wu(0.6 if body.length_penalty is None else body.length_penalty)
     search = Beams(beams, penalty=penalty, written=len(target.forced)) if beams > 1 else None
     planned = []
-    rules = await rules_of(body, target)
+    limit = None if service.writer is None else service.writer.source_limit
+    rules = await rules_of(body, service, target)
     for nth, ids in enumerate(await service.cut(texts, "text")):
         source = tokenizer.source(ids)
-        new = service.new_tokens(body.max_tokens, len(source) + EXTRA, len(start), "max_tokens")
+        service.check_positions(len(source), limit, "text")
+        usual = len(source) + EXTRA
+        new = service.new_tokens(body.max_tokens, usual, len(start), "max_tokens", width=beams, source=len(source))
         sampling = Sampling(rules) if search else sampling_of(body, rules, nth=nth)
         wanted = Wanted(start, new, target.ends, source=source, sampling=sampling, beams=search)
         planned.append(Planned(wanted, Growing(target)))
@@ -171,9 +181,7 @@ async def _texts(
     assert isinstance(model, Encoder)  # require has asked
     limit = model.max_length
     for each in ids:
-        if limit is not None and len(service.loaded.tokenizer.text(each)) > limit:
-            message = f"{len(each):,} tokens; this model has positions for {limit:,}, those around the text included"
-            raise ServiceError(400, message, param=param, code="context_length_exceeded")
+        service.check_positions(len(service.loaded.tokenizer.text(each)), limit, param)
     return service, (texts, sum(map(len, ids)))
 
 
@@ -210,16 +218,25 @@ async def score(body: ScoreBody, request: Request) -> Response:
         (scores,) = await _together(request, "score", [pair], lambda every: EncoderTasks(loaded).scores(every).tolist())
         told(service, request, read, 0)
         return Json({"model": service.name, "scores": dict(zip(labels, scores, strict=True))})
-    limit = None if service.writer is None else service.writer.limit
-    if limit is not None and read + 2 > limit:
-        message = f"{read:,} tokens; this model has positions for {limit:,}, those around the text included"
-        raise ServiceError(400, message, param="text", code="context_length_exceeded")
+    _check_scored(service, *cut)
     before = None if given is None else [given]
     (found,) = await _done(request, lambda: likelihood_of(loaded, [body.text], given=before, top=body.top))
     told(service, request, read, 0)
     rows = [(piece, one) for piece, one in zip(found.pieces, found.likelihoods, strict=True)]
     tokens = [{"piece": piece, **_likely(service, one)} for piece, one in rows]
     return Json({"model": service.name, "logprob": finite(found.logprob), "tokens": tokens})
+
+
+def _check_scored(service: Service, text: list[int], given: list[int]) -> None:
+    """Raises :class:`ServiceError` for a text, or what it stands after, that the model has no positions for."""
+    assert service.writer is not None  # what scores texts writes them
+    tokenizer, target = service.loaded.tokenizer, service.loaded.tokenizer.target
+    if isinstance(service.loaded.model, EncoderDecoder):
+        service.check_positions(len(tokenizer.source(given)), service.writer.source_limit, "given")
+        written = [*target.start, *target.forced, *text, *target.ends[:1]]
+    else:
+        written = tokenizer.prompt([*given, *text])
+    service.check_positions(len(written), service.writer.limit, "text")
 
 
 def _likely(service: Service, one: Likelihood | None) -> dict[str, Any]:
@@ -243,6 +260,9 @@ async def alternatives(body: AlternativesBody, request: Request) -> Response:
         message = f"{places} places of {body.top}; at most {MOST_ALTERNATIVES} in all: name some positions"
         raise ServiceError(400, message, param="positions")
     service.new_tokens(body.max_tokens or None, 1, len(cut[0]) + 2, "max_tokens")
+    if (most := places * body.top * body.max_tokens) > service.limits.tokens:
+        message = f"{most:,} tokens to be written; at most {service.limits.tokens:,}: name fewer positions"
+        raise ServiceError(400, message, param="max_tokens")
     work = partial(
         alternatives_of,
         service.loaded,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pellucid.config import model as config
 from pellucid.errors import UserError
@@ -25,6 +27,9 @@ from pellucid.serve.errors import ServiceError
 from pellucid.serve.limits import Limits
 from pellucid.serve.metrics import Metrics
 from pellucid.serve.worker import Worker
+
+if TYPE_CHECKING:
+    from pellucid.inference.constraints import Grammars
 
 LONG_TEXT = 20_000  # characters that are cut on another thread, so that others need not wait
 CHARACTERS = 64  # of one token at most: a text of more than so many for each allowed token need not be cut
@@ -57,11 +62,24 @@ class Service:
         self.writer, self.worker = writer, Worker(scheduler, self.limits, self.metrics)
         self.metrics.watch(lambda: self.worker.rows, lambda: self.worker.waiting)
         self.is_ending = False
+        self._reading = threading.Lock()
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are answered."""
         return self.worker.is_ready and not self.is_ending
+
+    @property
+    def grammars(self) -> Grammars:
+        """Forms of texts, for the tokenizer of what is written. Its vocabulary is read once, by whoever asks first."""
+        with self._reading:
+            return self._grammars
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        from pellucid.inference.constraints import Grammars  # an extra, asked for only where it is needed
+
+        return Grammars.of(self.loaded.tokenizer.target)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -117,13 +135,25 @@ class Service:
         return ids
 
     def check_length(self, tokens: int, param: str) -> None:
-        """Raises :class:`ServiceError` for a text of more tokens than are allowed, or than the model can tell apart."""
+        """Raises :class:`ServiceError` for a text of more tokens than are allowed."""
         if tokens > self.limits.prompt_tokens:
             message = f"{tokens:,} tokens; at most {self.limits.prompt_tokens:,} in one text"
             raise ServiceError(400, message, param=param, code="context_length_exceeded")
 
-    def new_tokens(self, asked: int | None, usual: int, prompt: int, param: str) -> int:
+    def check_positions(self, tokens: int, limit: int | None, param: str) -> None:
+        """Raises :class:`ServiceError` for more tokens, those around a text included, than there are positions for."""
+        if limit is not None and tokens > limit:
+            message = f"{tokens:,} tokens, those around the text included; this model has positions for {limit:,}"
+            raise ServiceError(400, message, param=param, code="context_length_exceeded")
+
+    def new_tokens(
+        self, asked: int | None, usual: int, prompt: int, param: str, *, width: int = 1, source: int = 0
+    ) -> int:
         """How many tokens a text may have.
+
+        Args:
+            usual: where nothing was asked; fewer where there is no room for so many.
+            width: of a search. source: tokens that an encoder–decoder reads.
 
         Raises:
             ServiceError: for more than there are positions for, or than are allowed.
@@ -131,15 +161,16 @@ class Service:
         if asked is not None and asked > self.limits.new_tokens:
             message = f"{asked:,} new tokens; at most {self.limits.new_tokens:,}"
             raise ServiceError(400, message, param=param, code="context_length_exceeded")
+        usual = min(usual, self.limits.new_tokens, max(1, self.limits.tokens // width - prompt - source))
         limit = None if self.writer is None else self.writer.limit
         if limit is None:
-            return asked or min(usual, self.limits.new_tokens)
+            return asked or usual
         room = limit - prompt + 1
         if room < 1 or (asked is not None and asked > room):
             wanted = f" and {asked:,} new ones" if asked else ""
             message = f"{prompt:,} tokens{wanted}; this model has positions for {limit:,} in all"
             raise ServiceError(400, message, param=param, code="context_length_exceeded")
-        return asked or min(usual, self.limits.new_tokens, room)
+        return asked or min(usual, room)
 
     def warm(self) -> None:
         """Does everything once, so that the first request need not wait for it."""

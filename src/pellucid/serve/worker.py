@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pellucid.errors import UserError
-from pellucid.inference.batching import Event, Finished, Job, Reason, Request, Scheduler, Wrote
-from pellucid.serve.errors import ServiceError, of_user
+from pellucid.inference.batching import Event, Finished, Job, ReadError, Request, Scheduler, Wrote
+from pellucid.inference.decode import Reason
+from pellucid.serve.errors import ServiceError, fault, of_user
 from pellucid.serve.limits import Limits
 from pellucid.serve.metrics import Metrics
 from pellucid.serve.together import Asked, answer, next_of
@@ -31,6 +32,7 @@ USUAL_SECONDS = 1.0  # of a request, while none has ended
 WRITES = 1000  # a second, to all streams together; the rest of the machine is the model's
 SLOWEST = 0.5  # seconds between two writes to a stream, at most
 TURN = 0.1  # seconds that the model waits for the loop at most
+LEFT = 5.0  # seconds that the work in hand may still take when the service has ended
 
 
 class Ticket:
@@ -100,10 +102,10 @@ class Worker:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Gives up what is left, and ends the thread."""
+        """Gives up what is left, and ends the thread; one that is still at work then ends with the program."""
         self.is_ready, self._ending = False, True
         self._orders.put(lambda: None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, LEFT)
 
     @property
     def waiting(self) -> int:
@@ -111,8 +113,10 @@ class Worker:
         return self._orders.qsize() + (len(self.scheduler.waiting) if self.scheduler else 0)
 
     def check_room(self, count: int = 1) -> None:
-        """Raises :class:`ServiceError` when the line is full."""
-        waiting = self.waiting
+        """Raises :class:`ServiceError` when the line is full, or would be too short for so many at any time."""
+        waiting, most = self.waiting, self.limits.waiting + self.limits.rows
+        if count > most:
+            raise ServiceError(400, f"{count} texts; at most {most} may be on their way here", param="n")
         if waiting + count > self.limits.waiting + max(0, self.limits.rows - self.rows):
             again = self._usual * (1 + waiting / self.limits.rows)
             seconds = max(1, min(LONGEST_WAIT, round(again)))
@@ -175,9 +179,9 @@ class Worker:
         line.append(asked)
 
         def order() -> Sequence[Any]:
-            while not asked.is_done:
+            while not asked.is_done and not asked.has_left:
                 answer(next_of(line, self.limits.texts), work)
-            return asked.taken()
+            return asked.taken() if asked.is_done else ()
 
         try:
             return await self.do(order)
@@ -262,11 +266,13 @@ class Worker:
         began = time.perf_counter()
         try:
             events = scheduler.step()
+        except ReadError as error:
+            log.exception("what was to be read is lost")
+            self._lose([ticket for job in error.jobs if (ticket := self._tickets.pop(job, None))], fault(), "fault")
+            return
         except Exception:
             log.exception("a step failed; what was being written is lost")
-            self._give_up(
-                ServiceError(500, "a fault of the service; its log says more", code="internal_error"), "fault"
-            )
+            self._give_up(fault(), "fault")
             return
         self.rows = scheduler.rows
         self.metrics.stepped(time.perf_counter() - began, sum(isinstance(event, Wrote) for event in events))
@@ -299,7 +305,10 @@ class Worker:
         self.scheduler.clear()
         self.rows = 0
         lost, self._tickets = list(self._tickets.values()), {}
-        for ticket in lost:
+        self._lose(lost, error, why)
+
+    def _lose(self, tickets: Iterable[Ticket], error: ServiceError, why: str) -> None:
+        for ticket in tickets:
             self._tell(self._fail, ticket, error, why)
 
     def _tell(self, hear: Callable[..., object], *told: Any) -> bool:
@@ -315,8 +324,3 @@ class Worker:
 def _late(seconds: float) -> ServiceError:
     message = f"not done within {seconds:g} s, the limit of this service; ask for less"
     return ServiceError(408, message, code="timeout")
-
-
-def all_over(tickets: Iterable[Ticket]) -> bool:
-    """Whether nothing more will come of any of them."""
-    return all(ticket.is_over for ticket in tickets)

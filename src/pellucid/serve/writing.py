@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fastapi import Request as Http
@@ -28,7 +28,9 @@ from pellucid.serve.worker import Ticket, Worker
 Result = TypeVar("Result")
 
 COLD = 1e-3  # a temperature below which draws are no draws any more
-REASONS = {"end": "stop", "length": "length"}
+REASONS = {"end": "stop", "stop": "stop", "stuck": "stop", "length": "length"}
+IDLE = {"temperature": 0, "top_k": None, "top_p": 1, "min_p": 0, "typical_p": 1, "seed": None}
+"""The settings of draws, and what each is where it changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,19 @@ class Piece:
     reason: str | None
     job: Job | None
 
+    def then(self, more: Piece) -> Piece:
+        """This one and the next of the same text."""
+        return replace(more, text=self.text + more.text, wrote=[*self.wrote, *more.wrote])
 
-async def rules_of(body: Choosing, tokenizer: Tokenizer) -> tuple[AnyRule, ...]:
+
+async def rules_of(body: Choosing, service: Service, tokenizer: Tokenizer) -> tuple[AnyRule, ...]:
     """What changes scores and bars tokens. A grammar is read on another thread, so that others need not wait.
 
     Raises:
+        ServiceError: when the line is full.
         UserError: for a setting that cannot work.
     """
+    service.worker.check_room()
     schema = _schema(body)
     options = RuleOptions(
         logit_bias=tuple(_biases(body.logit_bias or {}, tokenizer.vocab_size)),
@@ -74,8 +82,9 @@ async def rules_of(body: Choosing, tokenizer: Tokenizer) -> tuple[AnyRule, ...]:
         regex=body.regex,
         json_schema=schema,
     )
-    slow = schema is not None or body.regex is not None
-    rules = await asyncio.to_thread(options.rules, tokenizer) if slow else options.rules(tokenizer)
+    if schema is None and body.regex is None:
+        return (*options.rules(tokenizer), *barred(tokenizer))
+    rules = await asyncio.to_thread(lambda: options.rules(tokenizer, service.grammars))
     return (*rules, *barred(tokenizer))
 
 
@@ -106,6 +115,18 @@ def sampling_of(body: Choosing, rules: tuple[AnyRule, ...], *, nth: int = 0) -> 
     return Sampling((*rules, *tail), (seed + nth) % (1 << 63))
 
 
+def draws_asked(body: Choosing) -> list[str]:
+    """The settings of draws that were given, and do something."""
+    given = [name for name in IDLE if name in body.model_fields_set]
+    return [name for name in given if getattr(body, name) not in (None, IDLE[name])]
+
+
+def check_no_draw(body: Choosing) -> None:
+    """Raises :class:`ServiceError` where a draw is asked for beside a search."""
+    for name in draws_asked(body):
+        raise ServiceError(400, f"{name}: a search draws nothing; leave it out, or beams", param=name)
+
+
 def _biases(given: dict[str, float], size: int) -> list[tuple[int, float]]:
     found = []
     for name, bias in given.items():
@@ -119,12 +140,15 @@ def _biases(given: dict[str, float], size: int) -> list[tuple[int, float]]:
 async def pieces(worker: Worker, planned: Sequence[Planned], *, each: bool) -> AsyncIterator[Piece]:
     """What the texts grow by: as it comes with ``each``, else each text at its end. Leaving it cancels them.
 
+    A text that a stop string may end is looked at as it comes in either case: nothing is written beyond it.
+
     Raises:
         ServiceError: when a text cannot be written, the line is full or it takes too long.
     """
     worker.check_room(len(planned))
     changed = asyncio.Event()
-    tickets = [worker.submit(each_.request, changed, each=each) for each_ in planned]
+    followed = [each or one.growing.release is not None for one in planned]
+    tickets = [worker.submit(one.request, changed, each=own) for one, own in zip(planned, followed, strict=True)]
     going = dict(enumerate(tickets))
     try:
         while going:
@@ -133,7 +157,7 @@ async def pieces(worker: Worker, planned: Sequence[Planned], *, each: bool) -> A
             for index, ticket in list(going.items()):
                 if ticket.error is not None:
                     raise ticket.error
-                if not each and ticket.reason is None:
+                if not followed[index] and ticket.reason is None:
                     continue
                 piece = _piece(worker, index, ticket, planned[index].growing)
                 if piece.reason is not None:
@@ -187,8 +211,11 @@ async def _left(request: Http) -> None:
 
 async def together(worker: Worker, planned: Sequence[Planned]) -> list[Piece]:
     """All texts, whole, in their order."""
-    found = [piece async for piece in pieces(worker, planned, each=False)]
-    return sorted(found, key=lambda piece: piece.index)
+    found: dict[int, Piece] = {}
+    async for piece in pieces(worker, planned, each=False):
+        before = found.get(piece.index)
+        found[piece.index] = piece if before is None else before.then(piece)
+    return [found[index] for index in range(len(planned))]
 
 
 class Events(StreamingResponse):

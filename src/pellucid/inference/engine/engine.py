@@ -24,7 +24,7 @@ from pellucid.inference.engine.layers import Layers, joined
 from pellucid.inference.engine.looking import Group, Onward, Reading, Whole, flat, grouped, masks_of
 from pellucid.inference.engine.memory import Memory, Source
 from pellucid.inference.engine.products import Products, Weights
-from pellucid.inference.writer import Go, Ids, Plain, WritingModel, selecting
+from pellucid.inference.writer import Go, Ids, Plain, WritingModel, selecting, source_limit
 from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.models.tower import CrossTower
 from pellucid.nn.attention import Attention
@@ -49,7 +49,7 @@ class Engine:
     def __init__(self, model: WritingModel, weights: Weights = "float32") -> None:
         self.model, self.weights, self.device = model, weights, model.device
         self.tower = model.decoder if isinstance(model, EncoderDecoder) else model
-        self.limit = self.tower.max_length
+        self.limit, self.source_limit = self.tower.max_length, source_limit(model)
         products = Products(weights, self.device)
         self.layers = Layers(self.tower, products)
         self.head = Head(model.head, products)
@@ -115,7 +115,7 @@ class Engine:
             groups = [Group(0, states.size(1), tuple(range(len(sources))))]
             read = states.flatten(0, 1).float()
         else:
-            check_length(max(map(len, sources)), model.encoder.max_length, "source")
+            check_length(max(map(len, sources)), self.source_limit, "source")
             groups = grouped([len(source) for source in sources])
             tokens, positions = flat(sources, groups, self.device)
             read = self.encoder(tokens, positions, Whole(model.encoder, groups, None))

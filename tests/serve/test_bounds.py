@@ -1,0 +1,162 @@
+"""What is asked for is done as asked or refused, within bounds; and one request takes nothing from others."""
+
+import threading
+import time
+
+import openai
+import pytest
+from serving import endless, http, loaded, served, settled
+
+from pellucid.config import parts
+from pellucid.inference import predict
+from pellucid.serve.limits import Limits
+
+
+def asked(client, path, status=400, **body):
+    answer = client.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def why(client, path, status=400, **body):
+    return asked(client, path, status, **body)["error"]["message"]
+
+
+def test_nothing_is_written_beyond_a_stop_string(decoder):
+    with served(decoder) as background, http(background) as client:
+        body = endless(decoder, max_tokens=4000)
+        text = asked(client, "/v1/completions", 200, **{**body, "max_tokens": 20})["choices"][0]["text"]
+        began = time.monotonic()
+        cut = asked(client, "/v1/completions", 200, **body, stop=text[3], n=2)
+        seconds = time.monotonic() - began
+        assert settled(background)
+        counted = client.get("/metrics").text
+    assert [choice["text"] for choice in cut["choices"]] == [text.split(text[3])[0]] * 2
+    assert [choice["finish_reason"] for choice in cut["choices"]] == ["stop", "stop"]
+    assert 'pellucid_texts_total{reason="stop"} 2.0' in counted
+    assert seconds < 30  # 4,000 steps would take minutes
+
+
+def test_a_search_ends_its_texts_at_a_stop_string(decoder):
+    body = {"prompt": "the cat", "beams": 3, "max_tokens": 12}
+    with served(decoder) as background, http(background) as client:
+        whole = asked(client, "/v1/completions", 200, **body)["choices"][0]["text"]
+        stop = whole[2]
+        cut = asked(client, "/v1/completions", 200, **body, stop=stop)["choices"][0]
+    assert stop not in cut["text"]
+    assert len(cut["text"]) < len(whole)
+
+
+def test_a_search_draws_nothing(decoder, server):
+    with http(server) as client:
+        for name, value in {"temperature": 0.7, "top_k": 5, "seed": 1, "top_p": 0.5, "min_p": 0.1}.items():
+            assert name in why(client, "/v1/completions", prompt="a", beams=2, **{name: value})
+        greedy = asked(client, "/v1/completions", 200, prompt="the cat", beams=1, max_tokens=6)
+    assert [greedy["choices"][0]["text"]] == predict.complete(decoder, ["the cat"], max_new_tokens=6)
+
+
+def test_draws_of_a_translation():
+    model = loaded("encoder_decoder")
+    with served(model) as background, http(background) as client:
+        assert "top_p" in why(client, "/translate", text="a", beams=2, top_p=0.5)
+        assert "length_penalty" in why(client, "/translate", text="a", length_penalty=0.5)
+        drawn = [asked(client, "/translate", 200, text="the cat", seed=n)["translations"][0]["text"] for n in range(8)]
+    assert len(set(drawn)) > 1
+
+
+def test_rules_that_leave_no_way_on_end_a_text(decoder, server):
+    pytest.importorskip("llguidance")
+    with http(server) as client:
+        body = {"prompt": "a", "regex": "at", "min_tokens": 5, "max_tokens": 5}
+        (choice,) = asked(client, "/v1/completions", 200, **body)["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("at", "stop")
+
+
+def test_positions_of_a_source():
+    model = loaded("encoder_decoder", positions=parts.Learned(max_length=12))
+    with served(model) as background, http(background) as client:
+        told = why(client, "/translate", text="the cat sat on the mat")
+        assert "this model has positions for 12" in told
+        assert asked(client, "/translate", 200, text="the cat sat")["translations"]
+        # A source and a text are two sequences.
+        assert asked(client, "/score", 200, given="the cat sat", text="the cat sa")["tokens"]
+        assert "positions for 12" in why(client, "/score", given="the cat", text="the cat sat on")
+
+
+def test_what_cannot_be_read_takes_nothing_from_others(decoder):
+    with served(decoder, slow=0.01) as background, http(background) as client:
+        found = []
+        others = threading.Thread(
+            target=lambda: found.append(asked(client, "/v1/completions", 200, **endless(decoder, max_tokens=60)))
+        )
+        others.start()
+        while background.service.worker.rows < 1:
+            time.sleep(0.01)
+        writer = background.service.worker.scheduler.writer
+        prefill = writer.prefill
+
+        def fails(*given):
+            writer.prefill = prefill
+            raise RuntimeError("a fault")
+
+        writer.prefill = fails
+        assert "log" in why(client, "/v1/completions", 500, prompt="a", max_tokens=2)
+        others.join()
+        assert settled(background)
+    assert found[0]["usage"]["completion_tokens"] == 60
+
+
+def test_a_message_is_taken_back_as_it_was_sent(server):
+    with openai.OpenAI(base_url=f"{server.url}v1", api_key="none") as client:
+        messages = [{"role": "user", "content": "the cat"}]
+        answer = client.chat.completions.create(model="demo", messages=messages, max_tokens=3, temperature=0)
+        more = [*messages, answer.choices[0].message, {"role": "user", "content": "a dog"}]
+        assert client.chat.completions.create(model="demo", messages=more, max_tokens=3).choices
+
+
+def test_bytes_of_tokens_join_to_the_text(server):
+    with openai.OpenAI(base_url=f"{server.url}v1", api_key="none") as client:
+        messages = [{"role": "user", "content": "the cat"}]
+        answer = client.chat.completions.create(
+            model="demo", messages=messages, max_tokens=6, temperature=0, logprobs=True
+        )
+    (choice,) = answer.choices
+    told = b"".join(bytes(each.bytes) for each in choice.logprobs.content if each.bytes is not None)
+    assert told.decode() == choice.message.content
+
+
+def test_counts_are_bounded_before_anything_is_made(server):
+    with http(server) as client:
+        assert "at most 128" in why(client, "/v1/completions", prompt=[[3]] * 9000, n=128, max_tokens=1)
+    with served(loaded("decoder"), limits=Limits(rows=2, waiting=2)) as background, http(background) as client:
+        assert "at most 4" in why(client, "/v1/completions", prompt="a", n=5, max_tokens=1)
+        assert asked(client, "/v1/completions", 200, prompt="a", n=4, max_tokens=1)["choices"]
+
+
+def test_alternatives_are_bounded(server):
+    with http(server) as client:
+        told = why(client, "/alternatives", text="the cat sat on the mat", top=5, max_tokens=4000)
+    assert "name fewer positions" in told
+
+
+def test_a_usual_length_fits_into_the_room_there_is():
+    limits = Limits(tokens=40, new_tokens=400)
+    with served(loaded("decoder"), limits=limits) as background, http(background) as client:
+        answer = asked(client, "/v1/completions", 200, prompt="the cat", temperature=0)
+        assert answer["usage"]["completion_tokens"] <= 16
+        assert "at most 40" in why(client, "/v1/completions", prompt="the cat", max_tokens=200)
+
+
+def test_a_fault_in_an_answer_has_its_id_and_its_status(decoder, monkeypatch):
+    with served(decoder) as background, http(background) as client:
+
+        def fails(*given, **named):
+            raise RuntimeError("a fault")
+
+        monkeypatch.setattr("pellucid.serve.native.likelihood_of", fails)
+        answer = client.post("/score", json={"text": "a"})
+        counted = client.get("/metrics").text
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert len(answer.headers["x-request-id"]) == 16
+    assert 'pellucid_requests_total{path="/score",status="500"} 1.0' in counted
