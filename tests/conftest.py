@@ -1,6 +1,7 @@
-"""Seeds for every test; runtime shape checks where asked for."""
+"""Seeds for every test, Ctrl-C for those of it; runtime shape checks where asked for."""
 
 import os
+import signal
 
 import pytest
 
@@ -13,6 +14,9 @@ if os.environ.get("PELLUCID_CHECK_SHAPES"):
 import torch
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # results must not depend on the machine
+
+# A shell ignores Ctrl-C in what it starts in the background, and so does whatever that starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

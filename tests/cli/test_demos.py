@@ -35,6 +35,7 @@ def test_dates(tmp_path):
     assert done.stdout.split() == ["2071-03-13", "1984-06-12"]
 
 
+@pytest.mark.sweep
 def test_decoder(tmp_path):
     figures = demo("decoder", tmp_path)
     assert healthy(tmp_path) is True
@@ -42,6 +43,7 @@ def test_decoder(tmp_path):
     assert len(figures["samples"]) == 3
 
 
+@pytest.mark.sweep
 def test_encoder(tmp_path):
     figures = demo("encoder", tmp_path)
     assert healthy(tmp_path) is True

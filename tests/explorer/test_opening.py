@@ -116,13 +116,9 @@ def test_ctrl_c_ends_the_server_before_the_program(monkeypatch):
         ended.set()
 
     monkeypatch.setattr(uvicorn.Server, "run", followed)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        shown = Background(open_session(small("decoder"), TOKENIZER))
-        threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
-        shown.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    shown = Background(open_session(small("decoder"), TOKENIZER))
+    threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+    shown.wait()
     assert ended.is_set()
     assert not shown.is_running
 
@@ -151,7 +147,6 @@ def started(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "pellucid", "explore", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # else ignored where the tests' own is
     )  # fmt: skip
 
 
