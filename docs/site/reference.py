@@ -17,8 +17,8 @@ SHOWN = {
     "trace": ("tape", "taps", "edits", "explain", "store", "finder"),
     "analysis": (),
     "training": ("loop", "objectives", "optim", "schedule", "evaluate", "resume", "distributed"),
-    "inference": ("predict", "decode", "sampling", "rules", "constraints", "beam", "speculative", "engine", "encode",
-                  "alternatives", "alignments", "transcribe"),
+    "inference": ("predict", "decode", "sampling", "rules", "constraints", "beam", "speculative", "guesses",
+                  "engine", "encode", "prefixes", "invariant", "alternatives", "alignments", "transcribe"),
     "doctor": ("examine", "spec", "finding", "watch", "data", "pytest_plugin"),
     "lab": ("experiment", "fitting", "makers", "tasks"),
 }  # fmt: skip

@@ -84,6 +84,26 @@ def test_translate(said):
     assert said("translate", "ab", "--prefix", "fed", "--prefix-bias", 0.999, "--tokens", 6).startswith("fed")
 
 
+@pytest.mark.parametrize("guess", ["lookup", "draft"])
+def test_guesses_change_nothing_that_is_written(said, runs, guess):
+    ahead = ("--lookup",) if guess == "lookup" else ("--draft", runs / "one", "--guesses", 3)
+    greedy = ("--temperature", 0, "--tokens", 12)
+    for more in ((), ("--no-repeat", 2), ("--stop", "c"), ("--regex", "(ab|[cd]{2})*e"), ("--min-tokens", 5)):
+        lines = [
+            said("generate", "ab", "abcab", *greedy, *more, "--json", "--logprobs", 0, *way) for way in ((), ahead)
+        ]
+        for alone, guessed in zip(*([json.loads(line) for line in text.splitlines()] for text in lines), strict=True):
+            assert [guessed[key] for key in ("prompt", "text", "reason")] == [
+                alone[key] for key in ("prompt", "text", "reason")
+            ]
+            assert [one["logprob"] for one in guessed["tokens"]] == pytest.approx(
+                [one["logprob"] for one in alone["tokens"]], abs=1e-4
+            )
+            assert guess == "lookup" or guessed["accepted"] == guessed["guessed"] > 0  # by itself
+    assert said("generate", "ab", *greedy, *ahead) == said("generate", "ab", *greedy)
+    assert said("generate", "ab", *ahead, "--seed", 3)  # drawn
+
+
 def test_forms(said, tmp_path):
     pytest.importorskip("llguidance")
     assert re.fullmatch(r"ab(cd|ef)1\n", said("generate", "ab", "--regex", "(cd|ef)1"))
@@ -102,6 +122,7 @@ def test_forms(said, tmp_path):
     (["generate", "a", "--schema", "/nowhere.json"], "--schema: /nowhere.json cannot be read"),
     (["generate", "a", "--repetition-penalty", "0"], "repetition_penalty: found 0"),
     (["generate", "a", "--stop", ""], "stop: found an empty text"),
+    (["generate", "a", "--lookup", "--draft", "."], "--draft: --lookup too; expected one way to guess"),
     (["translate", "a", "--best", "2"], "best: found 2; expected from 1 to 1"),
     (["translate", "a", "--prefix", "b", "--prefix-bias", "1"], "prefix_bias"),
 ])  # fmt: skip

@@ -6,15 +6,20 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from exploring import loaded
 from families import small
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from pellucid.config import model as config
 from pellucid.config import parts
+from pellucid.config.run import Characters
+from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
-from pellucid.inference.engine import Engine
+from pellucid.inference.decode import Prompt, generations
+from pellucid.inference.engine import Engine, fast
 from pellucid.inference.guesses import Draft, PromptLookup
+from pellucid.inference.predict import complete
 from pellucid.inference.rules import (
     FrequencyPenalty,
     MinLength,
@@ -23,11 +28,13 @@ from pellucid.inference.rules import (
     RepetitionPenalty,
     Written,
     apply,
+    impossible,
 )
 from pellucid.inference.sampling import Sampling, Temperature, TopK
 from pellucid.inference.speculative import speculate, speculative_stream
 from pellucid.inference.writer import Plain
 from pellucid.models.build import build
+from pellucid.models.checkpoint import Loaded
 
 
 def tiny(family, vocabulary, seed, layers=1, limit=None):
@@ -61,7 +68,10 @@ def greedy(writer, prompts, sources, most, ends, rules):
         logits, rows = writer.prefill([prompt], None if sources is None else sources[i : i + 1])
         written, text = Written.of([prompt]), []
         for count in range(room):
-            token = apply(rules, logits.float(), written).argmax(-1)
+            scores = apply(rules, logits.float(), written)
+            if impossible(scores):
+                break
+            token = scores.argmax(-1)
             written = written.add(token)
             if token.item() in ends:
                 break
@@ -75,6 +85,7 @@ def greedy(writer, prompts, sources, most, ends, rules):
 RULES = {
     "none": (),
     "filters": (Temperature(0.5), TopK(2)),
+    "to-the-last": (NoRepeat(1),),  # each token once, then none is left
     "by-text": (RepetitionPenalty(1.3, whole=True), NoRepeat(3), MinLength(4, (1,)), FrequencyPenalty(0.5)),
 }
 
@@ -162,9 +173,49 @@ def test_a_prompt_that_repeats_is_looked_up():
 def test_rounds_are_told_as_they_come():
     writer = Table(torch.eye(6).roll(1, dims=1) * 50)
     rounds = list(speculative_stream(writer, [[0, 1] * 3, [3]], PromptLookup(1, 2), max_new_tokens=4, ends=(4,)))
-    assert rounds[0].tokens == [[2], [4]]
-    assert all(r.tokens[1] == [] for r in rounds[1:])
-    assert [token for r in rounds for token in r.tokens[0]] == [2, 3, 4]
+    assert [taken.tokens for taken in rounds[0]] == [[2], [4]]
+    assert all(second is None for _, second in rounds[1:])
+    assert [token for first, _ in rounds for token in first.tokens] == [2, 3, 4]
+    assert (rounds[0][1].ended, rounds[-1][0].ended) == ("end", "end")
+
+
+@pytest.mark.parametrize("guesser", [PromptLookup(1, 3), None], ids=["lookup", "draft"])
+@pytest.mark.parametrize(
+    ("rules", "stop"),
+    [((), 5), ((NoRepeat(1),), None), ((NoRepeat(2), MinLength(6, (1,))), None)],
+    ids=["stop", "stuck", "rules"],
+)
+def test_all_that_is_told_is_told_of_guesses(guesser, rules, stop):
+    model = tiny("decoder", 7, 8)
+    writer, prompts, sampling = Engine(model), [[2, 3, 2, 3, 2], [4], [5, 5, 5]], Sampling(rules)
+    stops = None if stop is None else [lambda text: len(text) == stop] * 3
+    asked = {"max_new_tokens": 12, "ends": (1,), "sampling": sampling, "stops": stops, "logprobs": 2}
+    found = speculate(writer, prompts, guesser or Draft(Engine(tiny("decoder", 7, 9)), 3), **asked).generations
+    for prompt, one in zip(prompts, found, strict=True):
+        own = None if stops is None else stops[:1]
+        (alone,) = generations(model, Prompt(torch.tensor([prompt])), writer=writer, **{**asked, "stops": own})
+        assert (one.tokens, one.reason) == (alone.tokens, alone.reason)
+        assert [[token for token, _ in each.best] for each in one.likelihoods] == [
+            [token for token, _ in each.best] for each in alone.likelihoods
+        ]
+        assert [each.logprob for each in one.likelihoods] == pytest.approx(
+            [each.logprob for each in alone.likelihoods], abs=1e-4
+        )
+        assert 0 <= one.accepted <= one.guessed
+
+
+def test_a_run_that_can_be_no_draft():
+    large, other = fast(loaded("decoder")), fast(loaded("encoder_decoder"))
+    assert Draft.of(large, large, 2).guesses == 2
+    with pytest.raises(UserError, match="draft: a run without an engine"):
+        Draft.of(loaded("decoder"), large)
+    with pytest.raises(UserError, match="draft: a model of kind EncoderDecoder; expected one of kind Decoder"):
+        Draft.of(other, large)
+    cut = Tokenizer.train(Characters(), ["other letters, as many as there may be"])
+    with pytest.raises(UserError, match="draft: its tokens are others"):
+        Draft.of(fast(Loaded(large.model, cut, None)), large)
+    with pytest.raises(UserError, match="guesser: a run without an engine"):
+        complete(loaded("decoder"), ["the cat"], guesser=PromptLookup())
 
 
 def test_a_draft_of_other_tokens_is_told():

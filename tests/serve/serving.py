@@ -31,9 +31,9 @@ def classifier(head: config.Classification | config.TokenClassification | None =
 
 
 @contextmanager
-def served(model, *, limits=None, template=None, api_key=None, weights="float32", grace=30, slow=0.0):
-    """A model on a port of this machine; ``slow`` seconds are added to every step."""
-    service = of_loaded(model, "demo", limits=limits or Limits(), template=template, weights=weights)
+def served(model, *, limits=None, api_key=None, grace=30, slow=0.0, **more):
+    """A model on a port of this machine; ``slow`` seconds are added to every step, ``more`` is as for the service."""
+    service = of_loaded(model, "demo", limits=limits or Limits(), **more)
     if slow:
         step = service.worker.scheduler.step
 

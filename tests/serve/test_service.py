@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
@@ -11,9 +13,12 @@ import torch
 from serving import classifier, http, loaded, served
 
 from pellucid.config import model as config
+from pellucid.errors import UserError
 from pellucid.inference import predict
 from pellucid.inference.sampling import Sampling, Temperature, TopK
+from pellucid.serve.service import of_loaded
 
+TEXT = "the cat sat on the mat a dog did not "
 PROMPTS = ["the cat", "a", "on the mat a dog sat"]
 
 
@@ -95,6 +100,42 @@ def test_an_answer_of_a_certain_form(client):
     assert set(answer.choices[0].text) <= set("at")
     with pytest.raises(openai.BadRequestError, match="regex"):
         client.completions.create(extra_body={"regex": "("}, **asked)
+
+
+# ---- what a service may be asked to do besides -------------------------------------------------------
+
+
+def test_beginnings_are_remembered(decoder):
+    prompts = [TEXT + end for end in (" a dog", " the mat", "", " a dog did")]
+    with served(decoder, prefix_tokens=200) as background, http(background) as client:
+        for prompt in prompts:
+            answer = client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 9, "temperature": 0}).json()
+            assert [answer["choices"][0]["text"]] == predict.complete(decoder, [prompt], max_new_tokens=9)
+        page = client.get("/metrics").text
+        reused, held = (float(re.search(rf"^{name} (.+)$", page, re.M)[1]) for name in
+                        ("pellucid_prefix_tokens_reused", "pellucid_prefix_tokens"))  # fmt: skip
+    assert reused >= 3 * len(decoder.tokenizer.encode(TEXT)) - 3
+    assert 0 < held <= 200
+
+
+def test_bits_do_not_depend_on_who_else_asks(decoder):
+    asked = {"prompt": PROMPTS[0], "max_tokens": 6, "temperature": 0, "logprobs": 1}
+
+    def likelihoods(client):
+        return client.post("/v1/completions", json=asked).json()["choices"][0]["logprobs"]["token_logprobs"]
+
+    with served(decoder, invariant=True) as background, http(background) as client:
+        alone = likelihoods(client)
+        with ThreadPoolExecutor(6) as pool:
+            others = [
+                pool.submit(client.post, "/v1/completions", json={"prompt": text, "max_tokens": 30})
+                for text in PROMPTS + PROMPTS[::-1]
+            ]
+            beside = [likelihoods(client) for _ in range(3)]
+            assert all(other.result().status_code == 200 for other in others)
+    assert beside == [alone] * 3
+    with pytest.raises(UserError, match="invariant: prefixes that are remembered"):
+        of_loaded(decoder, "demo", invariant=True, prefix_tokens=10)
 
 
 def test_models(client):

@@ -1,11 +1,16 @@
 """Write on from a prompt with a decoder.
 
-Example: `pellucid generate runs/notes "Once upon" --tokens 200 --temperature 0.8 --top-p 0.95`
+Examples:
+
+`pellucid generate runs/notes "Once upon" --tokens 200 --temperature 0.8 --top-p 0.95`
+
+`pellucid generate runs/notes "Once upon" --temperature 0 --draft runs/small-notes`
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,6 +41,7 @@ from pellucid.cli.rules import (
     rule_options,
     told,
 )
+from pellucid.errors import UserError
 
 if TYPE_CHECKING:
     from pellucid.inference.sampling import Sampling
@@ -61,6 +67,11 @@ def generate(
     regex: RegexOption = None,
     schema: SchemaOption = None,
     logprobs: Logprobs = None,
+    lookup: Annotated[bool, typer.Option("--lookup", help="Guess ahead what followed the same words before.")] = False,
+    draft: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A smaller model of the same tokens that guesses ahead.")
+    ] = None,
+    guesses: Annotated[int, typer.Option(min=1, help="Tokens guessed at once, with --lookup or --draft.")] = 4,
     seed: Annotated[int, typer.Option(help="Decides the draws.")] = 0,
     weights: WeightsOption = "float32",
     device: Device = "auto",
@@ -70,28 +81,43 @@ def generate(
 ) -> None:
     from pellucid.inference.predict import completions, write
 
+    if lookup and draft is not None:
+        raise UserError("--draft", "--lookup too", "one way to guess")
     sampling = sampling_of(temperature, top_k, top_p, min_p, seed, typical=typical)
     asked = rule_options(
         repetition=repetition_penalty, presence=presence_penalty, frequency=frequency_penalty, no_repeat=no_repeat,
         bad_words=bad_word, biases=bias, min_tokens=min_tokens, regex=regex, schema=schema,
     )  # fmt: skip
     loaded, prompts = open_fast(run, device, verify, weights), texts_or_stdin(text)
-    rules, stops = asked.rules(loaded.tokenizer), stop or ()
+    small = None if draft is None else open_fast(draft, device, verify, weights)
+    settings: dict[str, Any] = {
+        "max_new_tokens": tokens,
+        "sampling": sampling,
+        "rules": asked.rules(loaded.tokenizer),
+        "stop": stop or (),
+        "guesser": _guesser(loaded, small, lookup, guesses),
+    }
     if len(prompts) == 1 and not json:  # one text can be watched as it grows
-        pieces = write(loaded, prompts[0], max_new_tokens=tokens, sampling=sampling, rules=rules, stop=stops)
+        pieces = write(loaded, prompts[0], **settings)
         print(prompts[0] + next(pieces, ""), end="", flush=True)  # nothing before it is known that it can write
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
         return
-    told_of = completions(
-        loaded, prompts, max_new_tokens=tokens, sampling=sampling, rules=rules, stop=stops, logprobs=logprobs
-    )
-    for prompt, one in zip(prompts, told_of, strict=True):
+    for prompt, one in zip(prompts, completions(loaded, prompts, logprobs=logprobs, **settings), strict=True):
         if json:
             print_json({"prompt": prompt, "text": one.text, **told(one, loaded.tokenizer)})
         else:
             print(prompt + one.text)
+
+
+def _guesser(loaded: Any, small: Any, lookup: bool, guesses: int) -> Any:
+    """What guesses ahead, if anything does."""
+    from pellucid.inference.guesses import Draft, PromptLookup
+
+    if small is not None:
+        return Draft.of(small, loaded, guesses)
+    return PromptLookup(guesses=guesses) if lookup else None
 
 
 def sampling_of(

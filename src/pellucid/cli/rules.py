@@ -111,6 +111,8 @@ def told(output: Output, tokenizer: Tokenizer) -> dict[str, Any]:
         found["score"] = output.score
     if output.reason is not None:
         found["reason"] = output.reason
+    if output.guessed:
+        found |= {"guessed": output.guessed, "accepted": output.accepted}
     if output.likelihoods:
         ids = [*output.tokens, *tokenizer.ends[:1]][: len(output.likelihoods)]
         pieces = tokenizer.pieces(ids)

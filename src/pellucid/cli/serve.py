@@ -36,6 +36,12 @@ def serve(
     prompt_tokens: Annotated[int, typer.Option(help="Of one prompt or source, at most.", min=1)] = 8192,
     new_tokens: Annotated[int, typer.Option(help="Of one text that is written, at most.", min=1)] = 4096,
     seconds: Annotated[float, typer.Option(help="That one request may take.", min=0.1)] = 300.0,
+    prefix_tokens: Annotated[
+        int, typer.Option(help="Of prompts, remembered for others that begin alike; 0 remembers none.", min=0)
+    ] = 0,
+    invariant: Annotated[
+        bool, typer.Option("--invariant", help="The same bits, whoever is written beside a text; slower.")
+    ] = False,
     grace: Annotated[float, typer.Option(help="Seconds that what runs may take at the end.", min=1)] = 30.0,
     log_level: Annotated[str, typer.Option(help="info logs every request; warning only what is wrong.")] = "info",
     device: Device = "cpu",
@@ -55,7 +61,8 @@ def serve(
     limits = Limits(
         rows=rows, tokens=tokens, waiting=waiting, prompt_tokens=prompt_tokens, new_tokens=new_tokens, seconds=seconds
     )
-    service = open_service(run, name=name, weights=weights, device=device_of(device), verify=verify, limits=limits)
+    service = open_service(run, name=name, weights=weights, device=device_of(device), verify=verify, limits=limits,
+                           prefix_tokens=prefix_tokens, invariant=invariant)  # fmt: skip
     hosts, addresses = names_of(host, allow_host or ())
     app = create_app(service, hosts=hosts, addresses=addresses, api_key=api_key or None)
     listening = listen(host, port)

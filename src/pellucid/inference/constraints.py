@@ -54,7 +54,9 @@ class Constraint(Rule):
 
     def __call__(self, scores: Float[Tensor, "B V"], written: Written) -> Float[Tensor, "B V"]:
         texts = [tuple(text) for text in written.lists()]
-        states = {text: self._state(text) for text in set(texts)}
+        for text in sorted(set(texts), key=len):  # texts guessed ahead go on from one another
+            self._states[text] = self._state(text)
+        states = {text: self._states[text] for text in texts}
         self._states.clear()  # of the past only what can be gone on from
         self._states.update(states)
         allowed = {text: torch.frombuffer(bytearray(state.compute_logit_bias()), dtype=torch.uint8) > 0

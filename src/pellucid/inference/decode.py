@@ -185,11 +185,14 @@ class Generation:
         tokens: without the one that ends it.
         reason: a token of ``ends``, a stop, the length, or rules that left no way on.
         likelihoods: where asked for, of each token, and last of the one that ends it.
+        guessed: how many tokens were guessed ahead, and ``accepted``, how many of them were right.
     """
 
     tokens: tuple[int, ...]
     reason: Reason
     likelihoods: tuple[Likelihood, ...] = ()
+    guessed: int = 0
+    accepted: int = 0
 
 
 def steps(
@@ -218,7 +221,7 @@ def steps(
             choose = sampling.chooser(logits.device)
             choose.follow(model, "sampling")
             written = Written.after(prompt.tokens, prompt.keep)
-            rows = [_Row(tuple(ends), stops[row] if stops else None, limit) for row, limit in enumerate(limits)]
+            rows = [Row(tuple(ends), stops[row] if stops else None, limit) for row, limit in enumerate(limits)]
             here = list(range(len(rows)))
             # Draws of all rows come from one generator, in their order: there, rows stay where they are.
             leave = writer is not None and sampling.seed is None
@@ -240,7 +243,7 @@ def steps(
         model.train(was_training)
 
 
-def _added(rows: list[_Row], here: list[int], tokens: list[int], stuck: list[bool], logits: Tensor) -> Step:
+def _added(rows: list[Row], here: list[int], tokens: list[int], stuck: list[bool], logits: Tensor) -> Step:
     """What a token for each of the rows that are here makes of them all."""
     added: list[int | None] = [None] * len(rows)
     ended: list[Reason | None] = [None] * len(rows)
@@ -250,8 +253,13 @@ def _added(rows: list[_Row], here: list[int], tokens: list[int], stuck: list[boo
 
 
 @dataclass
-class _Row:
-    """How far a row is. ``ends_here``: why it has ended with its last token."""
+class Row:
+    """How far a row is.
+
+    Attributes:
+        text: its new tokens, the one that ended it included.
+        ends_here: why it has ended with its last token.
+    """
 
     ends: tuple[int, ...]
     stops: Stops | None

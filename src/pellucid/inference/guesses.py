@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pellucid.errors import UserError
 from pellucid.inference.rules import Rule, Written, apply, check
 from pellucid.inference.sampling import Sampling, drawn
 from pellucid.inference.writer import Ids, Writer
+from pellucid.models.checkpoint import Loaded
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,23 @@ class Draft:
 
     def __post_init__(self) -> None:
         check(self.guesses > 0, "guesses", self.guesses, "more than 0")
+
+    @classmethod
+    def of(cls, small: Loaded, large: Loaded, guesses: int = 4) -> Draft:
+        """A run that guesses for another.
+
+        Raises:
+            UserError: for one without an engine, of another family, or whose tokens are others.
+        """
+        if small.writer is None:
+            raise UserError("draft", "a run without an engine, or that does not write", "the run as `pl.fast(run)`")
+        if type(small.model) is not type(large.model):
+            found, wanted = (type(each.model).__name__ for each in (small, large))
+            raise UserError("draft", f"a model of kind {found}", f"one of kind {wanted}, as the one it guesses for")
+        if small.tokenizer.raw.get_vocab() != large.tokenizer.raw.get_vocab():
+            hint = "train it on the same text, or with --from a run of the same tokenizer"
+            raise UserError("draft", "its tokens are others", "the tokens of the model that it guesses for", hint)
+        return cls(small.writer, guesses)
 
     def begin(self, prompts: Ids, sources: Sequence[Any] | None, choice: Choice) -> Guessing:
         """As :meth:`Guesser.begin`."""

@@ -16,38 +16,62 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pellucid.inference.decode import Generation, Reason, Row, Stops
 from pellucid.inference.guesses import Choice, Guesser, Guessing
+from pellucid.inference.likelihood import Likelihood, likelihoods
+from pellucid.inference.rules import impossible
 from pellucid.inference.sampling import GREEDY, Sampling, drawn
 from pellucid.inference.writer import Ids, Writer
 from pellucid.nn.positions import check_length
 
 
 @dataclass(frozen=True)
-class Round:
-    """What one step of the model has added.
+class Taken:
+    """What one step of the model has added to a row.
 
     Attributes:
-        tokens: of each row, none once it has ended; a token that ends a row is the last of its own.
+        tokens: at least one, unless rules left none; one that ends the row is the last.
+        ended: why the row ends here; ``None`` for one that goes on.
+        likelihoods: where asked for, of each token.
         guessed: how many guesses were checked, and ``accepted``, how many of them were right.
     """
 
-    tokens: list[list[int]]
-    guessed: int = 0
-    accepted: int = 0
+    tokens: list[int]
+    ended: Reason | None
+    likelihoods: list[Likelihood]
+    guessed: int
+    accepted: int
+
+
+Round = list[Taken | None]
+"""One step of the model: what each row was given, ``None`` for one that has ended before."""
 
 
 @dataclass(frozen=True)
 class Speculated:
-    """The new tokens of each row, without the one that ends it, and how the guesses did.
+    """What was written in each row.
 
     Attributes:
         steps: how often the model was asked.
     """
 
-    texts: list[list[int]]
+    generations: list[Generation]
     steps: int
-    guessed: int
-    accepted: int
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """The new tokens of each row, without the one that ends it."""
+        return [list(one.tokens) for one in self.generations]
+
+    @property
+    def guessed(self) -> int:
+        """How many guesses were checked in all."""
+        return sum(one.guessed for one in self.generations)
+
+    @property
+    def accepted(self) -> int:
+        """How many of them were right."""
+        return sum(one.accepted for one in self.generations)
 
     @property
     def share(self) -> float:
@@ -64,18 +88,29 @@ def speculate(
     sources: Sequence[Any] | None = None,
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
+    stops: Sequence[Stops] | None = None,
+    logprobs: int | None = None,
 ) -> Speculated:
     """What the writer writes after each prompt. Arguments as for :func:`speculative_stream`."""
     rounds = list(
         speculative_stream(
-            writer, prompts, guesser, max_new_tokens=max_new_tokens, sources=sources, ends=ends, sampling=sampling
+            writer, prompts, guesser, max_new_tokens=max_new_tokens, sources=sources, ends=ends, sampling=sampling,
+            stops=stops, logprobs=logprobs,
         )
+    )  # fmt: skip
+    columns = ([taken for each in rounds if (taken := each[row]) is not None] for row in range(len(prompts)))
+    return Speculated([_generation(column, frozenset(ends)) for column in columns], len(rounds))
+
+
+def _generation(taken: Sequence[Taken], ends: frozenset[int]) -> Generation:
+    """A row as a whole."""
+    return Generation(
+        tuple(token for one in taken for token in one.tokens if token not in ends),
+        (taken[-1].ended if taken else None) or "length",
+        tuple(likelihood for one in taken for likelihood in one.likelihoods),
+        sum(one.guessed for one in taken),
+        sum(one.accepted for one in taken),
     )
-    texts: list[list[int]] = [[] for _ in prompts]
-    for each in rounds:
-        for text, new in zip(texts, each.tokens, strict=True):
-            text += [token for token in new if token not in ends]
-    return Speculated(texts, len(rounds), sum(r.guessed for r in rounds), sum(r.accepted for r in rounds))
 
 
 def speculative_stream(
@@ -87,12 +122,16 @@ def speculative_stream(
     sources: Sequence[Any] | None = None,
     ends: Sequence[int] = (),
     sampling: Sampling = GREEDY,
+    stops: Sequence[Stops] | None = None,
+    logprobs: int | None = None,
 ) -> Iterator[Round]:
     """Yields what each step of the writer adds to every row: one token or more. Rows that have ended leave the batch.
 
     Args:
         max_new_tokens: of each row; fewer where its positions end.
         ends: tokens that end a row.
+        stops: of each row, whether it ends with its last token, besides by ``ends``.
+        logprobs: how many of the likeliest tokens are told at each place; ``None`` tells nothing.
 
     Raises:
         UserError: for a prompt beyond the writer's positions, or a draft of another vocabulary.
@@ -101,29 +140,31 @@ def speculative_stream(
         check_length(len(prompt), writer.limit, "prompt")
     if not prompts or max_new_tokens < 1:
         return
-    room = [max_new_tokens if writer.limit is None else writer.limit + 1 - len(prompt) for prompt in prompts]
-    most = [min(max_new_tokens, own) for own in room]  # the last token is never fed
+    limits = [
+        max_new_tokens if writer.limit is None else min(max_new_tokens, writer.limit + 1 - len(prompt))
+        for prompt in prompts  # the last token is never fed
+    ]
+    lines = [Row(tuple(ends), stops[i] if stops else None, limit) for i, limit in enumerate(limits)]
     logits, rows = writer.prefill(prompts, sources)
     choice = Choice(sampling, prompts, logits.size(-1), logits.device)
     texts = [list(prompt) for prompt in prompts]
-    first, _ = choice.token(choice.scores(logits[:, None], texts, [[]] * len(texts))[:, 0])
-    for text, token in zip(texts, first.tolist(), strict=True):
-        text.append(token)
-    batch = _Batch(writer, rows, guesser, guesser.begin(prompts, sources, choice), choice, texts, most, frozenset(ends))
-    yield Round([[token] for token in first.tolist()])
+    scores = choice.scores(logits[:, None], texts, [[]] * len(texts))
+    first, _ = choice.token(scores[:, 0])
+    batch = _Batch(writer, rows, guesser, guesser.begin(prompts, sources, choice), choice, texts, lines, logprobs)
+    yield batch.take(first[:, None].tolist(), logits[:, None], scores)
     batch.leave()
     while batch.texts:
-        tokens: list[list[int]] = [[] for _ in prompts]
-        here, (new, guessed, accepted) = list(choice.here), batch.step()
-        for row, own in zip(here, new, strict=True):
-            tokens[row] = own
-        yield Round(tokens, guessed, accepted)
+        yield batch.step()
         batch.leave()
 
 
 @dataclass
 class _Batch:
-    """The rows that are still being written. Each has been fed all of its text but the last token."""
+    """The rows that are still being written. Each has been fed all of its text but the last token.
+
+    Attributes:
+        lines: of all rows, those that have ended included.
+    """
 
     writer: Writer
     rows: Any
@@ -131,35 +172,55 @@ class _Batch:
     guessing: Guessing
     choice: Choice
     texts: list[list[int]]
-    most: list[int]
-    ends: frozenset[int]
+    lines: list[Row]
+    logprobs: int | None
 
-    def step(self) -> tuple[list[list[int]], int, int]:
-        """Guesses, checks and keeps what is right; the new tokens of each row, the guesses and those accepted."""
+    def step(self) -> Round:
+        """Guesses, checks, and keeps what is right."""
         left = [self._left(i) for i in range(len(self.texts))]
         found = self.guessing.propose(self.texts, self._count(left))
         # The last token that a row has room for is not guessed: checking gives one token more than was right.
-        guesses = [own[: room - 1] for own, room in zip(found.tokens, left, strict=True)]
+        guesses = [list(own[: room - 1]) for own, room in zip(found.tokens, left, strict=True)]
         T = 1 + max(map(len, guesses))
         fed = [[text[-1], *own, *[0] * (T - 1 - len(own))] for text, own in zip(self.texts, guesses, strict=True)]
         logits = self.writer.extend(torch.tensor(fed, device=self.choice.device), self.rows)
         scores = self.choice.scores(logits, self.texts, guesses)
         kept = verified(scores, guesses, found.probabilities, None if self._greedy else self.choice.draws)
-        new = [self._until_end([*own[:n], last]) for own, (n, last) in zip(guesses, kept, strict=True)]
-        for text, own in zip(self.texts, new, strict=True):
-            text += own
-        accepted = sum(min(n, len(own)) for own, (n, _) in zip(new, kept, strict=True))
-        return new, sum(map(len, guesses)), accepted
+        new = [[*own[:n], last] for own, (n, last) in zip(guesses, kept, strict=True)]
+        return self.take(new, logits, scores, [(len(own), n) for own, (n, _) in zip(guesses, kept, strict=True)])
+
+    def take(
+        self,
+        new: Ids,
+        logits: Float[Tensor, "B T V"],
+        scores: Float[Tensor, "B T V"],
+        counts: Sequence[tuple[int, int]] | None = None,
+    ) -> Round:
+        """Adds tokens to each row until it ends.
+
+        Args:
+            logits: of the places of the tokens, and ``scores``, what the rules have made of them.
+            counts: of each row, its guesses and those that were right.
+        """
+        stuck = impossible(scores).tolist()
+        added: Round = [None] * len(self.lines)
+        for i, (own, (guessed, right)) in enumerate(zip(new, counts or [(0, 0)] * len(new), strict=True)):
+            row = self.choice.here[i]
+            tokens = _until_over(self.lines[row], own, stuck[i])
+            self.texts[i] += tokens
+            top = self.logprobs
+            told = likelihoods(logits[i, : len(tokens)], tokens, top) if tokens and top is not None else []
+            added[row] = Taken(tokens, self.lines[row].ends_here, told, guessed, min(right, len(tokens)))
+        return added
 
     def leave(self) -> None:
         """Lets go of rows that have ended, and of what the others were fed in vain."""
-        over = [self._left(i) < 1 or self.texts[i][-1] in self.ends for i in range(len(self.texts))]
-        stay = [i for i, ended in enumerate(over) if not ended]
-        self.texts = [self.texts[i] for i in stay]
-        if not stay:
-            return
-        if len(stay) < len(over):
+        stay = [i for i, row in enumerate(self.choice.here) if not self.lines[row].is_over]
+        if len(stay) < len(self.texts):
+            self.texts = [self.texts[i] for i in stay]
             self.choice.here = [self.choice.here[i] for i in stay]
+            if not stay:
+                return
             self.rows.select(stay)
             self.guessing.select(stay)
         self.rows.crop([len(text) - 1 for text in self.texts])
@@ -170,16 +231,23 @@ class _Batch:
         return self.choice.generator is None
 
     def _left(self, i: int) -> int:
-        row = self.choice.here[i]
-        return self.most[row] - (len(self.texts[i]) - self.choice.prompts[row])
+        line = self.lines[self.choice.here[i]]
+        return line.limit - len(line.text)
 
     def _count(self, left: Sequence[int]) -> int:
         count, limit = min(self.guesser.guesses, max(left) - 1), self.writer.limit
         return count if limit is None else min(count, limit - max(map(len, self.texts)))
 
-    def _until_end(self, tokens: list[int]) -> list[int]:
-        over = [i for i, token in enumerate(tokens) if token in self.ends]
-        return tokens[: over[0] + 1] if over else tokens
+
+def _until_over(line: Row, tokens: Sequence[int], stuck: Sequence[bool]) -> list[int]:
+    """Adds tokens to a row until it ends; those that it took."""
+    taken: list[int] = []
+    for token, is_stuck in zip(tokens, stuck, strict=False):
+        if (added := line.add(token, is_stuck)) is not None:
+            taken.append(added)
+        if line.is_over:
+            break
+    return taken
 
 
 def verified(

@@ -30,6 +30,7 @@ class Output:
         score: of a beam search, its log-probability over its length penalty.
         reason: why it ended; ``None`` for a text of a beam search.
         likelihoods: where asked for, of each token, and last of the one that ends it.
+        guessed: how many tokens were guessed ahead, and ``accepted``, how many of them were right.
     """
 
     text: str
@@ -37,6 +38,8 @@ class Output:
     score: float | None = None
     reason: Reason | None = None
     likelihoods: tuple[Likelihood, ...] = ()
+    guessed: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True)

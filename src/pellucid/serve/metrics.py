@@ -42,6 +42,14 @@ class Metrics:
         self.rows.set_function(rows)
         self.waiting.set_function(waiting)
 
+    def watch_prefixes(self, held: Callable[[], float], reused: Callable[[], float]) -> None:
+        """The same of beginnings that are remembered."""
+        own = self.registry
+        Gauge("pellucid_prefix_tokens", "Tokens that are remembered.", registry=own).set_function(held)
+        Gauge(
+            "pellucid_prefix_tokens_reused", "Tokens that need not be read again, so far.", registry=own
+        ).set_function(reused)
+
     def stepped(self, seconds: float, written: int) -> None:
         """One step of the batch, and the tokens that it wrote."""
         self.steps.observe(seconds)

@@ -16,6 +16,8 @@ from pellucid.inference import predict
 from pellucid.inference.aside import aside
 from pellucid.inference.batching import Request, Scheduler
 from pellucid.inference.engine import fast
+from pellucid.inference.invariant import Invariant
+from pellucid.inference.prefixes import Prefixes
 from pellucid.inference.writer import Plain, Writer
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
@@ -61,6 +63,8 @@ class Service:
             scheduler = Scheduler(writer, max_rows=self.limits.rows, max_tokens=self.limits.tokens)
         self.writer, self.worker = writer, Worker(scheduler, self.limits, self.metrics)
         self.metrics.watch(lambda: self.worker.rows, lambda: self.worker.waiting)
+        if isinstance(writer, Prefixes):
+            self.metrics.watch_prefixes(lambda: writer.held, lambda: writer.reused)
         self.is_ending = False
         self._reading = threading.Lock()
 
@@ -192,6 +196,8 @@ def open_service(
     device: str = "cpu",
     verify: bool = False,
     limits: Limits | None = None,
+    prefix_tokens: int = 0,
+    invariant: bool = False,
 ) -> Service:
     """A run, a published folder or a name of the hub, on offer.
 
@@ -199,16 +205,19 @@ def open_service(
         name: by which clients call it; the folder's when left out.
         weights: the type they are read in: ``float32``, ``bfloat16`` or ``int8``; ``plain`` is the model itself,
             which writes without a memory, to compare with.
+        prefix_tokens: so many tokens that were read are remembered, for prompts that begin like earlier ones.
+        invariant: scores have the same bits, whoever is written beside a text.
 
     Raises:
-        UserError: for what cannot be opened, or reads no text.
+        UserError: for what cannot be opened, or reads no text; for prefixes in an invariant service.
     """
     folder = find(target)
     called = name or (str(target) if not Path(target).exists() else folder.resolve().name)
 
     def opened() -> Service:
         loaded = load(target, device=device, verify=verify)
-        return of_loaded(loaded, called, weights=weights, limits=limits, template=ChatTemplate.of(folder))
+        return of_loaded(loaded, called, weights=weights, limits=limits, template=ChatTemplate.of(folder),
+                         prefix_tokens=prefix_tokens, invariant=invariant)  # fmt: skip
 
     return aside(opened)  # the model's own thread comes after it
 
@@ -220,6 +229,8 @@ def of_loaded(
     weights: str = "float32",
     limits: Limits | None = None,
     template: ChatTemplate | None = None,
+    prefix_tokens: int = 0,
+    invariant: bool = False,
 ) -> Service:
     """A model in memory, on offer; as :func:`open_service`."""
     model = loaded.model
@@ -230,5 +241,15 @@ def of_loaded(
     if weights not in ("plain", "float32", "bfloat16", "int8"):
         raise UserError("weights", f'found "{weights}"', "float32, bfloat16, int8 or plain")
     quick = loaded if weights == "plain" else fast(loaded, weights)  # type: ignore[arg-type]
-    plain = None if isinstance(model, Encoder) else Plain(model)
-    return Service(quick, name, quick.writer or plain, limits=limits, template=template)
+    writer = None if isinstance(model, Encoder) else _writer(quick.writer or Plain(model), prefix_tokens, invariant)
+    return Service(quick, name, writer, limits=limits, template=template)
+
+
+def _writer(writer: Writer, prefix_tokens: int, invariant: bool) -> Writer:
+    """The same, with what is asked of it."""
+    if prefix_tokens and invariant:
+        found = "prefixes that are remembered: what is read in parts adds up in another order"
+        raise UserError("invariant", found, "one of the two")
+    if invariant:
+        return Invariant(writer)
+    return Prefixes(writer, prefix_tokens) if prefix_tokens else writer
