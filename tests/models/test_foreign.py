@@ -224,6 +224,14 @@ def test_a_name_that_is_nowhere(monkeypatch, tmp_path):
         load("nothing")
 
 
+def test_a_name_whose_weights_are_pickles(monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"owner/pickles: has no safetensors.*refs/pr/1.*save_pretrained"):
+        load("owner/pickles")
+
+
 def test_what_is_there_is_not_written_over(published, tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):

@@ -27,7 +27,7 @@ def hub_folder(name: str) -> Path:
 
     Raises:
         UserError: when the extra is not installed.
-        CheckpointError: when files are neither in the cache nor to be had, naming them.
+        CheckpointError: when files are neither in the cache nor to be had, naming them; for one without safetensors.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -39,7 +39,9 @@ def hub_folder(name: str) -> Path:
         snapshot_download, repository, revision=revision or None, allow_patterns=[*CONFIGS, *WEIGHTS, *TEXTS]
     )
     try:
-        return Path(fetch())
+        return _with_weights(name, Path(fetch()))
+    except CheckpointError:
+        raise
     except Exception as error:  # the library and what it is built on raise many kinds, for what the user can fix
         reason = " ".join(str(error).split()) or type(error).__name__
     try:
@@ -49,4 +51,16 @@ def hub_folder(name: str) -> Path:
         raise CheckpointError(name, f"{missing} and were not to be had ({reason})", hint=HINT) from None
     if missing_files := [file for file in ("config.json",) if not (folder / file).exists()]:
         raise CheckpointError(name, f"{', '.join(missing_files)} missing from the cache ({reason})", hint=HINT)
-    return folder
+    return _with_weights(name, folder)
+
+
+def _with_weights(name: str, folder: Path) -> Path:
+    """The folder, which must hold safetensors: nothing else is fetched."""
+    if any(folder.glob("*.safetensors")):
+        return folder
+    hint = (
+        "try a revision that has them, such as owner/name@refs/pr/1; or, where you trust it, convert it once: from "
+        "transformers import AutoModel; AutoModel.from_pretrained(NAME).save_pretrained(FOLDER), with the class its "
+        "config.json names and its tokenizer"
+    )
+    raise CheckpointError(name, "has no safetensors", "model.safetensors", hint)
