@@ -16,6 +16,7 @@ from pellucid.inference.beam import Power, beam_search
 from pellucid.inference.decode import Prompt, generate
 from pellucid.inference.engine import fast
 from pellucid.inference.predict import embed
+from pellucid.models.checkpoint import Loaded
 from pellucid.models.heads import EmbeddingHead, pool_mean
 from pellucid.models.load import load
 from pellucid.training.memory import keep_freed_memory

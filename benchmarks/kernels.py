@@ -27,7 +27,9 @@ def step(kernel: Kernel, length: int, dtype: torch.dtype) -> Callable[[], object
 
     def run() -> None:
         mask = Mask(query=sites, key=sites, causal=True)
-        out = kernel(q, k, v, mask, scale=32**-0.5, softcap=None, dropout=0.0, tap=lambda name, tensor: tensor)
+        out = kernel(
+            q, k, v, mask, scale=32**-0.5, softcap=None, dropout=0.0, tap=lambda name, tensor, *operands: tensor
+        )
         torch.autograd.grad(out, (q, k, v), weight)
 
     return run

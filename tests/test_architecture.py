@@ -1,6 +1,7 @@
 """The map is enforced: a module imports only from the lines above its own; files and functions stay small."""
 
 import ast
+import builtins
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def read_map():
 LEVELS = [{"version"}, *read_map()]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 
 
 def test_the_map_names_every_package():
@@ -60,6 +62,27 @@ def test_imports_go_up_the_map(path):
             assert LEVEL[other] < here or other == part(path), f"{path.name} must not import {name}"
         if part(path) in ("config", "errors"):
             assert name.split(".")[0] != "torch", "a config can be read without torch"
+
+
+@pytest.mark.parametrize("path", [*FILES, *SCRIPTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_are_bound(path):
+    """What linters cannot be asked, since they take jaxtyping's shapes for names: annotations are not evaluated."""
+    bound, used = set(dir(builtins)) | {"__file__"}, set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Import() | ast.ImportFrom():
+                bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                bound.add(node.name)
+            case ast.arg():
+                bound.add(node.arg)
+            case ast.ExceptHandler() | ast.MatchAs() | ast.MatchStar():
+                bound.add(node.name)
+            case ast.MatchMapping():
+                bound.add(node.rest)
+            case ast.Name():
+                (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+    assert used <= bound
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -52,6 +52,15 @@ def test_special_tokens_come_first_and_never_out_of_text(config):
     assert max(written_out) < tokenizer.vocab_size
 
 
+@pytest.mark.parametrize("config", LOSSLESS, ids=lambda config: type(config).__name__)
+def test_tokens_add_the_bytes_of_the_text(config):
+    tokenizer = trained(config)
+    for text in TEXTS[:3] + ODD:
+        ids = tokenizer.encode(text)
+        added = b"".join(tokenizer.bytes_of(i) for i in ids).decode()
+        assert added.strip(" ") == tokenizer.decode(ids).strip(" ")  # some lose the space they begin with
+
+
 @pytest.mark.parametrize(
     "config", [*LOSSLESS, run.Characters(), run.WordPiece(vocab_size=300)], ids=lambda config: type(config).__name__
 )

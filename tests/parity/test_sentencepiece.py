@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import tokenizers
 
 sentencepiece = pytest.importorskip("sentencepiece")
 transformers = pytest.importorskip("transformers")
 
 from pellucid.data.published import published_tokenizer
 from pellucid.data.python_docs import load_python_docs
+from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import DataError
 
 TEXTS = [
@@ -61,6 +63,13 @@ def test_single_models(corpus, tmp_path, settings):
         if tokenizer.unk not in processor.encode(text):  # which the library writes as two question marks
             assert tokenizer.decode(processor.encode(text)) == processor.decode(processor.encode(text))
     assert (tokenizer.pad, tokenizer.ends) == (3, (2,))
+    typed = "a </s> b<s> <pad></s>" + " <0x41>" * settings.get("byte_fallback", False)
+    assert not set(tokenizer.encode(typed)) & tokenizer.special_ids - {tokenizer.unk}
+    assert not {"<0x41>"} & {tokenizer.raw.id_to_token(i) for i in tokenizer.encode(typed)}
+    if tokenizer.unk not in tokenizer.encode(typed):
+        assert tokenizer.decode(tokenizer.encode(typed)) == processor.decode(processor.encode(typed))
+    again = Tokenizer(tokenizers.Tokenizer.from_str(tokenizer.raw.to_str()), tokenizer.conventions)
+    assert repr(again.raw.pre_tokenizer) == repr(tokenizer.raw.pre_tokenizer)
 
 
 def test_marian(corpus, tmp_path):
@@ -77,6 +86,7 @@ def test_marian(corpus, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"source_lang": "en", "target_lang": "de"}))
     theirs = transformers.MarianTokenizer.from_pretrained(tmp_path)
     ours = published_tokenizer(tmp_path)
+    assert not set(ours.encode("a </s> <pad>")) & {0, pad}
     for text in [*TEXTS, ">>fra<< A list of numbers."]:
         assert ours.source(ours.encode(text)) == theirs(text).input_ids, text
         target = ours.target.encode(text)

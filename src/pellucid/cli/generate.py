@@ -9,6 +9,7 @@ Examples:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +45,16 @@ from pellucid.cli.rules import (
 from pellucid.errors import UserError
 
 if TYPE_CHECKING:
+    from pellucid.inference.guesses import Guesser
+    from pellucid.inference.rules import AnyRule
     from pellucid.inference.sampling import Sampling
+    from pellucid.models.checkpoint import Loaded
+
+Lookup = Annotated[bool, typer.Option("--lookup", help="Guess ahead what followed the same words before.")]
+DraftOption = Annotated[
+    Path | None, typer.Option("--draft", metavar="RUN", help="A smaller model of the same tokens that guesses ahead.")
+]
+Guesses = Annotated[int, typer.Option(min=1, help="Tokens guessed at once, with --lookup or --draft.")]
 
 
 def generate(
@@ -67,11 +77,9 @@ def generate(
     regex: RegexOption = None,
     schema: SchemaOption = None,
     logprobs: Logprobs = None,
-    lookup: Annotated[bool, typer.Option("--lookup", help="Guess ahead what followed the same words before.")] = False,
-    draft: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="A smaller model of the same tokens that guesses ahead.")
-    ] = None,
-    guesses: Annotated[int, typer.Option(min=1, help="Tokens guessed at once, with --lookup or --draft.")] = 4,
+    lookup: Lookup = False,
+    draft: DraftOption = None,
+    guesses: Guesses = 4,
     seed: Annotated[int, typer.Option(help="Decides the draws.")] = 0,
     weights: WeightsOption = "float32",
     device: Device = "auto",
@@ -79,8 +87,6 @@ def generate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    from pellucid.inference.predict import completions, write
-
     if lookup and draft is not None:
         raise UserError("--draft", "--lookup too", "one way to guess")
     sampling = sampling_of(temperature, top_k, top_p, min_p, seed, typical=typical)
@@ -97,7 +103,16 @@ def generate(
         "stop": stop or (),
         "guesser": _guesser(loaded, small, lookup, guesses),
     }
-    if len(prompts) == 1 and not json:  # one text can be watched as it grows
+    _print(loaded, prompts, settings, json=json, logprobs=logprobs)
+
+
+def _print(
+    loaded: Loaded, prompts: Sequence[str], settings: dict[str, Any], *, json: bool, logprobs: int | None
+) -> None:
+    """Writes on from each prompt; a text alone can be watched as it grows."""
+    from pellucid.inference.predict import completions, write
+
+    if len(prompts) == 1 and not json:
         pieces = write(loaded, prompts[0], **settings)
         print(prompts[0] + next(pieces, ""), end="", flush=True)  # nothing before it is known that it can write
         for piece in pieces:
@@ -111,7 +126,7 @@ def generate(
             print(prompt + one.text)
 
 
-def _guesser(loaded: Any, small: Any, lookup: bool, guesses: int) -> Any:
+def _guesser(loaded: Loaded, small: Loaded | None, lookup: bool, guesses: int) -> Guesser | None:
     """What guesses ahead, if anything does."""
     from pellucid.inference.guesses import Draft, PromptLookup
 
@@ -134,7 +149,7 @@ def sampling_of(
 
     if temperature == 0:
         return GREEDY
-    filters: list[Filter] = [Temperature(temperature)]
+    filters: list[AnyRule] = [Temperature(temperature)]
     filters += [TopK(top_k)] if top_k is not None else []
     filters += [TopP(top_p)] if top_p is not None else []
     filters += [MinP(min_p)] if min_p is not None else []

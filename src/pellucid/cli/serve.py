@@ -17,6 +17,13 @@ import typer
 
 from pellucid.cli.common import Debug, Device, RunArgument, Verify, device_of, say
 
+PrefixTokens = Annotated[
+    int, typer.Option(help="Of prompts, remembered for others that begin alike; 0 remembers none.", min=0)
+]
+InvariantOption = Annotated[
+    bool, typer.Option("--invariant", help="The same bits, whoever is written beside a text; slower.")
+]
+
 
 def serve(
     run: RunArgument,
@@ -36,12 +43,8 @@ def serve(
     prompt_tokens: Annotated[int, typer.Option(help="Of one prompt or source, at most.", min=1)] = 8192,
     new_tokens: Annotated[int, typer.Option(help="Of one text that is written, at most.", min=1)] = 4096,
     seconds: Annotated[float, typer.Option(help="That one request may take.", min=0.1)] = 300.0,
-    prefix_tokens: Annotated[
-        int, typer.Option(help="Of prompts, remembered for others that begin alike; 0 remembers none.", min=0)
-    ] = 0,
-    invariant: Annotated[
-        bool, typer.Option("--invariant", help="The same bits, whoever is written beside a text; slower.")
-    ] = False,
+    prefix_tokens: PrefixTokens = 0,
+    invariant: InvariantOption = False,
     grace: Annotated[float, typer.Option(help="Seconds that what runs may take at the end.", min=1)] = 30.0,
     log_level: Annotated[str, typer.Option(help="info logs every request; warning only what is wrong.")] = "info",
     device: Device = "cpu",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import tokenizers
+from tokenizers import Regex, pre_tokenizers
 
 from pellucid.config import run
 from pellucid.data import vocabularies
@@ -43,6 +45,7 @@ class Tokenizer:
         raw.no_padding()
         raw.no_truncation()
         raw.encode_special_tokens = True
+        _part_names(raw)
         self.raw, self.conventions, self.target = raw, conventions, target or self
         self.vocab_size = max(raw.get_vocab().values()) + 1
         self.unk, self.bos, self.eos, self.mask = (self._find(role) for role in ("unk", "bos", "eos", "mask"))
@@ -226,9 +229,9 @@ class Tokenizer:
         if self._is_byte_level:
             values = (vocabularies.BYTE_OF.get(character) for character in token)
             return bytes(value for value in values if value is not None).decode("utf-8", "backslashreplace")
-        if len(token) == 6 and token.startswith("<0x"):
+        if self._is_byte(token):
             return bytes([int(token[3:5], 16)]).decode("utf-8", "backslashreplace")
-        return token.replace("▁", " ")
+        return token.replace("▁", " ") if self._has_marked_spaces else token
 
     def bytes_of(self, i: int) -> bytes | None:
         """What a token adds to a text in UTF-8, maybe a part of a character; ``None`` where it stands for no text."""
@@ -237,11 +240,20 @@ class Tokenizer:
             return None
         if self._is_byte_level:
             return bytes(vocabularies.BYTE_OF[c] for c in token if c in vocabularies.BYTE_OF)
-        if "ByteFallback" in self._decoder and len(token) == 6 and token.startswith("<0x"):
+        if self._is_byte(token):
             return bytes([int(token[3:5], 16)])
         if "WordPiece" in self._decoder:
             return token[2:].encode() if token.startswith("##") else f" {token}".encode()
-        return token.replace("▁", " ").encode()
+        return (token.replace("▁", " ") if self._has_marked_spaces else token).encode()
+
+    def _is_byte(self, token: str) -> bool:
+        """Whether a token is one byte of a character that the vocabulary has not."""
+        return "ByteFallback" in self._decoder and len(token) == 6 and token.startswith("<0x")
+
+    @cached_property
+    def _has_marked_spaces(self) -> bool:
+        """Whether ``▁`` in a token is a space."""
+        return "Metaspace" in self._decoder or 'Replace(pattern=String("▁")' in self._decoder
 
     @cached_property
     def _is_byte_level(self) -> bool:
@@ -296,3 +308,22 @@ class Tokenizer:
                 return cls(vocabularies.byte_values())
             case run.TokenizerFile():
                 return cls.load(config.path)
+
+
+def _part_names(raw: tokenizers.Tokenizer) -> None:
+    """Keeps names of special tokens and of bytes, typed into a text, from being taken for the tokens.
+
+    The library passes over special tokens in texts, but a Unigram model finds their names among its pieces all the
+    same. Their first character is cut off from the rest; sentencepiece itself never cuts a text into them either.
+    """
+    special = (token.content for token in raw.get_added_tokens_decoder().values() if token.special)
+    names = [name for name in special if name not in KNOWN_AS["unk"]]  # what any unknown character becomes
+    names += [name for byte in range(256) if raw.token_to_id(name := f"<0x{byte:02X}>") is not None]
+    encoded = raw.encode_batch(names, add_special_tokens=False)
+    reached = [name for name, found in zip(names, encoded, strict=True) if raw.token_to_id(name) in found.ids]
+    if not reached:
+        return
+    pattern = "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in reached)
+    parted = pre_tokenizers.Split(Regex(pattern), "isolated")
+    before = raw.pre_tokenizer
+    raw.pre_tokenizer = parted if before is None else pre_tokenizers.Sequence([before, parted])
