@@ -5,7 +5,7 @@ import torch
 from families import CHOICES, FAMILIES, VOCAB, run, small
 
 from pellucid.models.encoder_decoder import EncoderDecoder
-from pellucid.nn.masks import PADDING
+from pellucid.nn.masks import PADDING, Sites
 from pellucid.trace import trace
 
 close = {"atol": 3e-5, "rtol": 1e-4}
@@ -182,11 +182,24 @@ def test_the_source_is_projected_once():
 
 
 @torch.no_grad()
-def test_a_cache_refuses_more_than_it_holds():
-    writer = Writer(small("decoder"), 3, 5)
-    writer(tokens(3, 4))
-    with pytest.raises(ValueError, match="room for 5"):
+@pytest.mark.parametrize("windows", [(0,), (64,)], ids=["everywhere", "a window wider than the room"])
+def test_a_cache_refuses_more_than_it_holds(windows):
+    model = small("decoder", windows=windows)
+    writer, text = Writer(model, 3, 5), tokens(3, 5)
+    writer(text[:, :4])
+    with pytest.raises(ValueError, match="room for 5 positions and was given 6"):
         writer(tokens(3, 2))
+    with torch.no_grad():  # and is as it was
+        torch.testing.assert_close(writer(text[:, 4:])[:, -1], model(text)[:, -1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_that_cannot_be_cropped_is_as_it_was():
+    cache = small("decoder", windows=(0, 3)).new_cache(1, 9)
+    for ledger in cache.ledgers.values():
+        ledger.admit(Sites.of(1, 6, torch.device("cpu")))
+    with pytest.raises(ValueError, match="a ring of 3 slots has overwritten"):
+        cache.crop(4)
+    assert [ledger.longest for ledger in cache.ledgers.values()] == [6, 6]
 
 
 @torch.no_grad()

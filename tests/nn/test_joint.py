@@ -56,6 +56,15 @@ def test_what_is_more_than_its_weights_stays_apart():
     hooked[0].register_forward_hook(lambda layer, inputs, output: output * 0)
     assert not joins(hooked)
     assert torch.equal(joint(torch.ones(1, 8, dtype=torch.float64), hooked)[0], torch.zeros(1, 4, dtype=torch.float64))
+    seen = []
+    for register in ("register_full_backward_hook", "register_full_backward_pre_hook"):
+        watched = layers(4, 4)
+        getattr(watched[1], register)(lambda layer, *gradients: seen.append(layer))
+        joint(torch.ones(1, 8, dtype=torch.float64, requires_grad=True), watched)[1].sum().backward()
+        assert seen.pop() is watched[1]
+    changed = layers(4, 4)
+    changed[1].forward = lambda x: x[..., :4] * 0
+    assert not joint(torch.ones(1, 8, dtype=torch.float64), changed)[1].any()
     assert not joins(mixed)
     assert not joins([*layers(4), nn.Identity()])
     assert not joins(plain[:1])

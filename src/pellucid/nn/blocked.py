@@ -109,7 +109,7 @@ def _weights(scores: Tensor, start: int, additive: Tensor | None, blind: Tensor 
         ahead = scores[..., start:]
         ahead += _future(ahead)
     elif additive is not None:
-        scores += additive[..., start:end, :]
+        scores += additive if additive.size(-2) == 1 else additive[..., start:end, :]  # 1: the same for all queries
     weights = torch.softmax(scores, dim=-1, dtype=_for_softmax(scores)).to(scores.dtype)
     return weights if blind is None else weights.masked_fill_(blind[:, :, start:end], 0.0)  # a row of -inf is NaN
 

@@ -108,11 +108,16 @@ class Ledger:
         self.before = 0  # slots in use before them
 
     def admit(self, sites: Sites) -> Sites:
-        """Takes in new sites (B, T); returns those of all keys (B, S), in the order of :meth:`Drawer.keys_values`."""
-        T = sites.positions.size(1)
-        self.before, self.longest = min(self.longest, self.slots), self.longest + T
-        if self.window is None and self.longest > self.slots:
-            raise ValueError(f"this cache has room for {self.slots} positions and was given {self.longest}")
+        """Takes in new sites (B, T); returns those of all keys (B, S), in the order of :meth:`Drawer.keys_values`.
+
+        Raises:
+            ValueError: for more than there is room for; the ledger is then as it was.
+        """
+        longest = self.longest + sites.positions.size(1)
+        is_ring = self.window is not None and self.window <= self.slots
+        if longest > self.slots and not is_ring:
+            raise ValueError(f"this cache has room for {self.slots} positions and was given {longest}")
+        self.before, self.longest = min(self.longest, self.slots), longest
         segments = torch.zeros_like(sites.positions) if sites.segments is None else sites.segments
         real = segments != PADDING
         place = self.lengths[:, None] + real.cumsum(1) - 1
@@ -144,14 +149,14 @@ class Ledger:
         """Keeps these rows, in this order."""
         self.positions, self.segments, self.lengths = self.positions[rows], self.segments[rows], self.lengths[rows]
 
-    def crop(self, length: int) -> None:
-        """Forgets everything from position ``length`` of each row on.
-
-        Raises:
-            ValueError: for a ring that has already overwritten what would come back into view.
-        """
+    def check_crop(self, length: int) -> None:
+        """Raises :class:`ValueError` for a ring that has already overwritten what would come back into view."""
         if self.window is not None and self.longest > self.slots:
             raise ValueError(f"a ring of {self.slots} slots has overwritten what a crop to {length} would need")
+
+    def crop(self, length: int) -> None:
+        """Forgets everything from position ``length`` of each row on; raises as :meth:`check_crop`."""
+        self.check_crop(length)
         self.lengths = self.lengths.clamp(max=length)
         self.longest = min(self.longest, length)
         slots = torch.arange(self.slots + 1, device=self.lengths.device)
@@ -232,6 +237,12 @@ class KVCache:
             part.select(rows)
 
     def crop(self, length: int) -> None:
-        """Forgets everything from position ``length`` of each row on, as after a rejected guess."""
+        """Forgets everything from position ``length`` of each row on, as after a rejected guess.
+
+        Raises:
+            ValueError: where a ring cannot; nothing is then forgotten.
+        """
+        for ledger in self.ledgers.values():
+            ledger.check_crop(length)
         for ledger in self.ledgers.values():
             ledger.crop(length)

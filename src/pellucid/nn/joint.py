@@ -33,6 +33,10 @@ def joins(layers: Sequence[nn.Module]) -> TypeGuard[Sequence[nn.Linear]]:
     that is more than its weights stays apart: a subclass, one with hooks, one whose weights are split among processes.
     """
     plain = [layer for layer in layers if type(layer) is nn.Linear and type(layer.weight) is nn.Parameter]
-    hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+    hooked = any(
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+        or "forward" in vars(layer)
+        for layer in layers
+    )  # fmt: skip
     alike = len({layer.bias is None for layer in plain}) == 1
     return torch.is_grad_enabled() and len(plain) == len(layers) > 1 and alike and not hooked

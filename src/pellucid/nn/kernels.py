@@ -91,14 +91,15 @@ def sdpa(
     """
     if softcap is not None:
         raise ValueError("the sdpa kernel cannot squash scores; use explicit or flex")
-    bias, causal = None, mask.is_triangle()
+    bias, blind, causal = None, None, mask.is_triangle()
     if not causal and not (mask.hides_nothing() and mask.bias is None):
-        bias = mask.additive(q.dtype) if mask.bias is not None else mask.allowed()
+        bias, blind = mask.fused(q.dtype), mask.blind()
     # Asking for groups where there are none would rule out faster kernels.
     grouped = q.size(1) != k.size(1)
     context = F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias, is_causal=causal, scale=scale, dropout_p=dropout, enable_gqa=grouped
     )
+    context = context if blind is None else context.masked_fill(blind, 0.0)
     return tap("context", context, q, k, v, mask)
 
 
@@ -140,9 +141,9 @@ def auto(
 def flex(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, softcap: float | None, dropout: float, tap: Tap
 ) -> Float[Tensor, "B H T K"]:
-    """Block-sparse attention, for windows and packed documents too sparse to be worth a dense mask.
+    """Attention that passes over blocks nobody sees, for windows and packed documents that leave most pairs out.
 
-    It has no dropout, and no backward on a CPU: there, training takes the plain way.
+    It does so where blocks are compiled (``training.compile``); called plainly, PyTorch computes every score. It has no dropout, and no backward on a CPU: there, training takes the plain way.
     """
     if dropout or (q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad):
         return explicit(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout, tap=tap)

@@ -80,6 +80,8 @@ class Mask:
         self._bias: Tensor | None = None
         self._additive: Tensor | None = None
         self._blind: Tensor | None = None
+        self._fused: Tensor | None = None
+        self._blocks: BlockMask | None = None
 
     def anew(self) -> Mask:
         """The same mask, nothing of it rendered yet."""
@@ -141,8 +143,26 @@ class Mask:
             self._additive = visible if self.hides_nothing() else torch.where(self.allowed(), visible, -torch.inf)
         return self._additive
 
+    def fused(self, dtype: torch.dtype) -> Tensor:
+        """What a fused kernel is given: the rule, or rule and bias as one term.
+
+        Blind queries see everything there, since what a row of -inf becomes differs from kernel to kernel, NaN included;
+        whoever asks has to clear their context.
+        """
+        bias, blind = self.bias is not None, self.blind()
+        if blind is None:
+            return self.additive(dtype) if bias else self.allowed()
+        if self._fused is None or self._fused.dtype not in (dtype, torch.bool):
+            self._fused = self.additive(dtype).masked_fill(blind, 0.0) if bias else self.allowed() | blind
+        return self._fused
+
     def blocks(self) -> BlockMask:
-        """The rule as blocks that are empty, full or mixed, for the flex kernel."""
+        """The rule as blocks that are empty, full or mixed, for the flex kernel; made once, as the others."""
+        if self._blocks is None:
+            self._blocks = self._in_blocks()
+        return self._blocks
+
+    def _in_blocks(self) -> BlockMask:
         query, key = self.query, self.key
 
         def rule(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -154,7 +174,7 @@ class Mask:
             )
 
         B, T = query.positions.shape
-        return create_block_mask(rule, B, None, T, key.positions.size(1), device=query.positions.device.type)
+        return create_block_mask(rule, B, None, T, key.positions.size(1), device=str(query.positions.device))
 
     def hides_nothing(self) -> bool:
         """Whether every query sees every key. One query at the end does, causal or not."""
