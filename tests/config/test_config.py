@@ -129,11 +129,14 @@ def test_overrides():
         with_overrides(plain(), ["stack.dropout"])
 
 
-@pytest.mark.parametrize("text", ["[model", "model = 3"])
+@pytest.mark.parametrize(
+    "text", ["[model", "model = 3", "seed = " + "9" * 5000, "x = " + "[" * 5000, "model = { kind = [] }"],
+    ids=["torn", "number", "thousands of digits", "nested", "a kind that is a list"],
+)  # fmt: skip
 def test_a_broken_file_is_told(tmp_path, text):
     path = tmp_path / "broken.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"broken\.toml: not TOML|model: found 3|missing"):
+    with pytest.raises(ConfigError, match=r"broken\.toml: not TOML|model: found 3|missing|model\.kind: unknown kind"):
         load_config(path, run.Run)
     with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "none.toml", run.Run)

@@ -80,6 +80,17 @@ def test_a_flipped_bit_is_found_by_verify(tmp_path, tokenizer):
         load_run(folder, verify=True)
 
 
+@pytest.mark.parametrize("sums", [None, "{", "[]", "{}", '{"config.toml": 3}'])
+def test_checksums_that_say_nothing_verify_nothing(tmp_path, tokenizer, sums):
+    _, _, folder = saved(tmp_path, "decoder", tokenizer)
+    if sums is None:
+        (folder / "checksums.json").unlink()
+    else:
+        (folder / "checksums.json").write_text(sums)
+    with pytest.raises(CheckpointError, match=r"checksums\.json: (cannot be read|says nothing of)|sha256"):
+        load_run(folder, verify=True)
+
+
 def test_foreign_weights_are_told_by_name(tmp_path):
     model = build(describe("decoder"))
     path = tmp_path / "w.safetensors"

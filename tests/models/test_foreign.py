@@ -176,7 +176,7 @@ def test_what_lies_side_by_side_stays_there(tmp_path):
     assert len({layer.weight.data_ptr() for layer in layers}) == 3
 
 
-WRONG = [None, True, -1, 0, 10**9, "x", [], [5], {}, {"x": 1}, 1.5]
+WRONG = [None, True, -1, 0, 10**9, 10**20, "x", [], [5], {}, {"x": 1}, 1.5]
 
 
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer_config.json"])

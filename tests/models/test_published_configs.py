@@ -5,6 +5,7 @@ Written down from the files on the hub; where a count is given it is that of the
 
 import pytest
 
+from pellucid.errors import ConfigError
 from pellucid.models.build import build_empty
 from pellucid.models.foreign.folder import layout_of
 from pellucid.models.foreign.layout import Folder
@@ -147,6 +148,12 @@ PUBLISHED = {
         BERT | {"architectures": ["BertModel"], "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6},
         (TYPES, "pooler.dense.weight"), 22_713_216,
     ),
+    "ms-marco-MiniLM-L6-v2": (
+        BERT | {"architectures": ["BertForSequenceClassification"], "hidden_size": 384, "id2label": {"0": "LABEL_0"},
+                "intermediate_size": 1536, "label2id": {"LABEL_0": 0}, "num_hidden_layers": 6,
+                "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
+        (TYPES,), 22_713_601,
+    ),
     "roberta-base": (
         BERT | {"architectures": ["RobertaForMaskedLM"], "bos_token_id": 0, "eos_token_id": 2, "layer_norm_eps": 1e-05,
                 "max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1,
@@ -205,6 +212,19 @@ def test_real_configs(name):
     settings.finish()
     if count is not None:
         assert sum(parameter.numel() for parameter in build_empty(described).parameters()) == count
+
+
+def test_scores_that_are_squashed_are_refused():
+    told = PUBLISHED["ms-marco-MiniLM-L6-v2"][0]
+    del (told := dict(told))["sbert_ce_default_activation_function"]
+    for kind, is_raw in (("torch.nn.modules.linear.Identity", True), ("torch.nn.modules.activation.Sigmoid", False)):
+        settings = Settings(told | {"sentence_transformers": {"activation_fn": kind, "version": "5.0"}}, "config.json")
+        if is_raw:
+            layout_of(settings).read(Folder(settings, ()))
+            settings.finish()
+        else:
+            with pytest.raises(ConfigError, match=r"activation of the scores: found 'torch.*Sigmoid'"):
+                layout_of(settings).read(Folder(settings, ()))
 
 
 def test_two_labels_of_one_name():

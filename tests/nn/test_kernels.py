@@ -79,7 +79,9 @@ def test_gradients_agree(rule, T, groups):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize(("T", "keys", "causal"), [(300, 300, True), (300, 70, False), (300, 50, False), (130, 300, True)])
+@pytest.mark.parametrize(
+    ("T", "keys", "causal"), [(300, 300, True), (300, 70, False), (300, 50, False), (130, 300, True)]
+)
 def test_several_blocks_are_as_one(T, keys, causal, dtype):
     shapes = (2, 2, T, 16), (2, 2, keys, 16), (2, 2, keys, 16)
     q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)

@@ -1,10 +1,11 @@
 """Positions, norms, fronts and initial weights against their formulas."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from families import describe, small
+from families import STACK, describe, small
 
 from pellucid.config import model as config
 from pellucid.config import parts
@@ -103,6 +104,18 @@ def test_patches_are_a_convolution():
     out = front(images, torch.zeros(2, 7, dtype=torch.long))
     assert out.shape == (2, front.length(images), 16) == (2, 7, 16)
     torch.testing.assert_close(out[:, 1:], conv(images).flatten(2).mT)
+    with pytest.raises(UserError, match="image: 8 × 10 pixels; expected multiples of the patch's 4"):
+        front.length(images[..., :10])
+
+
+def test_learned_positions_are_for_one_size_of_image():
+    stack = replace(STACK, positions=parts.Learned(max_length=5))
+    front, head = config.Patches(image_size=8, patch_size=4), config.Embedding()
+    model = build(config.Encoder(front=front, stack=stack, head=head))
+    model(torch.randn(1, 3, 8, 8))
+    for shape in ((1, 3, 4, 4), (1, 3, 4, 16)):
+        with pytest.raises(UserError, match=r"image: 4 × \d+ pixels; expected 8 × 8"):
+            model(torch.randn(shape))
 
 
 @pytest.mark.parametrize("frames", [10, 11])

@@ -64,6 +64,11 @@ def test_as_a_run_it_says_the_same_and_learns_nothing(vectors, tmp_path):
     assert (embed(loaded, SENTENCES[:5]) - vectors[:5]).abs().max() <= 1e-6
     with pytest.raises(ConfigError, match="nothing to learn from"):
         prepare(loaded.run)
+    convert(tmp_path / "run", tmp_path / "back", "hf")  # pooling, unit length and longest text go along
+    again = load(tmp_path / "back")
+    assert again.model.config.head == loaded.model.config.head
+    assert again.tokenizer.conventions.longest == loaded.tokenizer.conventions.longest
+    assert (embed(again, SENTENCES[:5]) - vectors[:5]).abs().max() <= 1e-6
 
 
 def test_likes_stand_together(vectors):

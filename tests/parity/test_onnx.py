@@ -7,7 +7,21 @@ from families import small
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from pellucid.errors import CheckpointError
 from pellucid.models.onnx import TOLERANCE, write_onnx
+
+
+def test_a_graph_that_answers_with_no_number_is_refused(tmp_path, monkeypatch):
+    run = onnxruntime.InferenceSession.run
+
+    def broken(session, names, inputs):
+        (found,) = run(session, names, inputs)
+        found[0, 0, 0] = float("nan")
+        return [found]
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", broken)
+    with pytest.raises(CheckpointError, match="differs from the model by nan"):
+        write_onnx(tmp_path, small("decoder").eval())
 
 
 @pytest.mark.parametrize("family", ["decoder", "encoder", "encoder_decoder"])

@@ -64,7 +64,7 @@ def parse(text: str, form: str, where: object) -> Plain:
     """TOML or JSON text as dictionaries."""
     try:
         plain = json.loads(text) if form == "json" else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # torn, a number of thousands of digits, nested without end
         raise ConfigError(where, f"not {form.upper()}: {error}", hint="mend the line named there") from None
     if not isinstance(plain, dict):
         raise ConfigError(where, f"found {type(plain).__name__}", "a table of settings")

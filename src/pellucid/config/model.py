@@ -156,7 +156,9 @@ class XavierInit:
 
 @dataclass(frozen=True, kw_only=True)
 class NormalInit:
-    """Normal weights of one deviation; ``scaled_residual`` divides those that write to the residual stream by √(2L).
+    """Normal weights of one deviation; ``scaled_residual`` divides those that write to the residual stream by √N.
+
+    N is how many such layers the model has, 2L of a tower.
 
     BERT (truncated at two deviations) and GPT-2 (scaled) both use 0.02.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from pellucid.config.schema import check, check_positive
+from pellucid.config.schema import check, check_not_negative, check_positive
 
 # ---- optimisers ----------------------------------------------------------------------------------
 
@@ -222,9 +222,7 @@ class Training:
 
     def __post_init__(self) -> None:
         check_positive(self, "steps", "batch_tokens", "accumulate")
-        check(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
-        for name in ("evaluate_every", "patience"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        check_not_negative(self, "clip_norm", "evaluate_every", "patience")
         counts = self.patience > 0 or isinstance(self.average, CheckpointAverage)
         what = "patience" if self.patience else "an average of checkpoints"
         check(self.evaluate_every > 0 or not counts, "evaluate_every", 0, f"1 or more, since {what} counts evaluations")

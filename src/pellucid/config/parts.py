@@ -161,8 +161,8 @@ class Attention:
         num_kv_heads: G, the number of key and value heads; H when left out.
         head_dim: K, the width of a head; d_model / H when left out.
         bias: biases on the query, key and value projections.
-        key_bias: a bias on the key projection; as ``bias`` when left out. It moves all scores of a query alike, and so
-            changes nothing after the softmax: Whisper has none.
+        key_bias: a bias on the key projection; as ``bias`` when left out. Without rotary positions, ``qk_norm`` and
+            ``softcap`` it moves all scores of a query alike and changes nothing after the softmax: Whisper has none.
         out_bias: a bias on the output projection; as ``bias`` when left out.
         qk_norm: RMSNorm over each head of queries and keys (Henry et al. 2020), with the ε of the stack's norms.
         scale: what the products are multiplied by; 1/√K when left out (eq. 1 of the paper).

@@ -15,7 +15,7 @@ from pellucid.config.model import (
     with_vocab_size,
 )
 from pellucid.config.optimisation import Training
-from pellucid.config.schema import check, check_fraction
+from pellucid.config.schema import check, check_fraction, check_not_negative
 from pellucid.config.start import Scratch, Start
 
 # ---- data --------------------------------------------------------------------------------------
@@ -227,6 +227,7 @@ class Causal:
     def __post_init__(self) -> None:
         check(self.length >= 2, "length", self.length, "at least 2")
         check_fraction(self, "label_smoothing")
+        check_not_negative(self, "curriculum_steps", "z_loss")
         check(
             not (self.curriculum_steps and self.separate_documents),
             "curriculum_steps",
@@ -246,6 +247,7 @@ class Masked:
     def __post_init__(self) -> None:
         check(self.length >= 2, "length", self.length, "at least 2")
         check(0 < self.rate < 1, "rate", self.rate, "between 0 and 1")
+        check_not_negative(self, "z_loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +268,7 @@ class SpanCorruption:
         check(self.length >= 2, "length", self.length, "at least 2")
         check(0 < self.rate < 1, "rate", self.rate, "between 0 and 1")
         check(self.span >= 1, "span", self.span, "at least 1")
+        check_not_negative(self, "z_loss")
         check_fraction(self, "label_smoothing")
 
     @property
@@ -283,6 +286,7 @@ class SequenceToSequence:
     max_length: int = 256
 
     def __post_init__(self) -> None:
+        check_not_negative(self, "z_loss")
         check_fraction(self, "label_smoothing")
         check(self.max_length >= 2, "max_length", self.max_length, "at least 2")
 

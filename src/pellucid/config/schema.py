@@ -77,7 +77,7 @@ def _dataclass(options: list[Any], value: Any, where: str) -> Any:
     kind = value.get("kind", next(iter(by_kind)) if len(by_kind) == 1 else None)
     if kind is None:
         raise ConfigError(_dotted(where, "kind"), "missing", "one of " + ", ".join(by_kind))
-    if kind not in by_kind:
+    if not isinstance(kind, str) or kind not in by_kind:
         raise ConfigError(
             _dotted(where, "kind"),
             f'unknown kind "{kind}"',
@@ -210,6 +210,13 @@ def check_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         check(value is None or value > 0, name, value, "more than 0")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """Every named field must be 0 or more."""
+    for name in names:
+        value = getattr(config, name)
+        check(value >= 0, name, value, "0 or more")
 
 
 def check_fraction(config: Any, *names: str) -> None:

@@ -116,6 +116,7 @@ def _front(front: config.Front, stack: parts.Stack) -> nn.Module:
                 class_token=front.class_token,
                 positions=added,
                 dropout=front.dropout,
+                image_size=front.image_size if isinstance(stack.positions, parts.Learned) else None,
             )
         case config.Audio():
             return AudioFront(stack.d_model, mels=front.mels, positions=added, dropout=front.dropout)
@@ -160,13 +161,12 @@ def _bias(stack: parts.Stack, causal: bool) -> nn.Module | None:
             return None
 
 
-def _norm(stack: parts.Stack, features: int | None = None) -> nn.Module:
-    width = stack.d_model if features is None else features
+def _norm(stack: parts.Stack) -> nn.Module:
     match stack.norm:
         case parts.LayerNorm(epsilon=epsilon, bias=bias):
-            return LayerNorm(width, epsilon, bias)
+            return LayerNorm(stack.d_model, epsilon, bias)
         case parts.RMSNorm(epsilon=epsilon, plus_one=plus_one):
-            return RMSNorm(width, epsilon, plus_one)
+            return RMSNorm(stack.d_model, epsilon, plus_one)
 
 
 def _residual(stack: parts.Stack) -> Residual:

@@ -162,10 +162,16 @@ def require_run(folder: Path, *files: str) -> None:
 
 
 def verify_run(folder: Path) -> None:
-    """Raises :class:`CheckpointError` for a file that is not the one that was saved."""
-    sums = json.loads((folder / CHECKSUMS).read_text())
-    for name, expected in sums.items():
-        if (found := checksum(folder / name)) != expected:
+    """Raises :class:`CheckpointError` for a file that is not the one that was saved, or of which nothing is known."""
+    try:
+        sums = {str(name): str(value) for name, value in json.loads((folder / CHECKSUMS).read_text()).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(folder / CHECKSUMS, f"cannot be read ({error})", "the checksums of the run") from None
+    for name in _files(folder):
+        found, expected = checksum(folder / name), sums.get(name)
+        if expected is None:
+            raise CheckpointError(folder / CHECKSUMS, f"says nothing of {name}", "the checksum of each file")
+        if found != expected:
             raise CheckpointError(folder / name, f"sha256 {found[:12]}…", f"{expected[:12]}…", "the file has changed")
 
 

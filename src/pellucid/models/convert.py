@@ -9,14 +9,14 @@ from typing import Any
 
 from pellucid.config.defaults import default_run, family_of, fitted
 from pellucid.config.files import read_plain
-from pellucid.config.model import EncoderDecoder, stacks
+from pellucid.config.model import Encoder, EncoderDecoder, stacks
 from pellucid.config.run import Causal, NoData, TokenizerFile
 from pellucid.config.schema import kind_of
 from pellucid.data.published import write_tokenizer
 from pellucid.errors import UserError
 from pellucid.models.checkpoint import CHECKSUMS, TARGET_TOKENIZER, Loaded, save_run
 from pellucid.models.checkpoint import CONFIG as RUN_CONFIG
-from pellucid.models.foreign.export import write_published
+from pellucid.models.foreign.export import pools, write_pooling, write_published
 from pellucid.models.foreign.folder import CONFIG
 from pellucid.models.foreign.weights import INDEX
 from pellucid.models.load import find, load
@@ -100,6 +100,10 @@ def _write_texts(loaded: Loaded, source: Path, dest: Path) -> dict[str, Any]:
         return ids
     longest = stacks(described)[0 if isinstance(described, EncoderDecoder) else -1].max_length
     ids = write_tokenizer(dest, loaded.tokenizer, kind_of(type(described)), longest)
+    if isinstance(described, Encoder) and pools(described.head):
+        conventions = loaded.tokenizer.conventions
+        most = conventions.longest if conventions is not None else None
+        write_pooling(dest, described.head, described.stack.d_model, most)
     if longest is None and isinstance(loaded.run.objective, Causal):  # the length it has seen
         ids["max_position_embeddings"] = loaded.run.objective.length
     return ids

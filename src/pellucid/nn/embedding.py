@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pellucid.errors import UserError
 from pellucid.nn.dropout import dropout
 from pellucid.nn.operations import Positioned
 from pellucid.trace import Elementwise, Linear, LinearIn, Lookup, Operation, Prepended, Rearranged, Same, Sum, Tapped
@@ -80,17 +81,34 @@ class PatchFront(Tapped):
     """
 
     def __init__(
-        self, d_model: int, *, patch_size: int, channels: int, class_token: bool, positions: nn.Module, dropout: float
+        self,
+        d_model: int,
+        *,
+        patch_size: int,
+        channels: int,
+        class_token: bool,
+        positions: nn.Module,
+        dropout: float,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.patch_size, self.dropout = patch_size, dropout
+        self.patch_size, self.image_size, self.dropout = patch_size, image_size, dropout
         self.project = nn.Linear(channels * patch_size**2, d_model)
         self.class_token = nn.Parameter(torch.zeros(d_model)) if class_token else None
         self.positions = positions
 
     def length(self, images: Float[Tensor, "B C Y X"]) -> int:
-        """T, the number of vectors that come out."""
-        rows, columns = (side // self.patch_size for side in images.shape[-2:])
+        """T, the number of vectors that come out.
+
+        Raises:
+            UserError: for a size that the patches do not fill, or other than ``image_size`` where that is given.
+        """
+        sides, size = images.shape[-2:], self.image_size
+        if size is not None and (sides[0] != size or sides[1] != size):
+            raise UserError("image", f"{sides[0]} × {sides[1]} pixels", f"{size} × {size}, which its positions are for")
+        if sides[0] % self.patch_size or sides[1] % self.patch_size:
+            raise UserError("image", f"{sides[0]} × {sides[1]} pixels", f"multiples of the patch's {self.patch_size}")
+        rows, columns = (side // self.patch_size for side in sides)
         return rows * columns + (self.class_token is not None)
 
     def forward(

@@ -143,7 +143,8 @@ def flex(
 ) -> Float[Tensor, "B H T K"]:
     """Attention that passes over blocks nobody sees, for windows and packed documents that leave most pairs out.
 
-    It does so where blocks are compiled (``training.compile``); called plainly, PyTorch computes every score. It has no dropout, and no backward on a CPU: there, training takes the plain way.
+    It does so where blocks are compiled (``training.compile``); called plainly, PyTorch computes every score. It has no
+    dropout, and no backward on a CPU: there, training takes the plain way.
     """
     if dropout or (q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad):
         return explicit(q, k, v, mask, scale=scale, softcap=softcap, dropout=dropout, tap=tap)

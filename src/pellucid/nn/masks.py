@@ -146,8 +146,8 @@ class Mask:
     def fused(self, dtype: torch.dtype) -> Tensor:
         """What a fused kernel is given: the rule, or rule and bias as one term.
 
-        Blind queries see everything there, since what a row of -inf becomes differs from kernel to kernel, NaN included;
-        whoever asks has to clear their context.
+        Blind queries see everything there, since what a row of -inf becomes differs from kernel to kernel, NaN
+        included; whoever asks has to clear their context.
         """
         bias, blind = self.bias is not None, self.blind()
         if blind is None:

@@ -6,6 +6,8 @@ types and a ReLU before its labels (Sanh et al. 2019).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pellucid.config.model import (
     Classification,
     Embedding,
@@ -18,6 +20,7 @@ from pellucid.config.model import (
     Tokens,
 )
 from pellucid.config.parts import FeedForward, LayerNorm, Learned, Stack
+from pellucid.errors import ConfigError
 from pellucid.models.foreign.layout import Folder, Layout, Written, heads
 from pellucid.models.foreign.settings import ACTIVATION_NAMES, Settings, written_labels
 from pellucid.models.foreign.table import Entry, Table, module, tensor
@@ -95,6 +98,7 @@ def _head(
     distilled = settings.values.get("model_type") == "distilbert"
     match purpose:
         case "ForSequenceClassification":
+            _raw_scores(settings)
             return Classification(labels=settings.labels(), activation="relu" if distilled else "tanh", dropout=dropout)
         case "ForTokenClassification":
             return TokenClassification(labels=settings.labels(), dropout=stack.dropout if distilled else dropout)
@@ -104,6 +108,15 @@ def _head(
         case _:
             own = settings.values.get("model_type") != "roberta"
             return MaskedLanguage(activation=stack.feed_forward.activation if own else "gelu")
+
+
+def _raw_scores(settings: Settings) -> None:
+    """What sentence-transformers put after the scores of a cross-encoder: ours are given as they are."""
+    nested: Mapping[str, object] = settings.get("sentence_transformers", {})
+    told = nested.get("activation_fn", settings.maybe("sbert_ce_default_activation_function"))
+    if told is not None and str(told).rpartition(".")[2] != "Identity":
+        wanted = "Identity: scores are given as they are"
+        raise ConfigError(f"{settings.where}: activation of the scores", f"found {told!r}", wanted)
 
 
 def table(model: Model) -> Table:

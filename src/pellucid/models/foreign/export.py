@@ -24,6 +24,8 @@ from pellucid.models.foreign.settings import Settings
 from pellucid.models.foreign.table import Place, places
 from pellucid.models.foreign.weights import SINGLE
 
+# What sentence-transformers declare beside a model.
+MODULES, POOLING, SENTENCES = Path("modules.json"), Path("1_Pooling/config.json"), Path("sentence_bert_config.json")
 # What decides nothing once a model is trained, or is chosen anew wherever it runs.
 _PASSING = frozenset({"dropout", "kernel", "init"})
 
@@ -65,7 +67,7 @@ def _fitting(model: config.Model, ids: Mapping[str, Any]) -> tuple[Layout, Writt
             found = places(layout.table(model), twin)
             names = [place.rows[0].theirs for place in found]
             settings = Settings(written.settings, CONFIG)
-            pooling = model.head if isinstance(model, config.Encoder) and _pools(model.head) else None
+            pooling = model.head if isinstance(model, config.Encoder) and pools(model.head) else None
             again = layout.read(Folder(settings, names, pooling))
             settings.finish()
         except (ConfigError, LookupError) as error:
@@ -84,7 +86,27 @@ def _fitting(model: config.Model, ids: Mapping[str, Any]) -> tuple[Layout, Writt
     )
 
 
-def _pools(head: object) -> TypeGuard[config.Embedding]:
+def write_pooling(folder: Path, head: config.Embedding, width: int, longest: int | None) -> None:
+    """What sentence-transformers declare of an embedding model: how states are pooled, how long a text may be."""
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if head.normalized else [])]
+    paths = ["", POOLING.parent.name, "2_Normalize"]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(zip(kinds, paths, strict=False))
+    ]
+    modes = {"first": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+    pooling = {f"pooling_mode_{name}": head.pooling == own for own, name in modes.items()}
+    (folder / POOLING).parent.mkdir(exist_ok=True)
+    files = {
+        MODULES: modules,
+        POOLING: {"word_embedding_dimension": width, **pooling},
+        **({SENTENCES: {"max_seq_length": longest, "do_lower_case": False}} if longest is not None else {}),
+    }
+    for path, value in files.items():
+        write_whole(folder / path, lambda path, value=value: path.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def pools(head: object) -> TypeGuard[config.Embedding]:
     """Whether a head is one that the files of sentence-transformers declare, and not the pooler of the layout."""
     return isinstance(head, config.Embedding) and not head.projected
 

@@ -161,7 +161,7 @@ def _windows(settings: Settings, variant: Variant) -> tuple[int, ...]:
     """How far each layer looks: by ``layer_types`` where they are listed, else by the older settings."""
     layers = settings.layers("num_hidden_layers", 32)
     said = "sliding_window" in settings.values
-    window: int | None = settings.maybe("sliding_window") if said else variant.window
+    window = (settings.get("sliding_window", 0) or None) if said else variant.window
     if not settings.get("use_sliding_window", variant.window is not None):
         window = None
     first = settings.get("max_window_layers", 28)  # Qwen's: the layers before this one look everywhere

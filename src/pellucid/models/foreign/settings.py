@@ -42,6 +42,8 @@ FIXED: Mapping[str, tuple[object, ...]] = {
 }
 
 MOST_LAYERS = 10_000
+MOST = 1 << 24
+"""No number in a config.json is larger: what a file asks for is made before its weights are looked at."""
 
 ACTIVATIONS: Mapping[str, Activation] = {
     "relu": "relu",
@@ -98,7 +100,7 @@ class Settings:
             raise ConfigError(self._named(name), f"found {value!r}", f"a value such as {default!r}")
         if kind is int and value < 0:
             raise ConfigError(self._named(name), f"found {value}", "0 or more")
-        return value
+        return self._bounded(name, value)
 
     def layers(self, name: str, default: int) -> int:
         """A number of layers.
@@ -112,9 +114,13 @@ class Settings:
         return found
 
     def maybe(self, name: str) -> Any:
-        """A setting, or ``None``."""
+        """A setting, or ``None``.
+
+        Raises:
+            ConfigError: for a number that no model has.
+        """
         self.asked.add(name)
-        return self.values.get(name)
+        return self._bounded(name, self.values.get(name))
 
     def fixed(self, name: str, *honoured: object) -> None:
         """A setting that must have one of these values where it is given; the first is what its absence means.
@@ -178,6 +184,11 @@ class Settings:
             listed = ", ".join(f"{name} = {value!r}" for name, value in list(left.items())[:6])
             hint = "a setting that changes nothing can be taken out of the file"
             raise ConfigError(self.where, f"{listed}: not known here, so not honoured", "settings we honour", hint)
+
+    def _bounded(self, name: str, value: T) -> T:
+        if isinstance(value, int) and abs(value) > MOST:
+            raise ConfigError(self._named(name), f"found {value}", f"at most {MOST:,}")
+        return value
 
     @staticmethod
     def _off(value: object) -> bool:

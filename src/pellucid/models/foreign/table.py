@@ -6,8 +6,8 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from math import prod
 
@@ -98,13 +98,6 @@ def tensor(theirs: str, *ours: str, shape: Shape | None = None) -> Entry:
 
 
 Table = tuple[Entry, ...]
-
-
-def prefixed(table: Iterable[Entry], theirs: str, ours: str) -> Table:
-    """The same lines one level deeper: how an encoder's table serves in an encoder–decoder."""
-    return tuple(
-        replace(entry, theirs=theirs + entry.theirs, ours=tuple(ours + name for name in entry.ours)) for entry in table
-    )
 
 
 @dataclass(frozen=True)

@@ -135,11 +135,11 @@ def _misfits(place: Place, rows: list[Row], weights: Weights) -> list[str]:
     ]
     if wrong or len(rows) < 2:
         return wrong
-    first, *others = rows
+    first, *others = [(row.theirs, weights.tensor(row.theirs)) for row in rows]
     return [
-        f"{row.theirs} differs from {first.theirs}, to which it is tied"
-        for row in others
-        if not torch.equal(weights.tensor(row.theirs), weights.tensor(first.theirs))
+        f"{name} differs from {first[0]}, to which it is tied"
+        for name, tensor in others
+        if tensor.dtype != first[1].dtype or not torch.equal(tensor, first[1])
     ]
 
 
