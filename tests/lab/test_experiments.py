@@ -62,6 +62,18 @@ def test_seeds_that_are_not_asked_for_again_stay(tmp_path, monkeypatch):
     assert set(outcome.measured) == set(json.loads((tmp_path / RESULT).read_text())["measured"]) == {"0", "1"}
 
 
+def test_measuring_again_leaves_the_other_seeds(tmp_path, monkeypatch):
+    experiment = small("tied", monkeypatch)
+    before = run(experiment, tmp_path, seeds=range(2), say=print)
+    again = run(experiment, tmp_path, seeds=[0], force=True, say=print)
+    assert again.measured == before.measured  # the same seed gives the same
+    assert again.seconds["1"] == before.seconds["1"]
+    (tmp_path / "result.json").write_text("torn")
+    assert set(run(experiment, tmp_path, seeds=[0], force=True, say=print).measured) == {"0"}
+    with pytest.raises(UserError, match='holds the experiment "tied"'):
+        run(small("heads", monkeypatch), tmp_path, seeds=[0], force=True, say=print)
+
+
 def test_what_was_measured_stays_when_a_run_is_broken_off(tmp_path, monkeypatch):
     experiment = small("heads", monkeypatch)
 

@@ -7,7 +7,7 @@ import torch
 
 from pellucid.errors import UserError
 from pellucid.lab import find
-from pellucid.lab.experiments import induction
+from pellucid.lab.experiments import induction, reversal
 from pellucid.lab.fitting import UNASKED, Rows, fit, loss_of, rate, right, size_of
 from pellucid.lab.makers import Recurrent, decoder, recurrent_of_size
 from pellucid.lab.reading import crossing, reached, spread
@@ -107,6 +107,59 @@ def test_a_claim_that_does_not_show_is_not_said_to():
     assert recall.judge([shown]).shows
     assert "9 tokens back" in recall.judge([shown]).said
     assert not recall.judge([shown, result]).shows  # every seed must
+
+
+STEPS = {"lengths": [16, 256, 4096]}
+REVERSED = {"lengths": list(reversal.LENGTHS)}
+OTHERS = {who: [0.5] * 6 for who in reversal.WHO}
+VERDICTS = {  # of an experiment, a result by which its claim shows, and results by which it does not
+    "steps": (
+        {**STEPS, "milliseconds": {"Transformer": [10, 40, 1000], "LSTM": [11, 60, 700]}},
+        {**STEPS, "milliseconds": {"Transformer": [10, 40, 1000], "LSTM": [9, 30, 700]}},  # never the faster
+        {**STEPS, "milliseconds": {"Transformer": [10, 40, 1000], "LSTM": [11, 60, 1700]}},  # the more so the longer
+    ),
+    "reversal": (
+        {**REVERSED, "right": {**OTHERS, reversal.ROTARY: [1.0, 1.0, 1.0, 0.9, 0.8, 0.5]}},
+        {**REVERSED, "right": {**OTHERS, reversal.ROTARY: [0.9, 1.0, 1.0, 0.9, 0.8, 0.5]}},  # not at every length
+        {**REVERSED, "right": {**OTHERS, reversal.ROTARY: [1.0] * 6}},  # beyond them too
+    ),
+    "smoothing": tuple(
+        {"found": {"0.0": {"perplexity": 2.0, "bleu": 80.0, "whole": 0.5},
+                   "0.1": {"perplexity": perplexity, "bleu": bleu, "whole": 0.5}}, "judged": 10}
+        for perplexity, bleu in ((2.1, 81.0), (1.9, 81.0), (2.1, 80.0))
+    ),
+    "tied": tuple(
+        {"losses": {"one table": {"9": one}, "two tables": {"9": 5.0}}, "parameters": {"one table": 1, "two tables": 2}}
+        for one in (4.9, 5.1)
+    ),
+    "images": tuple(
+        {"right": {"with positions": {"9": one}, "without": {"9": other}}, "test": 9}
+        for one, other in ((0.98, 0.9), (0.96, 0.9), (0.98, 0.99))
+    ),
+    "mnist": tuple({"right": {"9": share}, "test": 9} for share in (0.98, 0.96)),
+    "sounds": tuple(
+        {"errors": {"speakers who were heard": {"9": share}, "a speaker who was not": {"9": 0.2}}, "new": "theo",
+         "judged": 9}
+        for share in (0.02, 0.04)
+    ),
+    "pictures": tuple(
+        {"right": share, "by_digit": [share] * 10, "samples": 9, "reader": 0.98} for share in (0.96, 0.94)
+    ),
+    "positions": tuple(
+        {"lengths": [32, 128], "nats": {"none": [2.5, 2.6], "learned": [learned, 3.0], "sinusoidal": [2.1, 2.9],
+                                        "rotary": [2.1, 2.7], "ALiBi": [2.1, alibi], "T5's bias": [2.1, 2.1]}}
+        for learned, alibi in ((2.1, 2.1), (2.7, 2.1), (2.1, 2.7))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_a_verdict_follows_what_was_measured(name):
+    experiment, (shown, *others) = find(name), VERDICTS[name]
+    assert experiment.judge([shown, shown]).shows
+    for other in others:
+        assert not experiment.judge([other]).shows
+        assert not experiment.judge([shown, other]).shows  # every seed must
 
 
 def test_when_a_value_is_reached():

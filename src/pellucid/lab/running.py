@@ -64,8 +64,8 @@ def run(experiment: Experiment, folder: Path, *, seeds: Sequence[int] = (0, 1, 2
         DataError: for data that cannot be had.
     """
     folder.mkdir(parents=True, exist_ok=True)  # now, or minutes of measuring would have nowhere to go
-    known = {} if force else _known(experiment, folder)
-    measured = {seed: known[seed] for seed in map(str, seeds) if seed in known}
+    known = _known(experiment, folder, force)
+    measured = {} if force else {seed: known[seed] for seed in map(str, seeds) if seed in known}
     data = _data(experiment, mirror, say) if any(str(seed) not in measured for seed in seeds) else ()
     for seed in seeds:
         if str(seed) in measured:
@@ -113,9 +113,14 @@ def read_outcome(folder: Path) -> Outcome | None:
         raise UserError(path, found, "one that `pellucid lab` wrote", hint) from None
 
 
-def _known(experiment: Experiment, folder: Path) -> dict[str, tuple[Measured, float]]:
-    """What was measured before, by the same version and in the same setting."""
-    found = read_outcome(folder)
+def _known(experiment: Experiment, folder: Path, force: bool) -> dict[str, tuple[Measured, float]]:
+    """What was measured before, by the same version and in the same setting; with ``force`` it need not be legible."""
+    try:
+        found = read_outcome(folder)
+    except UserError:
+        if not force:
+            raise
+        found = None
     if found is None:
         return {}
     if found.name != experiment.name:

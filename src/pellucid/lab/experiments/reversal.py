@@ -65,7 +65,11 @@ def judge(results: Sequence[Measured]) -> Verdict:
     said += f"rotary positions, in {at[inside][SINUSOIDS]} % with sinusoids; the LSTM in {at[inside][LSTM]} %, with "
     said += f"attention in {at[inside][LOOKING]} %. At {LENGTHS[beyond]} they are in {at[beyond][ROTARY]}, "
     said += f"{at[beyond][SINUSOIDS]}, {at[beyond][LSTM]} and {at[beyond][LOOKING]} %."
-    knows = all(max(result["right"][who][inside] for who in (ROTARY, SINUSOIDS)) >= KNOWS for result in results)
+    trained = range(inside + 1)
+    knows = any(
+        all(result["right"][who][place] >= KNOWS for result in results for place in trained)
+        for who in (ROTARY, SINUSOIDS)
+    )
     fails = all(max(result["right"][who][beyond] for who in WHO) < KNOWS for result in results)
     return Verdict(knows and fails, said)
 
