@@ -92,7 +92,7 @@ def engine_translates(folder: Path, weights: Any) -> Side:
 
 
 def engine_embeds(folder: Path, weights: Any) -> Side:
-    """Texts cut, sorted, grouped and embedded, unless they come one by one."""
+    """Texts cut, sorted, grouped by its own budget of tokens and embedded, unless they come one by one."""
     keep_freed_memory()
     loaded = fast(load(folder / MODEL), weights)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from common import write_page
+from common import require_quiet, write_page
 
 import pellucid as pl
 from pellucid.doctor.finding import Report, Status
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="beginnings of names; writes nothing")
     chosen = parser.parse_args().only
     torch.set_num_threads(1)
+    require_quiet()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     rows = []

@@ -96,4 +96,4 @@ if __name__ == "__main__":
     train(model := Transformer())
     source, target = batch(1000)
     right = ((write(model.eval(), source) == target) | (target == PAD)).all(1)
-    print(f"{right.float().mean():.1%} of 1,000 new words turned round")
+    print(f"{right.float().mean():.1%} of 1,000 words turned round")

@@ -206,6 +206,15 @@ def test_means_leave_padding_out():
     assert means["x"].item() == means["heads"].item() == 2
 
 
+def test_means_of_both_sides_leave_their_own_padding_out():
+    values = torch.tensor([[[1.0], [3.0], [100.0]]])
+    names = ("encoder.blocks.0.residual_post", "decoder.blocks.0.cross_attention.k", "decoder.blocks.0.residual_post")
+    tensors = {name: values[:, None] if name.endswith(".k") else values for name in names}
+    target, source = torch.tensor([[True, False, False]]), torch.tensor([[True, True, False]])
+    means = mean_activations(tensors, "*", keep=target, source_keep=source)
+    assert [means[name].item() for name in names] == [2.0, 2.0, 1.0]
+
+
 def test_what_does_not_fit_is_told():
     model, given = small("decoder"), text()
     tape, _ = recording(model, given)

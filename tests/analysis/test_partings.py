@@ -41,6 +41,17 @@ def test_an_edit_is_the_first_to_part():
         assert before == [0.0] * len(before)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_passes_part_too(dtype):
+    model = small("decoder").to(dtype)
+    a = traced("decoder", model)
+    name = "blocks.1.self_attention.context"
+    assert compared(a, traced("decoder", model, edits={name: [edits.zero(edits.Where(heads=[1]))]})).first == name
+    with torch.no_grad():
+        model.blocks[0].feed_forward.up.weight.mul_(1 + 2 * torch.finfo(dtype).eps)
+    assert compared(a, traced("decoder", model)).first is None
+
+
 def test_rounding_is_no_parting():
     model = small("decoder")
     a = traced("decoder", model)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
+import threading
+import time
 import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -51,6 +56,33 @@ def test_a_file_is_downloaded_once(cache, home):
 def test_an_unreachable_home_names_the_address_and_the_way_around(cache, tmp_path):
     with pytest.raises(DataError, match=r"absent/remote\.txt: cannot be fetched .*DIR/tiny/local\.txt .*--mirror DIR"):
         fetch(entry(tmp_path / "absent"))
+    assert list((cache / "tiny").iterdir()) == []
+
+
+@contextmanager
+def broken(answer: bytes, hold: float = 0.0):
+    """A server on this machine that says this much and no more, and after some seconds hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+                time.sleep(hold)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(("answer", "hold"), [
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nsome", 0.0),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nsome", 2.0),
+    (b"", 2.0), (b"nonsense\r\n\r\n", 0.0), (b"", 0.0),
+], ids=["cut short", "stalled", "silent", "no HTTP", "closed"])  # fmt: skip
+def test_a_connection_that_breaks_names_the_address_and_the_way_around(cache, home, monkeypatch, answer, hold):
+    monkeypatch.setattr("pellucid.data.catalog.urlopen", lambda address, timeout: urlopen(address, timeout=0.5))
+    with broken(answer, hold) as address, pytest.raises(DataError, match=r"remote\.txt: cannot be fetched .*--mirror"):
+        fetch(replace(entry(home), home=address))
     assert list((cache / "tiny").iterdir()) == []
 
 

@@ -102,6 +102,25 @@ def test_what_is_held_out_has_no_copy_in_training(write, copies):
     assert corpus.labels == ("common", "rare")
 
 
+def test_what_is_held_out_is_read_nowhere_in_training(write):
+    source = write("s", "\n".join(["yes", "no", "maybe"] * 20))
+    target = write("t", "\n".join(f"{i}" for i in range(60)))  # each source with twenty targets
+    corpus = load_corpus(run.ParallelFiles(source=source, target=target, held_out=0.4))
+    assert not {pair.source for pair in corpus.train} & {pair.source for pair in corpus.validation}
+    rows = "".join(f"{label}\ttext {i}\n" for i in range(20) for label in ("a", "b"))  # each text with two labels
+    corpus = load_corpus(run.LabelledFiles(train=write("a.tsv", rows + "c\ttext 7\n"), held_out=0.4))
+    assert not {one.text for one in corpus.train} & {one.text for one in corpus.validation}
+    assert corpus.labels == ("a", "b", "c")
+
+
+def test_a_share_that_is_too_small_is_told_with_one_that_is_not(write):
+    rows = "".join(f"a\ttext {i}\n" for i in range(7))
+    with pytest.raises(DataError, match=r"at least 0\.143") as told:
+        load_corpus(run.LabelledFiles(train=write("a.tsv", rows), held_out=0.1))
+    share = float(str(told.value).split("at least ")[1].split(",")[0])
+    assert len(load_corpus(run.LabelledFiles(train=write("a.tsv", rows), held_out=share)).validation) == 1
+
+
 def test_the_split_of_lines_that_differ_is_the_one_it_always_was(write):
     lines = "\n".join(map(str, range(60)))
     corpus = load_corpus(run.ParallelFiles(source=write("s", lines), target=write("t", lines)))
@@ -168,6 +187,7 @@ class Table(list):
         super().__init__(rows)
         self.column_names = list(rows[0]) if rows else []
         self.features = {column: types.SimpleNamespace(names=names) for column in self.column_names}
+        self.features["inner"] = {"label": types.SimpleNamespace(names=names)}
 
     def __getitem__(self, column):
         return [row[column] for row in self]
@@ -187,6 +207,21 @@ def test_hub_columns_decide_the_kind(monkeypatch):
     assert (labelled.kind, labelled.train[0], labelled.labels) == ("labelled", Labelled("a", "yes"), ("yes",))
     pairs = load_corpus(run.HubDataset(name="x", columns=("translation.en", "translation.de")))
     assert (pairs.kind, pairs.train[0]) == ("pairs", Pair("a", "b"))
+
+
+def test_hub_labels_inside_a_column_and_rows_without_one(monkeypatch):
+    rows = [{"text": "a", "inner": {"label": 1}}, {"text": None, "inner": {"label": 0}}, {"text": "b", "inner": None},
+            {"text": "c", "inner": {"label": 0}}, {"text": "d", "inner": {"label": None}}]  # fmt: skip
+    hub(monkeypatch, rows, names=["no", "yes"])
+    corpus = load_corpus(run.HubDataset(name="x", columns=("text", "inner.label")))
+    assert corpus.train == [Labelled("a", "yes"), Labelled("c", "no")]
+    assert corpus.notes["rows_with_an_empty_column_dropped"] == "6"  # of both splits
+    hub(monkeypatch, [{"text": None}])
+    with pytest.raises(DataError, match="every row lacks text"):
+        load_corpus(run.HubDataset(name="x", columns=("text",)))
+    hub(monkeypatch, [{"text": 3.5}])
+    with pytest.raises(DataError, match=r"x, train, text: found '3\.5', no text"):
+        load_corpus(run.HubDataset(name="x", columns=("text",)))
 
 
 def test_hub_columns_that_do_not_exist_are_named(monkeypatch):

@@ -47,11 +47,22 @@ def test_images(tmp_path, settings):
 def test_steps_that_are_not_honoured(tmp_path):
     for told, message in (
         ({"do_center_crop": True}, "do_center_crop: not known here"),
-        ({"size": 99}, "found .99, 99.; expected 12"),
+        ({"size": 99}, "found 99; expected 12"),
+        ({"size": {"shortest_edge": 12}}, "found {'shortest_edge': 12}; expected 12"),
+        ({"image_mean": [0.5]}, r"image_mean: found \[0\.5\]; expected 3 numbers"),
     ):
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
         with pytest.raises(ConfigError, match=message):
             ImageReader.of(tmp_path, 12, 3)
+
+
+def test_grey_images(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    reader, grey = ImageReader.of(tmp_path, 12, 1), np.arange(144, dtype=np.uint8).reshape(12, 12)
+    values = reader([grey, grey[..., None]])
+    assert values.shape == (2, 1, 12, 12)
+    assert torch.equal(values[0], values[1])
+    assert np.array_equal(reader.drawn(values[0]).numpy()[..., 0], grey)
 
 
 VIT = Case("vit/media", "ViTForImageClassification", {

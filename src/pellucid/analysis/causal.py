@@ -27,6 +27,7 @@ from pellucid.analysis.passes import (
     recorded,
     unheard,
 )
+from pellucid.analysis.recordings import stands_on_source
 from pellucid.errors import UserError
 from pellucid.trace import Edit, trace
 
@@ -155,13 +156,22 @@ def ablation(
     return _effects(model, run, values, where, metric, progress)
 
 
-def mean_activations(tape: Tensors, pattern: str, keep: Bool[Tensor, "B T"] | None = None) -> dict[str, Tensor]:
+def mean_activations(
+    tape: Tensors,
+    pattern: str,
+    keep: Bool[Tensor, "B T"] | None = None,
+    source_keep: Bool[Tensor, "B S"] | None = None,
+) -> dict[str, Tensor]:
     """The mean of each tensor over rows and real positions, (1, 1, D) or with heads (1, H, 1, K), for :func:`ablation`.
 
+    Args:
+        keep: True where a position is real; in an encoder–decoder of the target, and ``source_keep`` of the source.
+
     Raises:
-        UserError: if nothing matches the pattern, or ``keep`` is of another shape than the rows and positions.
+        UserError: if nothing matches the pattern, or either is of another shape than the rows and positions.
     """
-    return {name: _mean(name, tape[name], keep) for name in matching(tape, pattern)}
+    kept = {name: source_keep if stands_on_source(name) else keep for name in matching(tape, pattern)}
+    return {name: _mean(name, tape[name], real) for name, real in kept.items()}
 
 
 def recovered(

@@ -16,6 +16,7 @@ from torch import Tensor
 from pellucid.analysis.compare import ULPS
 from pellucid.analysis.recordings import distance, paired
 
+COARSEST = 0.1  # a share of scale: in half precision, roundings through a model come to some hundredths
 Shape = tuple[int, ...]
 Value = Callable[[str], Tensor]
 """A tensor of a pass by its name."""
@@ -83,4 +84,4 @@ def partings(a: Sequence[str], value_a: Value, b: Sequence[str], value_b: Value)
 def _rounding(*tensors: Tensor) -> float:
     """What rounding may add up to through a model, as a share of scale; nothing for what is no real number."""
     precisions = [torch.finfo(x.dtype).eps for x in tensors if x.dtype.is_floating_point]
-    return ULPS * max(precisions, default=0.0)
+    return min(ULPS * max(precisions, default=0.0), COARSEST)

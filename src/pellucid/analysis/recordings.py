@@ -209,6 +209,12 @@ def paired(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
     return tuple(x.repeat_interleave(many // x.size(1), dim=1) for x in (a, b))  # type: ignore[return-value]
 
 
+def stands_on_source(name: str) -> bool:
+    """Whether the positions of a tensor are those of the source of an encoder–decoder."""
+    projected = name.rpartition(".")[2] in ("k", "v", "k_new", "v_new", "k_projected")
+    return name.startswith("encoder.") or ("cross_attention" in name and projected)
+
+
 @dataclass(frozen=True)
 class Real:
     """Which positions hold a token: what is computed at padding matters to nobody.
@@ -242,9 +248,7 @@ class Real:
         return self._rows(torch.where(keep.view(shape), self._rows(x), self._rows(other)))
 
     def _of(self, name: str, x: Tensor) -> Tensor | None:
-        last = name.rpartition(".")[2]
-        projected = "cross_attention" in name and last in ("k", "v", "k_new", "v_new", "k_projected")
-        keep = self.source if name.startswith("encoder.") or projected else self.keep
+        keep = self.source if stands_on_source(name) else self.keep
         fits = keep is not None and x.dim() >= 3 and self._rows(x).shape[:2] == keep.shape
         return keep.to(x.device) if keep is not None and fits else None
 

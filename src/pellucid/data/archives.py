@@ -7,11 +7,12 @@ import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
-from urllib.error import URLError
 from urllib.request import urlopen
 
 from pellucid.errors import DataError
@@ -52,7 +53,7 @@ class Archive:
         """
         found = self.members(folder)
         if len(found) != self.count:
-            hint = "delete the folder to fetch it again"
+            hint = "delete the folder to fetch it again; a mirror is to be copied again"
             raise DataError(folder / self.folder, f"{len(found):,} files", f"{self.count:,}, as published", hint)
         if (digest := listing_digest(found)) != self.sha256:
             expected = f"{self.sha256}, as published"
@@ -65,6 +66,11 @@ def listing_digest(paths: Iterable[Path]) -> str:
     for path in paths:
         lines.update(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n".encode())
     return lines.hexdigest()
+
+
+def told(error: Exception) -> str:
+    """What a connection ended with, in words: some errors have none of their own."""
+    return " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
 
 
 def fetch_archive(archive: Archive, home: str, folder: Path, progress: Callable[[str, int, int], None]) -> None:
@@ -84,10 +90,10 @@ def fetch_archive(archive: Archive, home: str, folder: Path, progress: Callable[
                     _copy(answer, zipped, archive, progress)
                 _unpack(zipped, archive, made)
             archive.verify(Path(arriving))
-        except URLError as error:
+        except (OSError, HTTPException) as error:  # also a connection that stalls or ends in the middle
             hint = f"without a network, put its files into DIR/{folder.name}/{archive.folder} and pass --mirror DIR"
-            raise DataError(address, f"cannot be fetched ({error.reason})", hint=hint) from None
-        except (DataError, zipfile.BadZipFile) as error:
+            raise DataError(address, f"cannot be fetched ({told(error)})", hint=hint) from None
+        except (DataError, zipfile.BadZipFile, zlib.error) as error:
             found = error.found if isinstance(error, DataError) else f"no whole zip ({error})"
             raise DataError(address, found, "what was published", "it may have changed at its home") from None
         shutil.rmtree(folder / archive.folder, ignore_errors=True)

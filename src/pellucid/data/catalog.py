@@ -6,13 +6,13 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
-from urllib.error import URLError
 from urllib.request import urlopen
 
-from pellucid.data.archives import Archive, fetch_archive
+from pellucid.data.archives import Archive, fetch_archive, told
 from pellucid.data.corpus import Corpus, Labelled, Languages, Pair
 from pellucid.data.files import cache_folder, read_lines, read_text
 from pellucid.errors import DataError, nearest
@@ -233,7 +233,7 @@ def fetch(entry: Entry, mirror: str | Path | None = None, progress: Progress = _
                 raise DataError(
                     folder / file.name, "the mirror lacks this file", hint=f"its home is {entry.home}/{file.address}"
                 )
-            _verify(folder / file.name, file)
+            _verify(folder / file.name, file, "copy it again")
         return folder
     folder = cache_folder() / entry.name
     if entry.archive is not None:
@@ -248,14 +248,14 @@ def fetch(entry: Entry, mirror: str | Path | None = None, progress: Progress = _
     return folder
 
 
-def _verify(path: Path, file: CatalogFile) -> None:
+def _verify(path: Path, file: CatalogFile, hint: str = "delete it to fetch it again") -> None:
     size = path.stat().st_size
     if size != file.size:
-        raise DataError(path, f"{size:,} bytes", f"{file.size:,}, as published", "delete it to fetch it again")
+        raise DataError(path, f"{size:,} bytes", f"{file.size:,}, as published", hint)
     with path.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != file.sha256:
-        raise DataError(path, f"its sha256 is {found}", f"{file.sha256}, as published", "delete it to fetch it again")
+        raise DataError(path, f"its sha256 is {found}", f"{file.sha256}, as published", hint)
 
 
 def _download(address: str, path: Path, file: CatalogFile, progress: Progress) -> None:
@@ -268,9 +268,9 @@ def _download(address: str, path: Path, file: CatalogFile, progress: Progress) -
             arriving.close()
             _verify(Path(arriving.name), file)
             Path(arriving.name).replace(path)
-        except URLError as error:
+        except (OSError, HTTPException) as error:  # also a connection that stalls or ends in the middle
             hint = f"without a network, put the file at DIR/{path.parent.name}/{file.name} and pass --mirror DIR"
-            raise DataError(address, f"cannot be fetched ({error.reason})", hint=hint) from None
+            raise DataError(address, f"cannot be fetched ({told(error)})", hint=hint) from None
         except DataError as error:  # the temporary name means nothing to anyone
             raise DataError(address, error.found, error.expected, "the file may have changed at its home") from None
         finally:

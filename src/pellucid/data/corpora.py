@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -184,9 +185,12 @@ def _from_json(line: str, where: str) -> Labelled:
 
 
 def _repeated(examples: Sequence[Labelled]) -> list[int]:
-    """The examples that can be held out without taking a label's last one from training: all but its first."""
-    first: dict[str, Labelled] = {}
-    return [i for i, example in enumerate(examples) if first.setdefault(example.label, example) != example]
+    """The examples that can be held out without taking a label's last one from training: all but its first text."""
+    first: dict[str, str] = {}
+    for example in examples:
+        first.setdefault(example.label, example.text)
+    kept = set(first.values())
+    return [i for i, example in enumerate(examples) if example.text not in kept]
 
 
 def _labels(train: Sequence[Labelled], validation: Sequence[Labelled], where: str) -> tuple[str, ...]:
@@ -203,21 +207,23 @@ def _hold_out(
 ) -> tuple[list[Example], list[Example]]:
     """A fixed random share to validate on: files are often sorted, so that their end is unlike the rest.
 
-    What occurs more than once is held out whole, since what was learned by heart tells nothing.
+    What is read more than once is held out whole, whatever its targets or labels, since what was learned by heart
+    tells nothing.
     """
-    candidates, copies = list(eligible), Counter(examples)
-    left, held_out = min(int(len(examples) * share), len(candidates)), set[Example]()
+    candidates, texts = list(eligible), [example[0] for example in examples]
+    copies = Counter(texts)
+    left, held_out = min(int(len(examples) * share), len(candidates)), set[str]()
     for i in Random(0).sample(candidates, left):
-        if left > 0 and examples[i] not in held_out:
-            held_out.add(examples[i])
-            left -= copies[examples[i]]
-    train = [example for example in examples if example not in held_out]
-    validation = [example for example in examples if example in held_out]
+        if left > 0 and texts[i] not in held_out:
+            held_out.add(texts[i])
+            left -= copies[texts[i]]
+    train = [example for example in examples if example[0] not in held_out]
+    validation = [example for example in examples if example[0] in held_out]
     if not train or not validation:
         raise DataError(
             "data.held_out",
             f"{share} of {len(examples)} {what} leaves none to {'validate' if train else 'train'} on",
-            f"at least {1 / len(examples):.2g}, and less than all",
+            f"at least {math.ceil(1000 / len(examples)) / 1000:g}, and less than all",
             "or name validation files",
         )
     return train, validation
@@ -227,8 +233,12 @@ def _hold_out(
 
 
 def _hub(data: run.HubDataset) -> Corpus:
-    train, validation = (hub_examples(data, split) for split in (data.train_split, data.validation_split))
+    (train, empty), (validation, more) = (
+        hub_examples(data, split) for split in (data.train_split, data.validation_split)
+    )
     notes = {"source": f"huggingface.co/datasets/{data.name}", "subset": data.subset}
+    if empty or more:
+        notes["rows_with_an_empty_column_dropped"] = str(empty + more)
     match train[0]:
         case Labelled():
             labels = _labels(train, validation, f"{data.name}, {data.validation_split}")

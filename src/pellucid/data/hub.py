@@ -9,33 +9,64 @@ from pellucid.data.corpus import Labelled, Pair
 from pellucid.errors import DataError, nearest
 
 
-def hub_examples(data: run.HubDataset, split: str) -> list[Any]:
-    """The examples of one split, at least one: texts, :class:`Pair` or :class:`Labelled`.
+def hub_examples(data: run.HubDataset, split: str) -> tuple[list[Any], int]:
+    """The examples of one split, at least one: texts, :class:`Pair` or :class:`Labelled`; and how many rows were empty.
 
     One column is text; two are a pair, or a text and its label where the second column holds numbers. A dot reaches
-    into a column of dictionaries, as in ``translation.de``.
+    into a column of dictionaries, as in ``translation.de``. A row in which one of them is missing is dropped.
 
     Raises:
-        DataError: without the package, or for a name, split or column that does not exist.
+        DataError: without the package, or for a name, split or column that does not exist or holds no text.
     """
     if len(data.columns) not in (1, 2):
         raise DataError("data.columns", f"found {len(data.columns)}", "one (text) or two (a pair, or text and label)")
     where = f"{data.name}, {split}"
     table = _load(data, split, where)
     columns = [_column(table, column, where) for column in data.columns]
-    match columns:
-        case [texts]:
-            return texts
-        case [texts, [int(), *_] as numbers]:
-            names = getattr(table.features[data.columns[1]], "names", None)
+    rows = [row for row in zip(*columns, strict=True) if None not in row]
+    if not rows:
+        raise DataError(where, f"every row lacks {' or '.join(data.columns)}", "an example at least")
+    return _examples(data, rows, table.features, where), len(table) - len(rows)
+
+
+def _examples(data: run.HubDataset, rows: list[Any], features: Any, where: str) -> list[Any]:
+    match rows[0]:
+        case (_,):
+            return _texts([text for (text,) in rows], data.columns[0], where)
+        case (_, int()):
+            texts, numbers = _texts([text for text, _ in rows], data.columns[0], where), [number for _, number in rows]
             if min(numbers) < 0:
                 raise DataError(where, f"label {min(numbers)}, the mark of an unlabelled split", "another split")
-            labels = [names[number] if names else str(number) for number in numbers]
-            return [Labelled(*row) for row in zip(texts, labels, strict=True)]
-        case [texts, labels] if data.labelled:
-            return [Labelled(text, str(label)) for text, label in zip(texts, labels, strict=True)]
+            names = _names(features, data.columns[1])
+            return [
+                Labelled(text, names[number] if names else str(number))
+                for text, number in zip(texts, numbers, strict=True)
+            ]
+        case _ if data.labelled:
+            texts = _texts([text for text, _ in rows], data.columns[0], where)
+            return [Labelled(text, str(label)) for text, (_, label) in zip(texts, rows, strict=True)]
         case _:
-            return [Pair(*row) for row in zip(*columns, strict=True)]
+            sides = (_texts([row[i] for row in rows], column, where) for i, column in enumerate(data.columns))
+            return [Pair(*row) for row in zip(*sides, strict=True)]
+
+
+def _texts(values: list[Any], column: str, where: str) -> list[str]:
+    """The same, all of which must be texts."""
+    wrong = next((value for value in values if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise DataError(f"{where}, {column}", f"found {str(wrong)[:60]!r}, no text", "a column of texts")
+    return values
+
+
+def _names(features: Any, path: str) -> list[str] | None:
+    """What the numbers of a column are called, where the data set says it."""
+    for key in path.split("."):
+        try:
+            features = features[key]
+        except (KeyError, TypeError, LookupError):
+            return None
+    found: list[str] | None = getattr(features, "names", None)
+    return found
 
 
 def _load(data: run.HubDataset, split: str, where: str) -> Any:
@@ -59,7 +90,9 @@ def _column(table: Any, path: str, where: str) -> list[Any]:
         raise DataError(where, f'has no column "{column}"', hint=nearest(column, table.column_names))
     values = list(table[column])
     for key in inner:
-        if not isinstance(values[0], dict) or key not in values[0]:
-            raise DataError(where, f'"{path}" is not in its columns', hint=f"a row holds {values[0]!r}")
-        values = [value[key] for value in values]
+        there = [value for value in values if value is not None]
+        if not all(isinstance(value, dict) and key in value for value in there):
+            odd = next(value for value in there if not isinstance(value, dict) or key not in value)
+            raise DataError(where, f'"{path}" is not in its columns', hint=f"a row holds {str(odd)[:80]!r}")
+        values = [None if value is None else value[key] for value in values]
     return values

@@ -24,7 +24,7 @@ HONOURED = {
     "image_processor_type", "feature_extractor_type", "do_convert_rgb", "default_to_square", "input_data_format",
     "data_format", "return_tensors", "disable_grouping", "device", "processor_class",
 }  # fmt: skip
-HALF = (0.5, 0.5, 0.5)
+HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class ImageReader:
 
     size: tuple[int, int]
     channels: int = 3
-    mean: tuple[float, ...] = HALF
-    deviation: tuple[float, ...] = HALF
+    mean: tuple[float, ...] = (HALF,) * 3
+    deviation: tuple[float, ...] = (HALF,) * 3
     scale: float = 1 / 255
     resample: int = 2
 
@@ -65,16 +65,16 @@ class ImageReader:
             raise ConfigError(path, f"{', '.join(more)}: not known here, so not honoured", "resizing and normalising")
         normalises = told.get("do_normalize", True)
         size = told.get("size") or image_size
-        square = (size, size) if isinstance(size, int) else (size["height"], size["width"])
-        if square != (image_size, image_size):
-            raise ConfigError(f"{path}: size", f"found {square}", f"{image_size}, which the model reads")
+        square = (image_size, image_size)
+        if size not in (image_size, {"height": image_size, "width": image_size}):
+            raise ConfigError(f"{path}: size", f"found {size}", f"{image_size} × {image_size}, which the model reads")
         if not told.get("do_resize", True):
             raise ConfigError(f"{path}: do_resize", "found False", "True")
         return cls(
             size=square,
             channels=channels,
-            mean=tuple(told.get("image_mean", HALF)) if normalises else (0.0,) * channels,
-            deviation=tuple(told.get("image_std", HALF)) if normalises else (1.0,) * channels,
+            mean=_by_channel(told, "image_mean", channels, path) if normalises else (0.0,) * channels,
+            deviation=_by_channel(told, "image_std", channels, path) if normalises else (1.0,) * channels,
             scale=told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 1.0,
             resample=told.get("resample", 2),
         )
@@ -82,7 +82,8 @@ class ImageReader:
     @classmethod
     def usual(cls, image_size: int, channels: int) -> ImageReader:
         """Values from -1 to 1."""
-        return cls(size=(image_size, image_size), channels=channels, mean=HALF[:channels], deviation=HALF[:channels])
+        halves = (HALF,) * channels
+        return cls(size=(image_size, image_size), channels=channels, mean=halves, deviation=halves)
 
     def drawn(self, values: Float[Tensor, "C Y X"]) -> UInt8[Tensor, "Y X C"]:
         """The picture that these values stand for."""
@@ -90,7 +91,7 @@ class ImageReader:
         return (pixels / self.scale).round().clamp(0, 255).to(torch.uint8)
 
     def __call__(self, images: Sequence[Any]) -> Float[Tensor, "B C Y X"]:
-        """Pillow images, or arrays of bytes (Y, X, C) or (Y, X).
+        """Pillow images, or arrays of bytes (Y, X, C), one grey channel among them, or (Y, X).
 
         Raises:
             UserError: when the extra is not installed.
@@ -98,11 +99,20 @@ class ImageReader:
         return torch.stack([self._one(image) for image in images])
 
     def _one(self, image: Any) -> Float[Tensor, "C Y X"]:
-        picture = _pillow().fromarray(image) if isinstance(image, np.ndarray) else image
-        picture = picture.convert("RGB" if self.channels == 3 else "L")
+        if isinstance(image, np.ndarray):
+            image = _pillow().fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+        picture = image.convert("RGB" if self.channels == 3 else "L")
         resized = np.asarray(picture.resize(self.size[::-1], self.resample), dtype=np.float32)
         values = torch.from_numpy(resized.reshape(*self.size, self.channels)) * self.scale
         return ((values - torch.tensor(self.mean)) / torch.tensor(self.deviation)).permute(2, 0, 1)
+
+
+def _by_channel(told: Mapping[str, Any], name: str, channels: int, path: Path) -> tuple[float, ...]:
+    """A number for each channel: as the file says, or halves."""
+    found = told.get(name) or (HALF,) * channels
+    if not isinstance(found, list | tuple) or len(found) != channels:
+        raise ConfigError(f"{path}: {name}", f"found {found}", f"{channels} numbers, one for each channel")
+    return tuple(map(float, found))
 
 
 def open_image(path: str | Path | BinaryIO) -> Any:

@@ -50,7 +50,7 @@ def write_published(folder: Path, model: Model, ids: Mapping[str, Any]) -> str:
     if str(settings["architectures"][0]).endswith("Model") and layout.prefix and not _has_head(described):
         stored = {name.removeprefix(layout.prefix): tensor for name, tensor in stored.items()}
     write_tensors(stored, folder / SINGLE, metadata={"format": "pt"})
-    write_whole(folder / CONFIG, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))
+    _write_json(folder / CONFIG, settings)
     return str(settings["model_type"])
 
 
@@ -95,15 +95,19 @@ def write_pooling(folder: Path, head: config.Embedding, width: int, longest: int
         for i, (kind, path) in enumerate(zip(kinds, paths, strict=False))
     ]
     modes = {"first": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
-    pooling = {f"pooling_mode_{name}": head.pooling == own for own, name in modes.items()}
+    pooling: dict[str, Any] = {f"pooling_mode_{name}": head.pooling == own for own, name in modes.items()}
     (folder / POOLING).parent.mkdir(exist_ok=True)
-    files = {
+    files: dict[Path, Any] = {
         MODULES: modules,
         POOLING: {"word_embedding_dimension": width, **pooling},
         **({SENTENCES: {"max_seq_length": longest, "do_lower_case": False}} if longest is not None else {}),
     }
     for path, value in files.items():
-        write_whole(folder / path, lambda path, value=value: path.write_text(json.dumps(value, indent=2) + "\n"))
+        _write_json(folder / path, value)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_whole(path, lambda part: part.write_text(json.dumps(value, indent=2) + "\n"))
 
 
 def pools(head: object) -> TypeGuard[config.Embedding]:
