@@ -10,14 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pellucid.config import model as config
 from pellucid.config import parts
+from pellucid.config.defaults import default_run
 from pellucid.config.optimisation import Training
-from pellucid.config.run import Characters, Run, TextFiles, fitting_objectives
+from pellucid.config.run import Characters, NamedData, Run, TextFiles, fitting_objectives
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.data.corpus import Corpus
 from pellucid.models.build import build
 from pellucid.training import card, precision
 from pellucid.training.card import Costs, card_rows, flops_per_token, matrix_peak, measure, peak_memory, write_card
-from pellucid.training.session import Session
+from pellucid.training.session import Session, prepare
 from pellucid.training.watch import MetricsFile
 
 D, L, F, V = STACK.d_model, STACK.num_layers, STACK.feed_forward.d_ff, 61
@@ -107,6 +108,21 @@ def test_a_slow_product_is_timed_once_and_no_larger_one_is_tried(monkeypatch):
     assert precision.product_seconds(cpu, "bfloat16", 2048) == (512, [0.3])
     assert tried == [256, 256, 512, 512]
     assert precision.product_seconds(cpu, "float32", 1024) == (1024, [0.01] * 5)
+
+
+@pytest.mark.parametrize(("speed", "said"), [(1e9, True), (50e9, False), (200e9, False)])
+def test_a_precision_that_is_slow_here_is_told_when_a_run_begins(monkeypatch, speed, said):
+    speeds = {"float32": 60e9, "bfloat16": speed}
+    monkeypatch.setattr(precision, "_speed", lambda device, kind: speeds[kind])
+    precision.slowness.cache_clear()
+    asked = replace(default_run("decoder", NamedData(name="python-docs")), tokenizer=Characters())
+    run = replace(asked, training=replace(asked.training, precision="bfloat16"))
+    chosen = prepare(run, corpus=Corpus(kind="text", train=["some text"] * 9, validation=["more text"] * 9)).chosen
+    precision.slowness.cache_clear()
+    assert run.training.precision == "bfloat16"
+    expected = "bfloat16 (products in bfloat16 are 60 times as slow here as in float32; training.precision=auto takes"
+    assert chosen.get("precision", "").startswith(expected) == said
+    assert said or "precision" not in chosen
 
 
 def test_kibibytes_on_linux_and_bytes_on_a_mac(monkeypatch):

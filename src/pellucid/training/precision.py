@@ -75,6 +75,16 @@ def doubts(precision: str, device: torch.device) -> list[str]:
     return ["float32-medium is less exact here than float32: set training.precision in config.toml to train on in that"]
 
 
+@cache
+def slowness(precision: str, device_type: str) -> str:
+    """How much slower bfloat16 is than float32, on processors without instructions for it; empty where it is not."""
+    if precision != "bfloat16" or device_type != "cpu":
+        return ""
+    device = torch.device(device_type)
+    times = _speed(device, "float32") / _speed(device, "bfloat16")
+    return f"products in bfloat16 are {times:.0f} times as slow here as in float32" if times > MARGIN else ""
+
+
 def _speed(device: torch.device, precision: str) -> float:
     """FLOP/s of a product in a precision: the best of five, which other programs disturb least."""
     size, seconds = product_seconds(device, precision, LARGEST)

@@ -21,7 +21,7 @@ from pellucid.models.build import Model, build
 from pellucid.models.checkpoint import load_description
 from pellucid.models.load import describe
 from pellucid.training.distributed import ALONE, World
-from pellucid.training.precision import fastest
+from pellucid.training.precision import fastest, slowness
 from pellucid.training.start import prepare_parameters, take_over, with_own_labels
 
 
@@ -88,8 +88,9 @@ def reopen(folder: Path, *, device: str | torch.device = "cpu") -> Session:
 
 def _measured(run: Run, device_type: str, world: World) -> tuple[Run, dict[str, str]]:
     """The run with every ``auto`` replaced by what is fastest here."""
-    if run.training.precision != "auto":
-        return run, {}
+    if (precision := run.training.precision) != "auto":
+        slow = world.told(lambda: slowness(precision, device_type))
+        return run, {"precision": f"{precision} ({slow}; training.precision=auto takes the fastest)"} if slow else {}
     choice, reason = world.told(lambda: fastest(device_type))  # two measurements need not agree
     training = replace(run.training, precision=choice)
     return replace(run, training=training), {"precision": f"{choice} ({reason})"}
