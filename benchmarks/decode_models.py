@@ -232,8 +232,8 @@ def _embeddings(folder: Path, size: Size) -> None:
     _write(
         folder,
         [
-            Case(name=f"16–{size.longest} tokens, batches of 32", rows=texts, batch=32),
-            Case(name="16–64 tokens, batches of 32", rows=short, batch=32),
+            Case(name=f"16–{size.longest} tokens", rows=texts, batch=32),
+            Case(name="16–64 tokens", rows=short, batch=32),
             Case(name="16–64 tokens, one by one", rows=short[: min(32, len(short))], batch=1, ordered=False),
         ],
     )
