@@ -202,7 +202,7 @@ class _Batch:
             logits: of the places of the tokens, and ``scores``, what the rules have made of them.
             counts: of each row, its guesses and those that were right.
         """
-        stuck = impossible(scores).tolist()
+        stuck = impossible(scores.flatten(0, 1)).view(scores.shape[:2]).tolist()
         added: Round = [None] * len(self.lines)
         for i, (own, (guessed, right)) in enumerate(zip(new, counts or [(0, 0)] * len(new), strict=True)):
             row = self.choice.here[i]
