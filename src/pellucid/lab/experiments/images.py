@@ -68,7 +68,7 @@ EXPERIMENT = Experiment(
     source="Dosovitskiy et al. 2021 (ViT), §3.1; the images: Alpaydin & Kaynak 1998, as in scikit-learn",
     setting=f"Digits of 8 × 8 pixels in 16 patches, three layers of width 64; {STEPS} steps of {ROWS} images, a little "
     f"turned and moved, at a rate of {PEAK:g}; tested on the quarter that scikit-learn's split leaves out.",
-    minutes=9,
+    minutes=13,
     measure=measure,
     judge=judge,
     draw=draw,

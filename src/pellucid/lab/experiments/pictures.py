@@ -111,7 +111,7 @@ EXPERIMENT = Experiment(
     source="Ramesh et al. 2021 (DALL-E), §2; the codes: van den Oord et al. 2017",
     setting=f"“a handwritten seven”, then 16 of {CODES} codes: two layers of width 96, {WRITING} steps of {ROWS} rows; "
     f"{SAMPLES} are drawn at a temperature of {TEMPERATURE} and read by a model that was trained on real digits.",
-    minutes=9,
+    minutes=14,
     measure=measure,
     judge=judge,
     draw=draw,

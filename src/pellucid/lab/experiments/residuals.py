@@ -143,7 +143,7 @@ EXPERIMENT = Experiment(
     setting=f"{', '.join(map(str, DEPTHS))} layers of width {WIDTH}, norms before the sub-layers, are to name the "
     f"tokens {BACK[0]} and {BACK[1]} places back, in {STEPS} steps of {ROWS} rows of {LENGTH} at a rate of {PEAK:g}; "
     "the same without residual connections, without norms, and without both.",
-    minutes=6,
+    minutes=9,
     measure=measure,
     judge=judge,
     draw=draw,
