@@ -134,7 +134,7 @@ EXPERIMENT = Experiment(
     f"{LENGTH}, in {STEPS} steps of {ROWS} rows at a rate of {PEAK:g}. Asked for are the same {ASKED} characters at "
     f"the end of held-out windows of {', '.join(str(times * LENGTH) for times in TIMES)}. Learned positions beyond "
     f"{LENGTH} are there, but were never trained; T5's bias takes all distances from about 30 on for one.",
-    minutes=8,
+    minutes=9,
     measure=measure,
     judge=judge,
     draw=draw,

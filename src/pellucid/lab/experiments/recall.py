@@ -86,7 +86,7 @@ EXPERIMENT = Experiment(
     source="Bahdanau et al. 2015, §1; Vaswani et al. 2017, §4 (lengths of paths); the task: Graves et al. 2014, §4.1",
     setting=f"Random tokens are to be copied. Two layers of width {WIDTH} against recurrent networks of as many "
     f"parameters, one for each length; {STEPS} steps of {ROWS} rows at a rate of {PEAK:g}, the same loop for all.",
-    minutes=10,
+    minutes=12,
     measure=measure,
     judge=judge,
     draw=draw,
