@@ -208,15 +208,14 @@ def measure(name: str, plan: Plan, mirror: str | None) -> str:
     work = work_of(shape, mirror)
     everyone = candidates(work.model)
     found = [name for name, candidate in everyone.items() if find_spec(candidate.needs)]
-    alone = (PRODUCTS,) if isinstance(work.model, config.Decoder) else (PRODUCTS, KERNELS)
-    records = {name: Record() for name in (PEAK, *alone, *found)}
+    records = {name: Record() for name in (*YARDSTICKS, *found)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "work.pickle"
         path.write_bytes(pickle.dumps(work))
         for group in groups(found, shape.together):
             run_group(group, shape, path, plan, records)
     flops = flops_per_token(work.model, shape.length) if isinstance(work.model, config.Decoder) else 0
-    lines = [speed(name, records.get(name), flops) for name in (*everyone, *alone)]
+    lines = [speed(name, records.get(name), flops) for name in (*everyone, PRODUCTS, KERNELS)]
     arithmetic = " | GFLOP/s | of the peak" if flops else ""
     head = f"| candidate | tokens/s | pellucid ÷ candidate{arithmetic} | peak memory, GB |\n"
     table = head + "|---" * (head.count("|") - 1) + "|\n" + "\n".join(lines)

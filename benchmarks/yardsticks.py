@@ -70,7 +70,7 @@ def products_alone(work: Work) -> Yardstick:
 def kernels_alone(work: Work) -> Yardstick:
     """The matrix products of a step and every other operation, each as one kernel; labels are counted as work."""
     alone, update = products_alone(work), _update(work)
-    scores = torch.randn(2, max(batch.tokens.numel() for batch in work.batches), _vocabulary(work)).bfloat16()
+    scores = torch.randn(2, max(batch.tokens.numel() for batch in work.batches), _vocabulary(work.model)).bfloat16()
     others = [[*_others(work, batch, scores), update] for batch in work.batches[::EVERY]]
 
     def steps() -> Iterator[float]:
@@ -82,29 +82,35 @@ def kernels_alone(work: Work) -> Yardstick:
     return Yardstick(steps(), alone.amounts)
 
 
-def _vocabulary(work: Work) -> int:
-    assert isinstance(work.model, config.EncoderDecoder)
-    return work.model.target.vocab_size
+def _vocabulary(model: config.Model) -> int:
+    if isinstance(model, config.Decoder):
+        return model.front.vocab_size
+    assert isinstance(model, config.EncoderDecoder)
+    return model.target.vocab_size
 
 
 def _others(work: Work, batch: Batch, scores: Tensor) -> Iterator[Callable[[], object]]:
-    """All operations forwards and backwards that are no products, of an encoder–decoder.
+    """All operations forwards and backwards that are no products.
 
-    ``scores`` is room for the logits and their softmax, which all batches share: each would be 80 MB.
+    ``scores`` is room for the logits and their softmax, which all batches share: each could be hundreds of megabytes.
     """
-    model, rows = work.model, batch.tokens.size(0)
-    assert isinstance(model, config.EncoderDecoder)
-    assert batch.source is not None
-    source, target = (int((side != work.pad).sum()) for side in (batch.source, batch.tokens))
-    yield from _layer(model.encoder, rows, source, (source // rows,))
+    model, rows, vocab = work.model, batch.tokens.size(0), _vocabulary(work.model)
     # Causal attention has half the keys.
-    yield from _layer(model.decoder, rows, target, (target // rows // 2, source // rows))
-    width, vocab = model.decoder.d_model, model.target.vocab_size
-    for tokens in (source, target):
-        ids, gradient = torch.randint(vocab, (tokens,)), torch.randn(tokens, width)
-        yield partial(torch.nn.functional.embedding, ids, torch.randn(vocab, width))
+    if isinstance(model, config.Decoder):
+        own, sides = model.stack, [batch.tokens.numel()]
+        yield from _layer(own, rows, sides[0], (sides[0] // rows // 2,))
+    else:
+        assert isinstance(model, config.EncoderDecoder)
+        assert batch.source is not None
+        own, sides = model.decoder, [int((side != work.pad).sum()) for side in (batch.source, batch.tokens)]
+        source, target = sides
+        yield from _layer(model.encoder, rows, source, (source // rows,))
+        yield from _layer(own, rows, target, (target // rows // 2, source // rows))
+    for tokens in sides:
+        ids, gradient = torch.randint(vocab, (tokens,)), torch.randn(tokens, own.d_model)
+        yield partial(torch.nn.functional.embedding, ids, torch.randn(vocab, own.d_model))
         yield partial(torch.ops.aten.embedding_dense_backward, gradient, ids, vocab, -1, False)
-    logits, shares = scores[:, :target]
+    logits, shares = scores[:, : sides[-1]]
     yield partial(torch.softmax, logits, -1, out=shares)  # of which the gradient is made in place
 
 
@@ -114,8 +120,12 @@ def _layer(stack: Stack, rows: int, tokens: int, keys: tuple[int, ...]) -> Itera
             yield from _softmax(rows * stack.attention.num_heads, tokens // rows, number)
             yield from _residual(tokens, stack.d_model, dropped=stack.dropout > 0)
         hidden, gradient = (torch.randn(tokens, stack.feed_forward.d_ff, dtype=torch.bfloat16) for _ in range(2))
-        yield hidden.relu_
-        yield partial(torch.ops.aten.threshold_backward, gradient, hidden, 0)
+        if stack.feed_forward.activation == "gelu":
+            yield partial(torch.ops.aten.gelu.out, hidden, out=torch.empty_like(hidden))
+            yield partial(torch.ops.aten.gelu_backward, gradient, hidden)
+        else:
+            yield hidden.relu_
+            yield partial(torch.ops.aten.threshold_backward, gradient, hidden, 0)
         yield from _residual(tokens, stack.d_model, dropped=stack.dropout > 0)
 
 
