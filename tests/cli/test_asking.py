@@ -1,9 +1,11 @@
 """`generate` and `translate` with all that can be asked of a text."""
 
+import io
 import json
 import re
 from dataclasses import replace
 
+import click
 import pytest
 import torch
 from families import STACK
@@ -129,3 +131,35 @@ def test_forms(said, tmp_path):
 def test_what_cannot_be_asked(said, arguments, message):
     with pytest.raises(UserError, match=message):
         said(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "idle"),
+    [
+        (("translate", "ab", "--coverage", 0.2), "--coverage"),
+        (("translate", "ab", "--patience", 1), "--patience"),
+        (("translate", "ab", "--length-penalty", "wu:1"), "--length-penalty"),
+        (("translate", "ab", "--prefix-bias", 0.5), "--prefix-bias"),
+        (("generate", "ab", "--guesses", 3), "--guesses"),
+    ],
+)
+def test_options_that_could_not_be_obeyed_are_refused(said, arguments, idle):
+    with pytest.raises(UserError, match=idle):
+        said(*arguments)
+
+
+@pytest.mark.parametrize("command", ["generate", "translate"])
+def test_at_least_one_token(said, command):
+    with pytest.raises(click.BadParameter, match="0 is not in the range"):
+        said(command, "ab", "--tokens", 0)
+
+
+def test_lines_of_windows(said, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffab\r\nba\r\n"))
+    lines = said("generate", "--tokens", 1, "--json").splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["ab", "ba"]
+
+
+def test_guesses_are_told_where_there_were_none(said):
+    told = json.loads(said("generate", "ab", "--tokens", 1, "--lookup", "--json"))
+    assert (told["guessed"], told["accepted"]) == (0, 0)

@@ -1,5 +1,6 @@
 """Encoder tasks: neither neighbours nor the way of reading change an answer."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from families import CHOICES, STACK, small
 
 from pellucid.config import model as config
-from pellucid.config import parts
+from pellucid.config import parts, run
 from pellucid.config.defaults import default_run
 from pellucid.config.run import Characters, TextFiles
 from pellucid.data.tokenizers import Tokenizer
@@ -224,3 +225,10 @@ def test_the_wrong_model_or_length_is_told(tokenizer):
     for way in ("padded", "packed"):
         with pytest.raises(UserError, match="a sequence of 27 tokens; expected at most 4"):
             tasks(model, way).embed(TEXTS)
+
+
+def test_a_gap_behind_what_is_read_is_refused(tokenizer):
+    shortened = copy.copy(tokenizer)
+    shortened.conventions = run.Conventions(pad=tokenizer.pad, mask=tokenizer.mask, longest=4)
+    with pytest.raises(UserError, match="a gap behind the first 4 tokens"):
+        EncoderTasks(loaded(shortened)).fill(["abcdef<mask>"])

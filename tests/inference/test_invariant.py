@@ -10,7 +10,7 @@ from pellucid.config import parts
 from pellucid.errors import UserError
 from pellucid.inference.engine import Engine
 from pellucid.inference.guesses import PromptLookup
-from pellucid.inference.invariant import Invariant
+from pellucid.inference.invariant import Invariant, group_for
 from pellucid.inference.speculative import speculate
 from pellucid.inference.writer import Plain
 
@@ -67,6 +67,14 @@ def test_rows_that_come_and_go_are_those_of_the_writer(kind, family):
         tokens = torch.randint(0, VOCAB, (len(rows.lengths), 2))
         found, wanted = writer.extend(tokens, rows), plain.extend(tokens, expected)
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 6, 64])
+@pytest.mark.parametrize("widths", [(384, 1536), (768, 3072), (46, 128), (7,)])
+def test_a_group_leaves_no_numbers_over(widths, threads):
+    group = group_for(widths, threads)
+    assert group == 1 or (8 <= group <= 64 and all(group * width % (32 * threads) == 0 for width in widths))
+    assert group_for((384, 1536), 2) == 8
 
 
 def test_groups_of_one_length_are_put_together():

@@ -73,12 +73,24 @@ def test_the_longest_unused_is_forgotten():
     assert [prefix.tokens[0] for prefix in cached._kept] == [30, 10, 40]
     cached.prefill([[40, 41, 42, 43, 44, 45]])  # takes the place of what it begins with
     assert [len(prefix.tokens) for prefix in cached._kept] == [4, 6]
-    cached.prefill([list(range(50))[:13]])  # more than all the room
-    assert cached.held == 10
+    cached.prefill([list(range(50))[:13]])  # more than all the room: its beginning
+    assert [len(prefix.tokens) for prefix in cached._kept] == [12]
+    cached.prefill([list(range(50))[:13]])
+    assert cached.reused == 3 + 4 + 12
     cached.clear()
     assert (cached.held, cached._find(None, [40, 41])) == (0, (None, 0))
     with pytest.raises(UserError, match="prefix_tokens: found -1"):
         Prefixes(cached.writer, -1)
+
+
+def test_what_is_kept_has_no_more_room_than_it_needs():
+    cached = Prefixes(Engine(small("decoder")), tokens=100, shortest=2)
+    for prompts in ([[5, 6, 7, 8]], [[9, 8, 7], [4, 5, 6, 7, 8, 9]]):
+        cached.prefill(prompts)
+    held = {prefix.tokens: prefix.rows.keys + prefix.rows.values for prefix in cached._kept}
+    assert {len(tokens) for tokens in held} == {4, 3, 6}
+    for tokens, slots in held.items():
+        assert {tuple(each.shape[::2]) for each in slots} == {(1, len(tokens))}
 
 
 @writers

@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 
+import exploring
 import pytest
 import torch
 from families import STACK
 
 from pellucid.config import model as config
+from pellucid.config import parts
 from pellucid.config.defaults import default_run, demo_run
 from pellucid.config.run import Characters, TextFiles
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
+from pellucid.inference.alignments import Coverage, align
 from pellucid.inference.decode import Prompt, generations
 from pellucid.inference.rules import MinLength, NoRepeat
 from pellucid.inference.sampling import Never, Sampling, Temperature
@@ -91,6 +94,7 @@ def test_texts_that_are_written(loaded, seed):
         assert len(one.likelihoods) == len(said)
         table = alone(loaded, source[row].tolist() if two else None, tokens[row].tolist(), said)
         for place, token in enumerate(said):
+            assert one.likelihoods[place].token == token
             assert one.likelihoods[place].logprob == pytest.approx(table[place, token].item(), abs=1e-4)
             assert [other for other, _ in one.likelihoods[place].best] == table[place].topk(2).indices.tolist()
     assert generations(model, Prompt(tokens, source=source), max_new_tokens=2)[0].likelihoods == ()
@@ -124,9 +128,21 @@ def test_scores_of_translations(loaded):
         assert len(best) == 3
         assert best[0].score >= best[1].score >= best[2].score
         for one in best:
-            if len(one.tokens) < 6:
+            ended = len(one.tokens) < 6
+            assert [each.token for each in one.likelihoods] == [*one.tokens, *loaded.tokenizer.ends[:ended]]
+            if ended:
                 (again,) = score(loaded, [one.text], given=[source], top=1)
                 assert sum(likelihood.logprob for likelihood in one.likelihoods) == pytest.approx(
                     again.logprob, abs=1e-4
                 )
                 assert one.score == pytest.approx(again.logprob / Searching().penalty(len(again.tokens)), abs=1e-4)
+
+
+def test_a_text_that_fills_all_positions_is_looked_at_like_others():
+    loaded = exploring.loaded("encoder_decoder", positions=parts.Learned(max_length=8))
+    whole = {"max_new_tokens": 50, "rules": (Never(loaded.tokenizer.ends),), "logprobs": 1}
+    ((one,),) = translations(loaded, ["cat"], Searching(2, coverage=Coverage(0.2)), **whole)
+    assert len(one.tokens) == 8  # the last is never read
+    assert [each.token for each in one.likelihoods] == list(one.tokens)
+    (aligned,) = align(loaded, ["cat"], [one.text])
+    assert len(aligned.target) == len(loaded.tokenizer.encode(one.text))

@@ -224,3 +224,11 @@ def test_long_recordings_are_heard_window_by_window(listener):
     assert plain.segments == ()
     with pytest.raises(UserError, match='found "fr"'):
         transcribe(loaded, tone(0.1), language="fr")
+
+
+def test_a_model_of_one_language_is_asked_for_no_other():
+    marks = Marks(start=1, languages={}, tasks={}, untimed=2, end=3, never=(), never_first=(), latest_start=None)
+    assert marks.prompt(None, "transcribe", True) == [1]
+    for language, task in (("de", "transcribe"), (None, "translate")):
+        with pytest.raises(UserError, match="was not taught several"):
+            marks.prompt(language, task, True)

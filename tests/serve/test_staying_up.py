@@ -8,11 +8,13 @@ import httpx
 import openai
 import pytest
 from fastapi.testclient import TestClient
-from serving import endless, http, loaded, served, settled
+from serving import classifier, endless, http, loaded, served, settled
 
+from pellucid.errors import UserError
+from pellucid.serve import run
 from pellucid.serve.app import create_app
 from pellucid.serve.limits import Limits
-from pellucid.serve.service import of_loaded
+from pellucid.serve.service import Service, of_loaded
 
 
 def test_a_client_that_leaves_frees_its_row(decoder):
@@ -186,3 +188,31 @@ def test_a_fault_is_told_and_forgotten(decoder):
         assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 500
         assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 200
         assert settled(background)
+
+
+def test_a_model_that_cannot_run_says_so(decoder, monkeypatch):
+    def fail(self):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(Service, "warm", fail)
+    monkeypatch.setattr(run, "PATIENCE", 0.5)
+    with served(decoder) as background, http(background) as client:
+        for answer in (client.get("/readyz"), client.post("/v1/completions", json={"prompt": "a"})):
+            assert answer.status_code == 503
+            assert "no memory left" in answer.text
+
+
+@pytest.mark.parametrize("asked", [{"invariant": True}, {"prefix_tokens": 100}])
+def test_what_an_encoder_could_not_obey_is_refused(asked):
+    with pytest.raises(UserError, match=next(iter(asked))):
+        of_loaded(classifier(), "demo", **asked)
+
+
+def test_prefixes_are_of_prompts():
+    with pytest.raises(UserError, match=r"prefix_tokens.*EncoderDecoder.*decoder"):
+        of_loaded(loaded("encoder_decoder"), "demo", prefix_tokens=100)
+
+
+def test_an_invariant_service_counts_the_room_of_its_groups(decoder):
+    service = of_loaded(decoder, "demo", invariant=True, limits=Limits(tokens=1000))
+    assert service.limits.tokens == 1000 // service.writer.group

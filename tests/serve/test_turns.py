@@ -2,11 +2,14 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import httpx
 from serving import loaded, served
 
 from pellucid.serve import worker
+from pellucid.serve.limits import Limits
+from pellucid.serve.metrics import Metrics
 
 PROMPT = {"prompt": "the cat", "max_tokens": 40, "temperature": 0, "logit_bias": {"1": -100, "2": -100}}
 
@@ -49,6 +52,20 @@ def test_the_model_does_not_wait_for_a_loop_that_hears_nothing(monkeypatch):
     monkeypatch.setattr(worker.Worker, "_hear", _deaf(worker.Worker._hear))
     with served(loaded("decoder")) as background:
         assert whole(background, PROMPT)
+
+
+def test_questions_do_not_hold_up_what_is_being_written(monkeypatch):
+    monkeypatch.setattr(worker, "ASIDE", 0.0)
+    own, asked = worker.Worker(SimpleNamespace(has_work=True), Limits(), Metrics()), []
+
+    def question():
+        asked.append(len(asked))
+        if len(asked) < 100:  # whoever is answered asks again before the next step
+            own._orders.put(question)
+
+    own._orders.put(question)
+    own._obey()
+    assert asked == [0]
 
 
 def _deaf(hear):

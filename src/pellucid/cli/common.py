@@ -29,10 +29,12 @@ Verify = Annotated[bool, typer.Option("--verify", help="Compare the files' check
 WeightsOption = Annotated[
     str, typer.Option(help="As they are read: float32; bfloat16 and int8 are faster, and nearly the same.")
 ]
+PENALTY = "wu:0.6"
 LengthPenaltyOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="wu:A divides by ((5+length)/6)^A (Wu et al. 2016), power:A by length^A (fairseq, Marian); A is wu:A."
+        help="wu:A divides by ((5+length)/6)^A (Wu et al. 2016), power:A by length^A (fairseq, Marian); A is wu:A.",
+        show_default=PENALTY,
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -74,8 +76,8 @@ def open_fast(folder: Path, device: str, verify: bool, weights: str) -> Any:
     return fast(open_run(folder, device, verify), known(weights))
 
 
-def penalty_of(text: str) -> LengthPenalty:
-    """The length penalty that an option names.
+def penalty_of(text: str | None) -> LengthPenalty:
+    """The length penalty that an option names, or the usual one.
 
     Raises:
         UserError: for one that is not known.
@@ -83,7 +85,7 @@ def penalty_of(text: str) -> LengthPenalty:
     from pellucid.inference.beam import Power, Wu
 
     kinds: dict[str, type[Wu | Power]] = {"": Wu, "wu": Wu, "power": Power}
-    kind, _, number = text.rpartition(":")
+    kind, _, number = (text or PENALTY).rpartition(":")
     try:
         return kinds[kind](float(number))
     except (KeyError, ValueError):
@@ -101,12 +103,12 @@ def texts_or_stdin(texts: Sequence[str] | None) -> list[str]:
     if sys.stdin.isatty():
         raise UserError("input", "no text", "texts as arguments, or lines on standard input")
     try:
-        lines = [line.rstrip("\n") for line in sys.stdin]
+        lines = [line.rstrip("\r\n") for line in sys.stdin]
     except UnicodeDecodeError as error:
         raise UserError("standard input", f"not UTF-8 ({error})", "text in UTF-8") from None
     if not lines:
         raise UserError("standard input", "empty", "one text a line")
-    return lines
+    return [lines[0].removeprefix("\ufeff"), *lines[1:]]  # some editors on Windows begin a file with that mark
 
 
 def print_json(value: Any) -> None:

@@ -44,6 +44,8 @@ def diff(
     if save_test is not None and (b is None or save_test.exists()):
         found = f"{save_test} exists" if b is not None else "one model alone"
         raise UserError("--save-test", found, "a new file, and the paths of two models")
+    if target is not None and text is None:
+        raise UserError("--target", "no text", "--text beside it")
     ours = open_run(a, device)
     theirs = None if b is None else open_run(b, device).model
     if text is None:

@@ -38,13 +38,15 @@ def evaluate(
     target: Annotated[Path | None, typer.Option(help="Other pairs, target side.")] = None,
     labelled: Annotated[Path | None, typer.Option(help="Other labelled texts.")] = None,
     mirror: Annotated[str | None, typer.Option(help="A folder to read a catalogue set from.")] = None,
-    beams: Annotated[int, typer.Option(help="Beams for translations; 1 is greedy.")] = 1,
-    length_penalty: LengthPenaltyOption = "wu:0.6",
+    beams: Annotated[int, typer.Option(help="Beams for translations; 1 is greedy.", min=1)] = 1,
+    length_penalty: LengthPenaltyOption = None,
     device: Device = "auto",
     verify: Verify = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
+    if length_penalty is not None and beams == 1:
+        raise UserError("--length-penalty", "one beam, which is not searched with", "--beams 5 or so beside it")
     given = given_data([text] if text else None, source, target, labelled, None, None)
     loaded = open_run(run, device, verify)
     examples, corpus = _examples(loaded, test, given, mirror)
@@ -86,7 +88,7 @@ def _examples(loaded: Any, test: str | None, given: Data | None, mirror: str | N
     return corpus.tests[test], corpus
 
 
-def _scores(loaded: Any, corpus: Any, examples: Any, beams: int, length_penalty: str) -> dict[str, Any]:
+def _scores(loaded: Any, corpus: Any, examples: Any, beams: int, length_penalty: str | None) -> dict[str, Any]:
     from pellucid.data.batches import evaluation_batches
     from pellucid.inference.predict import translate
     from pellucid.training.evaluate import evaluate as measure

@@ -50,17 +50,21 @@ if TYPE_CHECKING:
     from pellucid.inference.sampling import Sampling
     from pellucid.models.checkpoint import Loaded
 
+GUESSES = 4
 Lookup = Annotated[bool, typer.Option("--lookup", help="Guess ahead what followed the same words before.")]
 DraftOption = Annotated[
     Path | None, typer.Option("--draft", metavar="RUN", help="A smaller model of the same tokens that guesses ahead.")
 ]
-Guesses = Annotated[int, typer.Option(min=1, help="Tokens guessed at once, with --lookup or --draft.")]
+Guesses = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens guessed at once, with --lookup or --draft.", show_default=str(GUESSES)),
+]
 
 
 def generate(
     run: RunArgument,
     text: Texts = None,
-    tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 200,
+    tokens: Annotated[int, typer.Option(help="At most so many new tokens.", min=1)] = 200,
     temperature: Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder; 0 is greedy.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest that reach p together.")] = None,
@@ -79,7 +83,7 @@ def generate(
     logprobs: Logprobs = None,
     lookup: Lookup = False,
     draft: DraftOption = None,
-    guesses: Guesses = 4,
+    guesses: Guesses = None,
     seed: Annotated[int, typer.Option(help="Decides the draws.")] = 0,
     weights: WeightsOption = "float32",
     device: Device = "auto",
@@ -89,6 +93,8 @@ def generate(
 ) -> None:
     if lookup and draft is not None:
         raise UserError("--draft", "--lookup too", "one way to guess")
+    if guesses is not None and not lookup and draft is None:
+        raise UserError("--guesses", "nothing that guesses", "--lookup or --draft beside it")
     sampling = sampling_of(temperature, top_k, top_p, min_p, seed, typical=typical)
     asked = rule_options(
         repetition=repetition_penalty, presence=presence_penalty, frequency=frequency_penalty, no_repeat=no_repeat,
@@ -101,7 +107,7 @@ def generate(
         "sampling": sampling,
         "rules": asked.rules(loaded.tokenizer),
         "stop": stop or (),
-        "guesser": _guesser(loaded, small, lookup, guesses),
+        "guesser": _guesser(loaded, small, lookup, guesses or GUESSES),
     }
     _print(loaded, prompts, settings, json=json, logprobs=logprobs)
 
@@ -119,9 +125,10 @@ def _print(
             print(piece, end="", flush=True)
         print()
         return
+    guessing = settings["guesser"] is not None
     for prompt, one in zip(prompts, completions(loaded, prompts, logprobs=logprobs, **settings), strict=True):
         if json:
-            print_json({"prompt": prompt, "text": one.text, **told(one, loaded.tokenizer)})
+            print_json({"prompt": prompt, "text": one.text, **told(one, loaded.tokenizer, guessing=guessing)})
         else:
             print(prompt + one.text)
 

@@ -100,25 +100,25 @@ def _schema(text: str) -> str:
         raise UserError("--schema", f"{text} cannot be read ({error})", "a file of JSON, or the JSON itself") from None
 
 
-def told(output: Output, tokenizer: Tokenizer) -> dict[str, Any]:
+def told(output: Output, tokenizer: Tokenizer, *, guessing: bool = False) -> dict[str, Any]:
     """What else there is to say of an output, for JSON: its score, why it ended, its tokens with their likelihoods.
 
     Args:
         tokenizer: of what is written.
+        guessing: whether something guessed ahead; then how often it did, and how often rightly, is told too.
     """
     found: dict[str, Any] = {}
     if output.score is not None:
         found["score"] = output.score
     if output.reason is not None:
         found["reason"] = output.reason
-    if output.guessed:
+    if guessing:
         found |= {"guessed": output.guessed, "accepted": output.accepted}
     if output.likelihoods:
-        ids = [*output.tokens, *tokenizer.ends[:1]][: len(output.likelihoods)]
-        pieces = tokenizer.pieces(ids)
+        pieces = tokenizer.pieces(one.token for one in output.likelihoods)
         found["tokens"] = [
             {
-                "id": token,
+                "id": one.token,
                 "piece": piece,
                 "logprob": one.logprob,
                 "best": [
@@ -126,6 +126,6 @@ def told(output: Output, tokenizer: Tokenizer) -> dict[str, Any]:
                     for other, logprob in one.best
                 ],
             }
-            for token, piece, one in zip(ids, pieces, output.likelihoods, strict=True)
+            for piece, one in zip(pieces, output.likelihoods, strict=True)
         ]
     return found

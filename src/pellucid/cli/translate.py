@@ -38,6 +38,7 @@ from pellucid.cli.rules import (
     rule_options,
     told,
 )
+from pellucid.errors import UserError
 
 Patience = Annotated[
     float | None,
@@ -56,7 +57,7 @@ def translate(
     run: RunArgument,
     text: Texts = None,
     beams: Annotated[int, typer.Option(min=1, help="Texts carried on side by side; 1 is greedy.")] = 1,
-    length_penalty: LengthPenaltyOption = "wu:0.6",
+    length_penalty: LengthPenaltyOption = None,
     patience: Patience = None,
     coverage: CoverageOption = 0.0,
     best: Annotated[int, typer.Option(min=1, help="So many targets of each source, best first.")] = 1,
@@ -64,7 +65,9 @@ def translate(
     prefix_bias: PrefixBias = None,
     from_language: Annotated[str | None, typer.Option(help="The source's token in a model of many, as de_DE.")] = None,
     to_language: Annotated[str | None, typer.Option(help="The target's token in a model of many, as en_XX.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="At most so many; the source's length + 50 by default.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="At most so many; the source's length + 50 by default.")
+    ] = None,
     repetition_penalty: Repetition = 1.0,
     presence_penalty: Presence = 0.0,
     frequency_penalty: Frequency = 0.0,
@@ -88,6 +91,12 @@ def translate(
         repetition=repetition_penalty, presence=presence_penalty, frequency=frequency_penalty, no_repeat=no_repeat,
         bad_words=bad_word, biases=bias, min_tokens=min_tokens, regex=regex, schema=schema,
     )  # fmt: skip
+    if beams == 1:
+        asked_in_vain = {"--length-penalty": length_penalty, "--patience": patience, "--coverage": coverage or None}
+        for option in (name for name, value in asked_in_vain.items() if value is not None):
+            raise UserError(option, "one beam, which is not searched with", "--beams 4 or so beside it")
+    if prefix_bias is not None and prefix is None:
+        raise UserError("--prefix-bias", "no prefix", "--prefix beside it")
     search = {"beams": beams, "penalty": penalty_of(length_penalty), "patience": patience, "best": best}
     loaded, sources = open_fast(run, device, verify, weights), texts_or_stdin(text)
     settings = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -46,14 +47,14 @@ class Tokenizer:
         raw.no_truncation()
         raw.encode_special_tokens = True
         _part_names(raw)
-        self.raw, self.conventions, self.target = raw, conventions, target or self
+        self.raw, self.target = raw, target or self
+        self.conventions: run.Conventions | None = None
         self.vocab_size = max(raw.get_vocab().values()) + 1
         self.unk, self.bos, self.eos, self.mask = (self._find(role) for role in ("unk", "bos", "eos", "mask"))
         pad = self._find("pad")
         self.pad = self.eos if pad is None else pad
         if conventions is not None:
-            self.pad, self.mask = conventions.pad, conventions.mask
-            self.eos = next(iter(conventions.ends), self.eos)
+            self._follow(conventions)
 
     # ---- what stands around a text -------------------------------------------------------------
 
@@ -126,8 +127,19 @@ class Tokenizer:
             own = self.target.special(target)
             starts = bool(changed.start) and changed.start[0] not in plain
             changed = replace(changed, start=(own,)) if starts else replace(changed, forced=(own,))
-        other = None if self.target is self else Tokenizer(self.target.raw, changed)
-        return Tokenizer(self.raw, changed, other)
+        return self._by(changed)
+
+    def _by(self, conventions: run.Conventions) -> Tokenizer:
+        """The same, with other tokens around its texts; ``raw`` is shared, and may be at work meanwhile."""
+        other = copy.copy(self)
+        other._follow(conventions)
+        other.target = other if self.target is self else self.target._by(conventions)
+        return other
+
+    def _follow(self, conventions: run.Conventions) -> None:
+        self.conventions = conventions
+        self.pad, self.mask = conventions.pad, conventions.mask
+        self.eos = next(iter(conventions.ends), self.eos)
 
     # ---- special tokens ------------------------------------------------------------------------
 

@@ -103,12 +103,12 @@ class Covering:
     def __call__(self, texts: Sequence[tuple[int, ...]], said: int) -> list[float]:
         longest = max(map(len, texts))
         whole = [[*self.start, *text, *[0] * (longest - len(text))] for text in texts]
-        device = self.keep.device
+        device, read = self.keep.device, len(self.start) - 1 + said  # the last token said is not read any more
         rows = torch.full((len(texts),), self.row, device=device)
-        weights = looked_at(self.model, self.encoded.select(rows), torch.tensor(whole, device=device),
+        weights = looked_at(self.model, self.encoded.select(rows), torch.tensor(whole, device=device)[:, :read],
                             self.coverage.layer)  # fmt: skip
         first = len(self.start) - 1 - self.written
-        sums = weights[:, max(first, 0) : len(self.start) - 1 + said].sum(dim=1)[:, self.keep]
+        sums = weights[:, max(first, 0) : read].sum(dim=1)[:, self.keep]
         covered = sums.clamp(min=torch.finfo(sums.dtype).tiny, max=1.0).log()
         return (self.coverage.beta * covered.sum(dim=1)).tolist()
 
@@ -200,7 +200,7 @@ def _weights(
     start = [*writer.start, *writer.forced]
     with torch.inference_mode():
         encoded = model.encode(torch.tensor([framed], device=model.device))
-    tokens = torch.tensor([[*start, *written]], device=model.device)
+    tokens = torch.tensor([[*start, *written[:-1]]], device=model.device)  # what comes after the last is not asked
     (weights,) = looked_at(model, encoded, tokens, layer)
     before = _begins(framed, read)
     return weights[len(start) - 1 : len(start) - 1 + len(written), before : before + len(read)].cpu()

@@ -128,7 +128,7 @@ class Choices:
         rows = [row for row, _ in asked]
         found = likelihoods(_picked(logits, rows), [self.tokens[row] for row in rows], max(most for _, most in asked))
         for (row, most), one in zip(asked, found, strict=True):
-            self.likelihoods[row] = Likelihood(one.logprob, one.best[:most])
+            self.likelihoods[row] = replace(one, best=one.best[:most])
 
 
 def _starts(slots: Sequence[Slot]) -> Iterator[tuple[int, Slot]]:

@@ -25,10 +25,15 @@ from pellucid.inference.writer import Go, Writer, carried
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A finished text: its tokens without the end, and its log-probability over its length penalty."""
+    """A finished text: its tokens without the end, and its log-probability over its length penalty.
+
+    Attributes:
+        end: the token that ended it; ``None`` where a stop, the length or rules did.
+    """
 
     tokens: tuple[int, ...]
     score: float
+    end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Power:
 LengthPenalty = Wu | Power
 PAPER = Wu(0.6)
 Text = tuple[int, ...]
+Ended = tuple[Text, float, int | None]
+"""A text that is over, its log-probability, and the token that ended it."""
 Fate = Literal["kept", "finished", "dropped"]
 
 
@@ -158,7 +165,7 @@ class Search:
         divisor = self.divisor(length)
         judged: list[Candidate] = []
         kept: list[tuple[Text, float]] = []
-        finished: list[tuple[Text, float]] = []
+        finished: list[Ended] = []
         for place, (total, beam, token) in enumerate(zip(values, origins, tokens, strict=True)):
             if total == -math.inf:
                 continue
@@ -168,7 +175,7 @@ class Search:
                 # As in a search that takes the best W candidates: an end ranked below them does not count.
                 if place < width:
                     fate = "finished"
-                    finished.append((text[:-1] if ends else text, total))
+                    finished.append((text[:-1], total, token) if ends else (text, total, None))
             elif len(kept) < width:
                 fate, becomes = "kept", len(kept)
                 kept.append((text, total))
@@ -187,12 +194,13 @@ class Search:
         """The best ``width`` texts, best first."""
         return sorted(self.found, key=lambda one: -one.score)[: self.beams.width]
 
-    def _file(self, texts: Sequence[tuple[Text, float]], said: int) -> None:
+    def _file(self, texts: Sequence[Ended], said: int) -> None:
         if not texts:
             return
         divisor = self.divisor(said)
-        extra = self.bonus([text for text, _ in texts], said) if self.bonus else [0.0] * len(texts)
-        self.found += [Hypothesis(text, t / divisor + more) for (text, t), more in zip(texts, extra, strict=True)]
+        extra = self.bonus([text for text, _, _ in texts], said) if self.bonus else [0.0] * len(texts)
+        scored = zip(texts, extra, strict=True)
+        self.found += [Hypothesis(text, t / divisor + more, end) for (text, t, end), more in scored]
         self.found.sort(key=lambda one: -one.score)
         if self.beams.patience is None:
             del self.found[self.beams.width :]
@@ -200,15 +208,15 @@ class Search:
     def _go_on(self, kept: Sequence[tuple[Text, float]], length: int) -> None:
         """The beginnings that go on; decides whether the search is over."""
         if not kept:  # rules have left no way on: what stood there before competes as it stands
-            before = [(text, t) for text, t in zip(self.texts, self.totals, strict=True) if t > -math.inf and text]
+            before = zip(self.texts, self.totals, strict=True)
             if not self.found:
-                self._file(before, length - 1)
+                self._file([(text, t, None) for text, t in before if t > -math.inf and text], length - 1)
             self.is_over = True
             return
         idle = [(kept[0][0], -math.inf)] * (self.beams.width - len(kept))
         self.texts, self.totals = (list(part) for part in zip(*kept, *idle, strict=True))
         if length >= self.longest:
-            self._file(kept, length)
+            self._file([(text, t, None) for text, t in kept], length)
             self.is_over = True
         else:
             self.is_over = self._settled()

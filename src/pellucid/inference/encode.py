@@ -169,6 +169,10 @@ class EncoderTasks:
         mask = self.tokenizer.require("mask")
         cut = [gapped(self.tokenizer, text) for text in texts]
         rows = [self.tokenizer.excerpt(ids) for ids in cut]
+        for text, ids, row in zip(texts, cut, rows, strict=True):
+            if row.count(mask) < ids.count(mask):
+                found = f"a gap behind the first {len(row):,} tokens of {text[:40]!r}…"
+                raise UserError("fill", found, "a shorter text")
 
         def best(flat: Flat, now: Sequence[int]) -> list[list[tuple[list[int], list[float]]]]:
             tokens = torch.tensor([token for i in now for token in rows[i]], device=flat.states.device)

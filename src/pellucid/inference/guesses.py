@@ -103,7 +103,8 @@ class Draft:
         if type(small.model) is not type(large.model):
             found, wanted = (type(each.model).__name__ for each in (small, large))
             raise UserError("draft", f"a model of kind {found}", f"one of kind {wanted}, as the one it guesses for")
-        if small.tokenizer.raw.get_vocab() != large.tokenizer.raw.get_vocab():
+        ours, theirs = ((each.tokenizer, each.tokenizer.target) for each in (small, large))
+        if any(a.raw.get_vocab() != b.raw.get_vocab() for a, b in zip(ours, theirs, strict=True)):
             hint = "train it on the same text, or with --from a run of the same tokenizer"
             raise UserError("draft", "its tokens are others", "the tokens of the model that it guesses for", hint)
         return cls(small.writer, guesses)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import gcd, lcm
 from typing import Any
 
 import torch
@@ -27,15 +28,25 @@ from pellucid.inference.prefixes import copied
 from pellucid.inference.rules import check
 from pellucid.inference.writer import Ids, Writer
 
+LEAST, MOST = 8, 64  # texts of a group; fewer multiply slowly, and one alone takes the time and room of all
+
+
+def group_for(widths: Iterable[int], threads: int) -> int:
+    """The smallest group in which no numbers are left over, for vectors of these widths; else one text by itself."""
+    whole = 32 * threads
+    needed = lcm(*(whole // gcd(whole, width) for width in widths))
+    group = -(-LEAST // needed) * needed
+    return group if group <= MOST else 1
+
 
 class Invariant:
     """A writer whose scores do not depend on the batch, to the last bit.
 
     Args:
-        group: G, texts that are written together. One alone costs as much as so many.
+        group: G, texts that are written together. One alone costs as much as so many; see :func:`group_for`.
     """
 
-    def __init__(self, writer: Writer, group: int = 8) -> None:
+    def __init__(self, writer: Writer, group: int = LEAST) -> None:
         check(group > 0, "group", group, "more than 0")
         self.writer, self.group = writer, group
 

@@ -14,6 +14,7 @@ from torch import Tensor
 class Likelihood:
     """The log-probability of a token, before any rule, and of the likeliest in its place, the likeliest first."""
 
+    token: int
     logprob: float
     best: tuple[tuple[int, float], ...] = ()
 
@@ -23,5 +24,5 @@ def likelihoods(logits: Float[Tensor, "N V"], tokens: Sequence[int], top: int) -
     table = logits.float().log_softmax(dim=-1)
     own = table.gather(1, torch.tensor(list(tokens), device=table.device)[:, None])[:, 0].tolist()
     best = table.topk(min(top, table.size(-1)), dim=-1)
-    rows = zip(own, best.indices.tolist(), best.values.tolist(), strict=True)
-    return [Likelihood(value, tuple(zip(ids, logprobs, strict=True))) for value, ids, logprobs in rows]
+    rows = zip(tokens, own, best.indices.tolist(), best.values.tolist(), strict=True)
+    return [Likelihood(token, value, tuple(zip(ids, found, strict=True))) for token, value, ids, found in rows]

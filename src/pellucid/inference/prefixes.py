@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pellucid.inference.rules import check
-from pellucid.inference.writer import Ids, Writer
+from pellucid.inference.writer import Ids, Shrinking, Writer
 from pellucid.nn.positions import check_length
 
 
@@ -87,11 +87,12 @@ class Prefixes:
         """Remembers rows as they are now, such as a finished answer that a conversation will go on from.
 
         Args:
-            texts: of each row, its prompt included; what has not been fed yet does not count.
+            texts: of each row, its prompt included; what has not been fed yet does not count. Of one that is longer
+                than all that may be kept its beginning is.
         """
         for i, (key, length) in enumerate(zip(_keys(texts, sources), rows.lengths, strict=True)):
-            text = tuple(texts[i][:length])
-            if not self.shortest <= len(text) <= self.tokens:
+            text = tuple(texts[i][: min(length, self.tokens)])
+            if len(text) < self.shortest:
                 continue
             known, depth = self._find(key, text)
             if known is not None and depth == len(text):
@@ -101,7 +102,11 @@ class Prefixes:
                 self._drop(known)  # the new one begins with all of it
             while self.held + len(text) > self.tokens:
                 self._drop(next(iter(self._kept)))
-            self._add(_Prefix(key, text, copied(rows, [i])))
+            own = copied(rows, [i])
+            own.crop([len(text)])
+            if isinstance(own, Shrinking):  # so that as many tokens are held as are counted
+                own.shrink()
+            self._add(_Prefix(key, text, own))
 
     def _go_on(self, prompts: Ids, found: Sequence[tuple[Any, int]]) -> tuple[Float[Tensor, "B V"], Any]:
         """Copies what is known and feeds the rest; shorter rests are padded, and the padding is forgotten."""

@@ -109,7 +109,10 @@ class Marks:
             UserError: for a language or a task that the model does not know.
         """
         wanted = [self.start]
-        if language is not None and self.languages:
+        if not self.languages and (language is not None or task != TASKS[0]):
+            found = f"language {language}" if language is not None else f"task {task}"
+            raise UserError("transcribe", f"{found}, of a model that was not taught several", "neither")
+        if language is not None:
             wanted += [_known(self.languages, language, "language"), _known(self.tasks, task, "task")]
         return wanted if timed else [*wanted, self.untimed]
 

@@ -29,7 +29,7 @@ class Output:
         tokens: its tokens, without the one that ends it; a stop string stays among them.
         score: of a beam search, its log-probability over its length penalty.
         reason: why it ended; ``None`` for a text of a beam search.
-        likelihoods: where asked for, of each token, and last of the one that ends it.
+        likelihoods: where asked for, of each token, and last of the one that ends it, if one does.
         guessed: how many tokens were guessed ahead, and ``accepted``, how many of them were right.
     """
 
@@ -178,10 +178,11 @@ class _Translating:
 
     def _told(self, row: tuple[list[int], list[int], str], start: list[int], found: Hypothesis) -> Output:
         likely: list[Likelihood] = []
-        if self.logprobs is not None:
-            said = [*found.tokens, *self.tokenizer.target.ends[:1]]
+        if self.logprobs is not None and (found.tokens or found.end is not None):
+            said = [*found.tokens, *([] if found.end is None else [found.end])]
             device = self.loaded.model.device
-            read, whole = (torch.tensor([ids], device=device) for ids in (row[0], [*start, *found.tokens]))
+            # The last token is not fed: there may be no position for it.
+            read, whole = (torch.tensor([ids], device=device) for ids in (row[0], [*start, *said[:-1]]))
             logits = self.loaded.model(read, whole)[0, len(start) - 1 :]
-            likely = likelihoods(logits, said[: logits.size(0)], self.logprobs)
+            likely = likelihoods(logits[: len(said)], said, self.logprobs)
         return Output(self._text(row[2], found.tokens), found.tokens, found.score, None, tuple(likely))

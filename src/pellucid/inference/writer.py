@@ -48,6 +48,14 @@ class Vacating(Protocol):
         """These rows leave, and the last ones take their places; which row now stands where."""
 
 
+@runtime_checkable
+class Shrinking(Protocol):
+    """Rows that have more room than they use."""
+
+    def shrink(self) -> None:
+        """Gives back what is not in use; whoever goes on makes new room."""
+
+
 def source_limit(model: WritingModel) -> int | None:
     """The longest text that a model can read before it writes; ``None`` for any."""
     return model.encoder.max_length if isinstance(model, EncoderDecoder) else None

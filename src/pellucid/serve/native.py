@@ -77,7 +77,9 @@ async def translate(body: TranslateBody, request: Request) -> Response:
     try:
         tokenizer = service.loaded.tokenizer.in_languages(body.source_language, body.target_language)
     except UserError as error:
-        raise of_user(error, param="target_language") from None
+        names = service.loaded.tokenizer.special_tokens
+        is_source = body.source_language is not None and body.source_language not in names
+        raise of_user(error, param="source_language" if is_source else "target_language") from None
     target = tokenizer.target
     start = [*target.start, *target.forced]
     penalty = Wu(0.6 if body.length_penalty is None else body.length_penalty)

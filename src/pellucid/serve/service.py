@@ -6,9 +6,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from pellucid.config import model as config
 from pellucid.errors import UserError
@@ -16,9 +19,10 @@ from pellucid.inference import predict
 from pellucid.inference.aside import aside
 from pellucid.inference.batching import Request, Scheduler
 from pellucid.inference.engine import fast
-from pellucid.inference.invariant import Invariant
+from pellucid.inference.invariant import Invariant, group_for
 from pellucid.inference.prefixes import Prefixes
 from pellucid.inference.writer import Plain, Writer
+from pellucid.models.build import Model
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder import Encoder
@@ -209,7 +213,7 @@ def open_service(
         invariant: scores have the same bits, whoever is written beside a text.
 
     Raises:
-        UserError: for what cannot be opened, or reads no text; for prefixes in an invariant service.
+        UserError: for what cannot be opened, or reads no text; for prefixes or invariance where they mean nothing.
     """
     folder = find(target)
     called = name or (str(target) if not Path(target).exists() else folder.resolve().name)
@@ -241,15 +245,29 @@ def of_loaded(
     if weights not in ("plain", "float32", "bfloat16", "int8"):
         raise UserError("weights", f'found "{weights}"', "float32, bfloat16, int8 or plain")
     quick = loaded if weights == "plain" else fast(loaded, weights)  # type: ignore[arg-type]
-    writer = None if isinstance(model, Encoder) else _writer(quick.writer or Plain(model), prefix_tokens, invariant)
+    _check_fit(model, prefix_tokens, invariant)
+    writer = None if isinstance(model, Encoder) else quick.writer or Plain(model)
+    if writer is not None and invariant:
+        writer = Invariant(writer, group_for(_widths(model), torch.get_num_threads()))
+        # A text may stand in a group by itself, which then has the room of all.
+        limits = limits or Limits()
+        limits = replace(limits, tokens=max(1, limits.tokens // writer.group))
+    elif writer is not None and prefix_tokens:
+        writer = Prefixes(writer, prefix_tokens)
     return Service(quick, name, writer, limits=limits, template=template)
 
 
-def _writer(writer: Writer, prefix_tokens: int, invariant: bool) -> Writer:
-    """The same, with what is asked of it."""
+def _check_fit(model: Model, prefix_tokens: int, invariant: bool) -> None:
+    """Refuses what could not be obeyed."""
     if prefix_tokens and invariant:
         found = "prefixes that are remembered: what is read in parts adds up in another order"
         raise UserError("invariant", found, "one of the two")
-    if invariant:
-        return Invariant(writer)
-    return Prefixes(writer, prefix_tokens) if prefix_tokens else writer
+    if invariant and isinstance(model, Encoder):
+        raise UserError("invariant", "an encoder, which reads texts of all clients together", "a model that writes")
+    if prefix_tokens and not isinstance(model, Decoder):
+        raise UserError("prefix_tokens", f"a model of kind {type(model).__name__}", "a decoder, which reads prompts")
+
+
+def _widths(model: Model) -> set[int]:
+    """Of the vectors that a model's functions of single numbers are applied to."""
+    return {width for stack in config.stacks(model.config) for width in (stack.d_model, stack.feed_forward.d_ff)}

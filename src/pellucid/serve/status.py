@@ -24,7 +24,8 @@ async def healthz() -> Response:
 async def readyz(request: Request) -> Response:
     """Whether requests are answered: not before the model is warm, not while the service ends."""
     if not service_of(request).is_ready:
-        raise ServiceError(503, "not ready", code="not_ready", retry_after=1)
+        worker = service_of(request).worker
+        raise ServiceError(503, worker.failure or "not ready", code="not_ready", retry_after=1)
     return Json({"status": "ready"})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -32,6 +33,7 @@ USUAL_SECONDS = 1.0  # of a request, while none has ended
 WRITES = 1000  # a second, to all streams together; the rest of the machine is the model's
 SLOWEST = 0.5  # seconds between two writes to a stream, at most
 TURN = 0.1  # seconds that the model waits for the loop at most
+ASIDE = 0.1  # seconds of other work between two steps, after which what is being written goes on
 LEFT = 5.0  # seconds that the work in hand may still take when the service has ended
 
 
@@ -78,6 +80,7 @@ class Worker:
         self.scheduler, self.limits, self.metrics = scheduler, limits, metrics
         self.open: set[Ticket] = set()  # of the loop
         self.is_ready = False
+        self.failure: str | None = None  # why it never will be
         self.rows = 0  # that the model remembers
         self._tickets: dict[Job, Ticket] = {}  # of the thread
         self._orders: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
@@ -95,7 +98,11 @@ class Worker:
         self._loop = asyncio.get_running_loop()
 
         def begin() -> None:
-            warm()
+            try:
+                warm()
+            except Exception as error:
+                self.failure = f"the model could not be run once: {error}"
+                raise
             self.is_ready = True
 
         self._orders.put(begin)
@@ -113,7 +120,12 @@ class Worker:
         return self._orders.qsize() + (len(self.scheduler.waiting) if self.scheduler else 0)
 
     def check_room(self, count: int = 1) -> None:
-        """Raises :class:`ServiceError` when the line is full, or would be too short for so many at any time."""
+        """Raises :class:`ServiceError` when the line is full, or would be too short for so many at any time.
+
+        Also when nothing can be answered at all.
+        """
+        if self.failure is not None:
+            raise ServiceError(503, self.failure, code="not_ready")
         waiting, most = self.waiting, self.limits.waiting + self.limits.rows
         if count > most:
             raise ServiceError(400, f"{count} texts; at most {most} may be on their way here", param="n")
@@ -249,11 +261,16 @@ class Worker:
             self._give_up(ServiceError(503, "the service is ending", code="ending", retry_after=5), "ending")
 
     def _obey(self) -> None:
-        """Does what was ordered; waits for an order where there is nothing else to do."""
+        """Does what was ordered; waits for an order where there is nothing else to do.
+
+        Where texts are being written other work has its share and no more: who answers one question is asked the next.
+        """
         try:
-            busy = self.scheduler is not None and self.scheduler.has_work
-            while True:
+            busy, until = self._is_writing(), math.inf
+            while time.monotonic() < until:
                 order = self._orders.get(block=not busy)
+                if self._is_writing():
+                    until = min(until, time.monotonic() + ASIDE)
                 try:
                     order()
                 except Exception:
@@ -261,6 +278,9 @@ class Worker:
                 busy = True
         except queue.Empty:
             return
+
+    def _is_writing(self) -> bool:
+        return self.scheduler is not None and self.scheduler.has_work
 
     def _step(self, scheduler: Scheduler) -> None:
         began = time.perf_counter()

@@ -186,6 +186,12 @@ class Memory:
         room[count:after, :, :length], room[count:after, :, length:longest] = new, 0
         return room
 
+    def shrink(self) -> None:
+        """As :meth:`~pellucid.inference.writer.Shrinking.shrink`."""
+        count, used = len(self.lengths), max(self.lengths, default=0)
+        for slots in (self.keys, self.values):
+            slots[:] = [None if each is None else each[:count, :, :used].clone() for each in slots]
+
     def crop(self, lengths: Sequence[int]) -> None:
         """Forgets what each row was fed beyond these lengths."""
         self.lengths = [min(own, length) for own, length in zip(self.lengths, lengths, strict=True)]
