@@ -60,9 +60,18 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> 
 
 def machine() -> str:
     """One line on what was measured on."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = names[0].split(":")[1].strip() if names else platform.processor()
-    return f"{os.cpu_count()} cores of {name}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    return f"{os.cpu_count()} cores of {processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """Its name, which may be that of several generations, and what tells them apart: family and instructions."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in info.splitlines())}
+    name, flags = facts.get("model name", platform.processor()), facts.get("flags", "").split()
+    widest = next((each for each in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if each in flags), None)
+    told = [f"family {facts['cpu family']}"] if "cpu family" in facts else []
+    told += [widest] if widest else []
+    return f"{name} ({', '.join(told)})" if told else name
 
 
 def write_page(name: str, title: str, text: str) -> None:
