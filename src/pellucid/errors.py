@@ -26,6 +26,10 @@ class UserError(PellucidError):
         text = sentence + (f". {hint[0].upper()}{hint[1:]}" if hint else "")
         super().__init__(text if text.endswith("?") else text + ".")
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str, str]]:
+        """Made again of its parts, so that one process can tell another."""
+        return type(self), (self.where, self.found, self.expected, self.hint)
+
 
 class ConfigError(UserError):
     """A setting with a value that cannot work."""

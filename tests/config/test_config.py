@@ -199,6 +199,10 @@ def test_errors_of_a_config_file_name_the_file(tmp_path):
             ["objective.curriculum_steps=9", "objective.separate_documents=true"],
             r"objective\.curriculum_steps: found 9",
         ),
+        (
+            ["objective.curriculum_steps=9", "objective.length=250"],
+            r"objective\.length: found 250; expected a multiple of 8",
+        ),
     ],
 )
 def test_settings_that_cannot_both_act_are_told(given, message):

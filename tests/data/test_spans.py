@@ -101,6 +101,15 @@ def test_batches_read_what_is_left_and_ask_for_what_is_gone(tokenizer):
     assert read > len(text) * 0.25
 
 
+@pytest.mark.parametrize("length", [2, 9, 16, 64])
+@pytest.mark.parametrize(("rate", "span"), [(0.15, 3.0), (0.15, 1.0), (0.9, 1.5), (0.01, 3.0)])
+def test_how_much_is_read_of_a_window_is_known_before(length, rate, span):
+    objective, text = run.SpanCorruption(length=length, rate=rate, span=span), "the cat sat on the mat " * 20
+    tokenizer = Tokenizer.train(run.Characters(), [text]).with_sentinels(objective.sentinels)
+    batch = training_batches([text], tokenizer, objective, batch_tokens=128, seed=0)[0]
+    assert max(batch.source.size(1), batch.tokens.size(1)) == objective.longest
+
+
 @pytest.mark.parametrize(
     ("setting", "told"), [({"rate": 1.0}, "rate"), ({"span": 0.5}, "span"), ({"length": 1}, "length")]
 )

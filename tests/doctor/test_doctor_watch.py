@@ -1,5 +1,7 @@
 """Watching a training: what goes wrong is said, what goes well is not, and neither changes a bit of it."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,44 @@ def test_an_error_on_the_way_leaves_nothing_either():
     assert hooks(model, optimizer) == 0
 
 
+@dataclass
+class Packed:
+    """What ``dataclasses.replace`` cannot copy."""
+
+    ids: torch.Tensor
+    length: int = field(init=False)
+
+    def __post_init__(self):
+        self.length = self.ids.size(1)
+
+
+class Unpacking(Decoder):
+    def forward(self, packed):
+        return super().forward(packed.ids)
+
+
+def test_what_cannot_be_kept_ends_no_training():
+    model = fresh(Unpacking)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pl.doctor.watch(model, optimizer, every=1) as watched:
+        loss = model(Packed(text(0)[:, :-1])).square().mean()
+        loss.backward()
+        optimizer.step()
+        record = watched.step(loss)
+    assert record.forward is None
+    assert "what the model reads cannot be kept" in record.notes[0]
+    assert record.notes[0].endswith("or give probe=…")
+
+
+def test_a_probe_that_fails_ends_no_training():
+    def broken():
+        raise KeyError("gone")
+
+    watched = train(fresh(), steps=2, every=1, probe=broken)
+    assert [record.forward for record in watched.records] == [None, None]
+    assert "could not be run for a look: KeyError: 'gone'" in watched.records[0].notes[0]
+
+
 @pytest.mark.compiles
 def test_a_compiled_model_is_watched_and_not_compiled_again():
     from torch import _dynamo as dynamo
@@ -181,6 +221,13 @@ def test_a_rate_that_is_far_too_high():
 def test_a_post_norm_model_without_warm_up(warmup, layers, warned):
     watched = train(fresh(layers=layers, post=True), steps=41, warmup=warmup)
     assert (("schedule.warmup", Status.WARN) in found(watched)) == warned
+
+
+def test_a_training_that_goes_on_has_its_warm_up_behind_it():
+    watched = train(fresh(layers=6, post=True), steps=41, warmup=0, after=1000)
+    assert ("schedule.warmup", Status.WARN) not in found(watched)
+    watched = train(fresh(), rate=0.3, warmup=0, vocab_size=VOCAB, after=1000)
+    assert ("schedule.warmup", Status.FAIL) in found(watched)
 
 
 def test_a_model_that_sees_what_it_is_asked_for():

@@ -50,6 +50,17 @@ def test_masks_mean_what_they_mean_to_the_model(name):
     assert torch.equal(subject(batch.with_(keep=keep)), model.logits(batch.ids, keep).detach())
 
 
+def test_a_batch_of_the_data_goes_where_the_model_is(monkeypatch):
+    batch = Batch(ids=torch.zeros(2, 5, dtype=torch.long), keep=torch.ones(2, 5, dtype=torch.bool))
+    moved, asked = batch.to(torch.device("meta")), []
+    assert moved.ids.is_meta
+    assert moved.keep.is_meta
+    assert moved.labels is None
+    monkeypatch.setattr(Batch, "to", lambda self, device: asked.append(device) or moved)
+    assert found(models.Plain(), Spec(batch=batch))[0].spec.batch is moved
+    assert asked == [torch.device("cpu")]
+
+
 def test_a_model_without_a_mask_argument_is_not_masked():
     assert found(models.Plain())[0].spec.masked is False
 

@@ -8,6 +8,7 @@ from zoo.base import GPT, VOCAB
 import pellucid as pl
 from pellucid.doctor.gathered import gathered
 from pellucid.doctor.infer import subject_of
+from pellucid.doctor.scripts.data import laws
 from pellucid.doctor.spec import Batch, Spec
 from pellucid.doctor.xray import UnseenError, xray
 
@@ -133,6 +134,17 @@ def test_a_decoder_needs_no_mask_for_padding_on_its_right():
     assert (
         looked(ids=ids.flip(1), labels=ids.flip(1).masked_fill(~keep.flip(1), -100), keep=None)["data.mask"] == "FAIL"
     )
+
+
+def test_a_start_that_is_the_padding_is_no_padding():
+    """T5, Marian and Pegasus begin what they write at it."""
+    ids, keep = texts()
+    labels = ids.masked_fill(~keep, -100)
+    ids[:, 0] = PAD
+    for mask in (keep, None):
+        assert looked("encoder_decoder", ids=ids, labels=labels, keep=mask) == {"data.labels": "PASS"}
+        assert looked("decoder", ids=ids, labels=labels, keep=mask)["data.mask"] == "FAIL"
+    exec(laws(Spec(kind="encoder_decoder", pad_id=PAD, eos_id=EOS)), {"ids": ids, "keep": keep, "labels": labels})
 
 
 def test_blocks_of_one_long_text_need_no_end():

@@ -1,6 +1,7 @@
 """Dropout that drops nothing, products of groups in double precision, and noise that shrinks in it."""
 
 import callable_models as models
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -104,6 +105,26 @@ def test_a_leak_in_training_is_one_without_them():
     finding = causal(leaks=True)
     assert finding.status is Status.FAIL
     assert "only in training mode" in finding.seen
+
+
+class Elsewhere(models.Plain):
+    """Draws from NumPy, which no seed of PyTorch rules, while it is trained; ``always``: at any time."""
+
+    always = False
+
+    def forward(self, ids):
+        return self.logits(ids) * (1 + np.random.rand() if self.always or self.training else 1.0)
+
+
+@pytest.mark.parametrize(("always", "status"), [(False, Status.PASS), (True, Status.INCONCLUSIVE)])
+def test_a_mode_that_gives_other_outputs_each_time_is_not_said_to_be_compared(always, status):
+    model, check = Elsewhere(), "causal.prefix_invariance"
+    model.always = always
+    spec = pl.Spec(kind="decoder", call=lambda model, batch: model(batch.ids))
+    finding = pl.doctor(model, spec, only=[check])[check]
+    assert finding.status is status
+    assert ("nothing can be compared" in finding.seen) is always
+    assert always or "training" not in finding.done
 
 
 class InAnotherOrder(models.Plain):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pellucid.cli.watching import Watching
+from pellucid.cli.watching import Watching, _arguments
 from pellucid.config.defaults import default_run
 from pellucid.config.run import LabelledFiles, ParallelFiles, TextFiles
 from pellucid.config.schema import from_dict, to_dict, with_overrides
@@ -57,6 +57,19 @@ def test_the_command_writes_figures_and_changes_no_bit(tmp_path, family):
     assert not remarks
     assert watching.summary() == "watched, every 10 steps: nothing that stayed wrong"
     assert all(torch.equal(value, alone[name]) for name, value in weights.items())
+
+
+def test_a_curriculum_is_looked_at_in_the_lengths_that_are_trained(tmp_path, monkeypatch):
+    lengths = []
+
+    def noted(model, batch):
+        lengths.append(batch.tokens.size(1))
+        return _arguments(model, batch)
+
+    monkeypatch.setattr("pellucid.cli.watching._arguments", noted)
+    run = small_run("decoder", tmp_path, "objective.length=32", "objective.curriculum_steps=30")
+    followed(run, tmp_path / "run", watched=True)
+    assert lengths == [4, 8, 16, 16, 32]  # of steps 1, 10, 20, 30 and 40
 
 
 def test_the_command_says_what_it_finds(tmp_path):

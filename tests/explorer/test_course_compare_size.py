@@ -15,11 +15,13 @@ from pellucid.config import model as config
 from pellucid.config.optimisation import Checkpoints, Training
 from pellucid.config.parts import Attention, FeedForward, Stack
 from pellucid.config.run import ByteBPE, Causal, NamedData, Run
+from pellucid.config.start import LoRA, Pretrained
 from pellucid.explorer import session as session_module
 from pellucid.explorer.app import create_app
 from pellucid.explorer.session import Session
 from pellucid.inference.reading import read_ids
 from pellucid.models.checkpoint import Loaded, load_run
+from pellucid.nn.lora import merged_weights
 from pellucid.training.fit import fit
 from pellucid.training.session import prepare
 from pellucid.training.watch import read_records
@@ -182,6 +184,16 @@ def test_the_course_of_a_run(run):
     for key in ("step-2", "step-4"):
         made = client.post("/api/passes", json={"model": key, "ids": {"reads": [5, 6, 7]}}).json()
         assert made["model"] == key
+    assert session.model("step-2").hash != session.model("step-6").hash
+
+
+def test_steps_of_low_rank_terms_are_shown_as_the_matrices_that_they_make(run, tmp_path):
+    begun = prepare(replace(load_run(run).run, start=Pretrained(path=str(run), lora=LoRA(rank=2))))
+    list(fit(begun, tmp_path))
+    session = Session(load_run(tmp_path), "tuned", folder=tmp_path)
+    last = dict(session.model("step-6").loaded.model.named_parameters())
+    assert last.keys() == dict(session.models["main"].loaded.model.named_parameters()).keys()
+    assert all(torch.equal(last[name], value) for name, value in merged_weights(begun.model))
     assert session.model("step-2").hash != session.model("step-6").hash
 
 

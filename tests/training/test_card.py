@@ -16,6 +16,7 @@ from pellucid.config.run import Characters, NamedData, Run, TextFiles, fitting_o
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.data.corpus import Corpus
 from pellucid.models.build import build
+from pellucid.nn.lora import adapt
 from pellucid.training import card, precision
 from pellucid.training.card import Costs, card_rows, flops_per_token, matrix_peak, measure, peak_memory, write_card
 from pellucid.training.session import Session, prepare
@@ -28,6 +29,10 @@ def a_batch(family, rows=3, length=10, source=7):
     tokens = torch.randint(2, V, (rows, length))
     pair = {"source": torch.randint(2, V, (rows, source))} if family == "encoder_decoder" else {}
     return Batch(tokens=tokens, labels=tokens, **pair)
+
+
+def weights(module):
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, torch.nn.Linear))
 
 
 def test_a_decoder_by_hand():
@@ -61,6 +66,22 @@ def test_torch_counts_the_same(family, changes):
     assert flops_per_token(model, batch) * batch.num_tokens == pytest.approx(counter.get_total_flops())
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
+def test_torch_counts_the_same_of_blocks_that_are_frozen(family, adapted):
+    """Weights have no gradients; what comes before them is trained, and has."""
+    model = small(family, attention=replace(STACK.attention, kernel="explicit"), num_layers=1).train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("blocks." not in name)
+    if adapted:
+        adapt(model, ("query", "value"), rank=2, alpha=4.0, dropout=0.0)
+    batch = a_batch(family)
+    inputs = [batch.tokens] if batch.source is None else [batch.source, batch.tokens]
+    with FlopCounterMode(display=False) as counter:
+        model(*inputs).sum().backward()
+    assert flops_per_token(model, batch) * batch.num_tokens == pytest.approx(counter.get_total_flops())
+
+
 def test_padding_is_no_work_and_the_head_answers_labels_only():
     model, batch = small("encoder"), a_batch("encoder", rows=2)
     pad = torch.zeros(2, 5, dtype=torch.long)
@@ -71,7 +92,7 @@ def test_padding_is_no_work_and_the_head_answers_labels_only():
     half = batch.labels.clone()
     half[:, ::2] = IGNORE
     less = flops_per_token(model, batch) - flops_per_token(model, Batch(tokens=batch.tokens, labels=half))
-    assert less == pytest.approx(6 * card._weights(model.head) / 2)
+    assert less == pytest.approx(6 * weights(model.head) / 2)
 
 
 def test_a_window_is_less_work():
@@ -89,7 +110,7 @@ def test_a_classifier_reads_once_a_text():
     tokens = torch.randint(2, V, (3, 10))
     found = flops_per_token(model, Batch(tokens=tokens, labels=torch.zeros(3, dtype=torch.long)))
     blocks = 6 * L * (4 * D * D + 2 * D * F) + 12 * L * D * 10
-    assert found == pytest.approx(blocks + 6 * card._weights(model.head) / 10)
+    assert found == pytest.approx(blocks + 6 * weights(model.head) / 10)
 
 
 def test_what_this_machine_can_do():

@@ -32,6 +32,17 @@ def test_chunked_equals_plain(monkeypatch, smoothing, z_loss, with_bias, rows):
         torch.testing.assert_close(gradient, right)
 
 
+def test_a_frozen_layer_is_given_no_gradient():
+    states, weight, bias, labels = inputs(torch.float64)
+    weight.requires_grad_(False)
+    plain = cross_entropy.plain(F.linear(states, weight, bias), labels, 0.1, 1e-2)[0]
+    chunked = cross_entropy.chunked(states, weight, bias, labels, 0.1, 1e-2)[0]
+    assert chunked.grad_fn.saved_tensors[1] is None
+    expected, found = (torch.autograd.grad(x, (states, bias)) for x in (plain, chunked))
+    for right, gradient in zip(expected, found, strict=True):
+        torch.testing.assert_close(gradient, right)
+
+
 @torch.no_grad()
 def test_hits_are_counted_while_evaluating():
     states, weight, bias, labels = inputs(torch.float32)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +17,15 @@ import torch
 from safetensors.torch import load_file
 from test_resume import session
 
-from pellucid.cli.train import _goes_on
+from pellucid.cli.train import _goes_on, _is_same
+from pellucid.config.defaults import default_run
 from pellucid.config.optimisation import Checkpoints
+from pellucid.config.run import Characters, LabelledFiles
+from pellucid.config.start import Pretrained
 from pellucid.data.batch import IGNORE, Batch
-from pellucid.errors import UserError
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.errors import ConfigError, UserError
+from pellucid.models.checkpoint import save_description
 from pellucid.training.distributed import World
 from pellucid.training.fit import fit
 
@@ -59,6 +66,33 @@ def test_one_process_measures_for_itself():
     assert World().told(lambda: ("float32", "measured")) == ("float32", "measured")
 
 
+@pytest.mark.parametrize("found", [True, False, ConfigError("seed", "found -1", "0 or more", "leave it out")])
+def test_what_the_first_process_finds_or_meets_is_told_to_all(monkeypatch, found):
+    sent = []
+
+    def broadcast(objects, src):
+        if objects[0] is None:
+            objects[:] = pickle.loads(sent[0])
+        else:
+            sent.append(pickle.dumps(objects))
+
+    def find():
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def unasked():
+        raise AssertionError("the first process alone is asked")
+
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+    for rank, ask in enumerate((find, unasked)):
+        if isinstance(found, bool):
+            assert World(rank, 2).told(ask) is found
+        else:
+            with pytest.raises(ConfigError, match=re.escape(str(found))):
+                World(rank, 2).told(ask)
+
+
 def test_what_is_started_again_goes_on_or_begins_anew(tmp_path):
     """It never replaces another run: that one was refused when all processes started first."""
     before = session("decoder", checkpoints=Checkpoints(keep=0))
@@ -77,6 +111,24 @@ def test_what_is_started_again_goes_on_or_begins_anew(tmp_path):
     assert not _goes_on(tmp_path, other, force=True, restarted=True)
     (tmp_path / "checkpoints/step-6").mkdir(parents=True)
     assert asked(restarted=True)
+    with pytest.raises(UserError, match="a run is there already"):
+        _goes_on(tmp_path, other, force=False, restarted=True)
+    assert not _goes_on(tmp_path, other, force=True, restarted=True)
+    (tmp_path / "config.toml").unlink()  # nobody knows whose it is
+    with pytest.raises(UserError, match="a run is there already"):
+        asked(restarted=True)
+
+
+def test_a_head_that_was_given_the_labels_of_the_data_is_of_the_same_run(tmp_path):
+    tokenizer, usual = Tokenizer.train(Characters(), ["abba"]), default_run("classifier", LabelledFiles(train="x.tsv"))
+
+    def telling(*labels, seed=0):
+        model = replace(usual.model, head=replace(usual.model.head, labels=labels))
+        return replace(usual, model=model, start=Pretrained(path="runs/before"), seed=seed)
+
+    save_description(tmp_path, tokenizer, telling("a", "b").completed(vocab_size=tokenizer.vocab_size, labels=()))
+    assert _is_same(tmp_path, telling("x", "y"))  # as the run before has them
+    assert not _is_same(tmp_path, telling("x", "y", seed=7))
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,15 @@ from families import FAMILIES, describe
 from safetensors.torch import load_file
 
 from pellucid.cli.train import _follow
-from pellucid.config.optimisation import CheckpointAverage, Checkpoints, Cosine, Training
+from pellucid.config.optimisation import CheckpointAverage, Checkpoints, Cosine, ExponentialAverage, Training
 from pellucid.config.run import Causal, Characters, Masked, ParallelFiles, Run, SequenceToSequence, TextFiles
 from pellucid.data.corpus import Corpus, Pair
 from pellucid.errors import CheckpointError, DataError
+from pellucid.models.checkpoint import WEIGHTS
 from pellucid.training.distributed import ALONE
 from pellucid.training.fit import Evaluated, Remark, Resumed, Stopped, fit
 from pellucid.training.loop import Step
-from pellucid.training.resume import _random_state, _restore_random
+from pellucid.training.resume import AVERAGE, _random_state, _restore_random
 from pellucid.training.session import prepare
 
 STEPS = 18
@@ -111,6 +112,27 @@ def test_ctrl_c_between_two_evaluations_changes_nothing(tmp_path, settings):
     assert list(run(tmp_path / "broken", stops=(13,)))[-1] == Stopped(14, "interrupted")
     list(run(tmp_path / "broken"))
     assert_equal(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_ctrl_c_before_any_evaluation_saves_the_average(tmp_path):
+    for event in fit(session("decoder", average=ExponentialAverage(decay=0.9)), tmp_path):
+        if isinstance(event, Step) and event.step == 3:
+            signal.raise_signal(signal.SIGINT)
+    saved, average = (load_file(tmp_path / name) for name in (WEIGHTS, f"checkpoints/step-4/{AVERAGE}"))
+    assert saved.keys() == average.keys()
+    assert all(torch.equal(value, average[name]) for name, value in saved.items())
+
+
+def test_going_on_after_an_early_end_keeps_a_better_average(tmp_path):
+    """The last checkpoint was written before the average was made: the metrics know of it."""
+    list(fit(session("decoder"), tmp_path))
+    shutil.rmtree(tmp_path / f"checkpoints/step-{STEPS}")  # as if it had ended after step 12
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 12, "average": {"loss": 0.125}, "best": True}) + "\n")
+    before = (tmp_path / WEIGHTS).read_bytes()
+    events = list(fit(session("decoder"), tmp_path, resume=True))
+    assert [event.best for event in events if isinstance(event, Evaluated)] == [False]
+    assert (tmp_path / WEIGHTS).read_bytes() == before
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path):

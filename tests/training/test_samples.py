@@ -7,7 +7,7 @@ from test_resume import session
 
 from pellucid.config import parts
 from pellucid.config.run import SpanCorruption, TextFiles
-from pellucid.errors import UserError
+from pellucid.errors import ConfigError, UserError
 from pellucid.training.fit import Remark, fit
 from pellucid.training.loop import Step
 from pellucid.training.samples import _gapped, samples
@@ -49,6 +49,13 @@ def test_a_source_is_cut_as_it_is_in_training():
 def test_a_gap_is_shown_where_the_text_around_it_can_be_read(positions, count):
     spans = {"objective": SpanCorruption(length=16), "data": TextFiles(train=("x",))}
     assert len(samples(with_positions("encoder_decoder", positions, **spans))) == count
+
+
+def test_spans_that_would_make_a_text_longer_than_the_positions_are_refused():
+    spans = {"objective": SpanCorruption(length=16, span=1), "data": TextFiles(train=("x",))}
+    with pytest.raises(ConfigError, match=r"length: found 16, of which 17 tokens are read; expected at most 16"):
+        with_positions("encoder_decoder", 16, **spans)
+    with_positions("encoder_decoder", 17, **spans)
 
 
 def test_a_text_with_a_gap_of_its_own_is_left_out():

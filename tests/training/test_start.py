@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from test_resume import session
 
 from pellucid.config.defaults import continued_run
+from pellucid.config.optimisation import CheckpointAverage
 from pellucid.config.run import LabelledFiles
 from pellucid.config.start import LoRA, Pretrained
 from pellucid.data.corpus import Corpus, Labelled
@@ -126,14 +127,18 @@ def test_what_cannot_be_is_told(runs):
 
 
 def test_a_replaced_run_leaves_nothing_behind(runs, tmp_path):
-    list(fit(continued("decoder", runs["decoder"], lora=LoRA(rank=2)), tmp_path))
+    begun = continued("decoder", runs["decoder"], lora=LoRA(rank=2))
+    averaging = replace(begun.run.training, average=CheckpointAverage(count=2))
+    list(fit(replace(begun, run=replace(begun.run, training=averaging)), tmp_path))
     assert (tmp_path / "adapter").exists()
+    assert (tmp_path / "snapshots").exists()
     events = fit(session("encoder"), tmp_path)
     for event in events:
         if isinstance(event, Step) and event.step == 2:
             signal.raise_signal(signal.SIGINT)  # before anything is evaluated
     assert type(load_run(tmp_path, verify=True).model).__name__ == "Encoder"
     assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "snapshots").exists()
 
 
 def test_data_of_another_kind_is_refused_before_anything_is_built():

@@ -14,7 +14,7 @@ from pellucid.config.optimisation import AdamW, Constant, Cosine, InverseSquareR
 from pellucid.config.run import Causal, Classify, Masked, SequenceToSequence
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.data.corpus import Corpus, Languages, Pair
-from pellucid.errors import TrainingError
+from pellucid.errors import TrainingError, UserError
 from pellucid.models import tower
 from pellucid.models.build import build
 from pellucid.models.tower import Learning, set_learning
@@ -181,6 +181,18 @@ def test_a_loss_that_is_not_finite_stops_and_says_where():
     with torch.no_grad():
         model.blocks[0].feed_forward.up.weight.fill_(1e38)
     with pytest.raises(TrainingError, match=r"the tensor blocks\.0\.feed_forward\.pre"):
+        list(train(model, Repeating(text_batch()), Causal(), Training(steps=3)))
+
+
+def test_a_look_that_fails_hides_no_loss_that_is_not_finite(monkeypatch):
+    def full(model):
+        raise UserError('recording "logits"', "no room")
+
+    monkeypatch.setattr("pellucid.training.loop.trace", full)
+    model = small("decoder")
+    with torch.no_grad():
+        model.blocks[0].feed_forward.up.weight.fill_(1e38)
+    with pytest.raises(TrainingError, match=r"step 1: the loss is not finite.*looking.*failed \(UserError\)"):
         list(train(model, Repeating(text_batch()), Causal(), Training(steps=3)))
 
 

@@ -39,7 +39,7 @@ from pellucid.config.model import labels_of
 from pellucid.config.run import Data, LabelledFiles, NamedData, ParallelFiles, Run, TextFiles
 from pellucid.config.schema import from_dict, to_dict, with_overrides
 from pellucid.config.start import LoRA, Pretrained
-from pellucid.errors import UserError, nearest
+from pellucid.errors import PellucidError, UserError, nearest
 
 if TYPE_CHECKING:
     from pellucid.training.distributed import World
@@ -129,7 +129,8 @@ def _train(
         if shard and world.size == 1:
             raise UserError("--shard", "one process alone", "several, as `torchrun` starts them")
         quiet = json or not world.leads
-        if run is not None and _goes_on(folder, run, force=force, restarted=world.restarted):
+        restarted = world.any(world.restarted)  # where no process was lost, torchrun counts no restart
+        if run is not None and world.told(partial(_goes_on, folder, run, force=force, restarted=restarted)):
             run = None  # torchrun started us again after a process was lost
         keep_freed_memory()
         say("reading the data and training the tokenizer …" if run else "reading the data …", quiet)
@@ -200,27 +201,33 @@ def _follow(
 
 
 def _goes_on(folder: Path, run: Run, *, force: bool, restarted: bool) -> bool:
-    """Whether to go on with what is in a folder: only where ``torchrun`` has started us again.
+    """Whether to go on with what is in a folder: only with this run, where ``torchrun`` has started us again.
 
     Raises:
         UserError: for another run that is there already, unless it is to be replaced.
     """
     checkpoints = any((folder / "checkpoints").glob("step-*"))
-    if restarted and checkpoints:
-        return True
     in_the_way = checkpoints or (folder / "model.safetensors").exists()
-    if in_the_way and not force and not (restarted and _is_same(folder, run)):
+    ours = in_the_way and restarted and _is_same(folder, run)
+    if in_the_way and not ours and not force:
         hint = "choose another --out, go on with it by --resume, or replace it with --force"
         raise UserError(folder, "a run is there already", hint=hint)
-    return False
+    return ours and checkpoints
 
 
 def _is_same(folder: Path, run: Run) -> bool:
     """Whether the run in a folder is this one, by all that was said of it: it would come out the same again."""
     from pellucid.models.checkpoint import load_description
+    from pellucid.training.start import with_own_labels
 
-    saved, tokenizer = load_description(folder)
-    run = run.completed(vocab_size=tokenizer.vocab_size, labels=labels_of(saved.model))
+    try:
+        saved, tokenizer = load_description(folder)
+    except PellucidError:  # of what cannot be read nobody knows
+        return False
+    labels = labels_of(saved.model)
+    if isinstance(run.start, Pretrained):  # a head that knows other labels was given those of the data
+        run = replace(run, model=with_own_labels(run.model, run.model, labels))
+    run = run.completed(vocab_size=tokenizer.vocab_size, labels=labels)
     chosen = saved.training.precision if run.training.precision == "auto" else run.training.precision
     return saved == replace(run, training=replace(run.training, precision=chosen), conventions=saved.conventions)
 

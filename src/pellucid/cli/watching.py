@@ -35,11 +35,12 @@ class Watching:
         """Looks at each measured step's own batch."""
         from pellucid.doctor import watch
         from pellucid.training.fit import Observed
+        from pellucid.training.loop import shortened
 
         at = after
 
         def probe() -> dict[str, Any]:
-            batch = batches[(at - 1) * self.run.training.accumulate]
+            batch = shortened(batches[(at - 1) * self.run.training.accumulate], self.run.objective, at)
             return _arguments(learner.model, batch.to(learner.model.device))
 
         def look(step: Step) -> Observed:

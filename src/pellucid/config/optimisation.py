@@ -102,9 +102,10 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay:
-    """Linear warm-up, the peak, and over the last ``decay`` of the steps down by 1 - √ (Hägele et al. 2024, §3.2).
+    """Linear warm-up, the peak, and at the end down by 1 - √ (Hägele et al. 2024, §3.2).
 
-    The long middle part needs no end in sight: a run can be lengthened by going on from before its decay.
+    The way down takes the share ``decay`` of the steps after the warm-up. The long middle part needs no end in sight: a
+    run can be lengthened by going on from before its decay.
     """
 
     kind: ClassVar[str] = "wsd"

@@ -234,6 +234,12 @@ class Causal:
             self.curriculum_steps,
             "0 with separate_documents, whose windows are never cut",
         )
+        check(
+            not self.curriculum_steps or self.length % 8 == 0,
+            "length",
+            self.length,
+            "a multiple of 8 with curriculum_steps, which cuts windows into eighths",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +281,13 @@ class SpanCorruption:
     def sentinels(self) -> int:
         """How many spans a whole window has."""
         return max(1, round(round(self.length * self.rate) / self.span))
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a tower reads of a window: what is left and an end, or a start and what was taken."""
+        taken = min(max(1, round(self.length * self.rate)), self.length - 1)
+        spans = min(self.sentinels, taken, self.length - taken)
+        return max(taken, self.length - taken) + spans + 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,9 +118,9 @@ def _labels(batch: Batch, labels: Tensor, asked: Tensor, spec: Spec) -> Iterator
 def _padding(batch: Batch, spec: Spec) -> Iterator[Fault]:
     keep, ids = batch.keep, batch.ids
     if keep is None:
-        if spec.pad_id is not None and spec.pad_id != spec.eos_id and _seen(ids == spec.pad_id, spec):
+        if spec.pad_id is not None and spec.pad_id != spec.eos_id and _seen(_padded(ids, spec), spec):
             yield Fault(
-                "mask", True, f"{int((ids == spec.pad_id).sum())} tokens are padding and no mask says so",
+                "mask", True, f"{int(_padded(ids, spec).sum())} tokens are padding and no mask says so",
                 "the mask of the tokenizer was not passed on", "give the model attention_mask, or keep",
             )  # fmt: skip
         return
@@ -132,7 +132,7 @@ def _padding(batch: Batch, spec: Spec) -> Iterator[Fault]:
             "mask", False, "padding stands between real tokens", "masks of two texts were joined, or sides are mixed",
             "pad on one side",
         )  # fmt: skip
-    if spec.pad_id is not None and bool((keep & (ids == spec.pad_id)).any()) and spec.pad_id != spec.eos_id:
+    if spec.pad_id is not None and bool((keep & _padded(ids, spec)).any()) and spec.pad_id != spec.eos_id:
         yield Fault("mask", True, "padding counts as real", "the mask is all ones", "keep = ids != pad_id")
     if spec.pad_id is not None and bool((~keep & (ids != spec.pad_id)).any()):
         yield Fault(
@@ -146,6 +146,14 @@ def _padding(batch: Batch, spec: Spec) -> Iterator[Fault]:
             "waste", False, f"{waste:.0%} of the batch is padding", "texts of very different lengths in one batch",
             "sort by length before batching",
         )  # fmt: skip
+
+
+def _padded(ids: Tensor, spec: Spec) -> Tensor:
+    """(B, T): which tokens are padding. T5, Marian and Pegasus begin what they write at the same token."""
+    padding = ids == spec.pad_id
+    if spec.kind == "encoder_decoder":
+        padding[:, 0] = False
+    return padding
 
 
 def _seen(padding: Tensor, spec: Spec) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +20,10 @@ without a norm before them may be small all over."""
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.ReLU6, nn.Hardswish)
 
 
-@dataclass(frozen=True, eq=False)
-class Unit:
-    """The hidden layer of one feed-forward network.
-
-    Attributes:
-        dead: share of its units that never fired, or never varied.
-        size: F.
-    """
-
-    name: str
-    dead: float
-    size: int
+def is_activation(module: nn.Module) -> bool:
+    """Whether it is a function of each unit alone, by its class or its name."""
+    name = type(module).__name__
+    return isinstance(module, ACTIVATIONS) or "Activation" in name or name.endswith("ReLU")
 
 
 def blocks(model: nn.Module) -> dict[str, nn.Module]:

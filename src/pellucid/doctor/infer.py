@@ -43,6 +43,8 @@ def subject_of(model: Any, spec: Spec | None, *, seed: int = 0, build: str = "")
     def subject(spec: Spec | None = None) -> Subject:
         return Subject(model, spec or full, seed=seed, build=build)
 
+    if full.batch is not None:  # data are read on the processor, wherever the model is
+        full = replace(full, batch=full.batch.to(subject().device))
     full = _running(subject, notes)
     unknown = known is None and isinstance(model, nn.Module)
     if unknown and said.call is None and (turned := _time_first(subject())) is not None:

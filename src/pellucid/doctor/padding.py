@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pellucid.doctor import tolerances
+from pellucid.doctor.measures import gap
 from pellucid.doctor.spec import Batch, Side
 from pellucid.doctor.subject import Subject
 from pellucid.trace.sites import HIDDEN, Site
@@ -112,6 +114,23 @@ def _fill(subject: Subject) -> int:
         return 0
     inside = spec.pad_id is not None and (spec.vocab_size is None or 0 <= spec.pad_id < spec.vocab_size)
     return int(spec.pad_id if inside and spec.pad_id is not None else subject.words[0])
+
+
+def most_apart(subject: Subject, given: Padded, base: Tensor) -> float:
+    """How far a padded row is at most from itself without padding; 0 where that is rounding.
+
+    Args:
+        base: the outputs of all of them, padded.
+    """
+    return max(_apart(subject, given, base, row) for row in range(given.keep.size(0)))
+
+
+def _apart(subject: Subject, given: Padded, base: Tensor, row: int) -> float:
+    if gap(given.of_row(base, row), subject(given.alone(row))).share <= tolerances.SHAPE_PASS:
+        return 0.0
+    pair = lambda: (given.of_row(subject(given.batch), row), subject(given.alone(row)))  # noqa: E731
+    agreed, found, _ = subject.agree(pair, exact=False)
+    return 0.0 if agreed else found.share
 
 
 def seers(subject: Subject, given: Padded) -> tuple[list[Site], int]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pellucid.doctor import tolerances
-from pellucid.doctor.health import ACTIVATIONS, blocks, entropy, rms
+from pellucid.doctor.health import blocks, entropy, is_activation, rms
 from pellucid.doctor.record import Forward
 from pellucid.doctor.updates import plain
 from pellucid.trace.calls import Call, CallStack, following, tensors_in
@@ -127,12 +127,12 @@ class _Seen:
             rows = tensor.detach().float().square().mean(-1).sqrt()
             self.sizes[call.path] = rms(tensor.detach())
             self.spreads.append(float(rows.std() / rows.mean().clamp_min(1e-30)) if rows.numel() > 1 else torch.inf)
-        elif _is_activation(call.module):
+        elif is_activation(call.module):
             self._heard(call.path, tensor, isinstance(call.module, nn.ReLU | nn.ReLU6))
 
     def _operated(self, name: str, result: Tensor) -> None:
         current = self._stack.current
-        if not _is_activation(current.module):  # which tells by itself
+        if not is_activation(current.module):  # which tells by itself
             self._heard(current.path, result, name in RELUS)
 
     def _heard(self, path: str, result: Tensor, relu: bool) -> None:
@@ -163,10 +163,6 @@ class _Operations(TorchDispatchMode):
         if name in RELUS or name in OTHERS:
             self._told(name, result)
         return result
-
-
-def _is_activation(module: nn.Module) -> bool:
-    return isinstance(module, ACTIVATIONS) or "Activation" in type(module).__name__
 
 
 # ---- running it ----------------------------------------------------------------------------------

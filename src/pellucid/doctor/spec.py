@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -65,9 +66,16 @@ class Batch:
 
     def rows(self, chosen: Any) -> Batch:
         """Some of its rows."""
+        return self._each(lambda x: x[chosen])
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return self._each(lambda x: x.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        some: dict[str, Any] = {name: None if x is None else x[chosen] for name, x in values}
-        return Batch(**some)
+        changed: dict[str, Any] = {name: None if x is None else change(x) for name, x in values}
+        return Batch(**changed)
 
 
 Call = Callable[[Any, Batch], Tensor]

@@ -27,8 +27,8 @@ class Setting:
         vocab_size: V, of which the loss asks one; ``None``: the loss is not that of a language model, or not said.
         floor: nats below which the loss cannot fall, on data that has not been seen.
         layers: how many the model has.
-        first_rate, peak_rate: the learning rate of the first step, and the largest so far, where the optimiser is of
-            Adam's kind.
+        first_rate, peak_rate: the learning rate of the first step, if that was seen, and the largest so far, where the
+            optimiser is of Adam's kind.
     """
 
     vocab_size: int | None = None
@@ -97,7 +97,7 @@ def _finite(history: History) -> Iterator[Finding]:
 
 def _rate(history: History, setting: Setting) -> Iterator[Finding]:
     first, peak = setting.first_rate, setting.peak_rate
-    if first is None or peak is None:
+    if peak is None:
         return
     if peak > tolerances.LARGEST_RATE:
         yield _failed(
@@ -108,6 +108,8 @@ def _rate(history: History, setting: Setting) -> Iterator[Finding]:
             references=("OpenNMT/OpenNMT-py#869",),
             evidence={"first": first, "peak": peak},
         )
+    if first is None:  # whether there was a warm-up is not known of a training that goes on
+        return
     begins = history[0].forward
     known = history[-1].step - history[0].step >= tolerances.WARMUP_STEPS
     if begins is not None and begins.normed and known and setting.layers >= tolerances.DEEP and first >= 0.5 * peak:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pellucid.doctor.health import ACTIVATIONS, dead
+from pellucid.doctor.health import dead, is_activation
 
 FEW = 512
 """Tokens below which nothing is said of a unit: an expert that is given few has few chances to fire."""
@@ -37,7 +37,7 @@ def units(model: nn.Module) -> Iterator[Units]:
     found, last = Units(), _Last()
     handles = []
     for name, part in model.named_modules():
-        if _is_activation(part):
+        if is_activation(part):
             handles.append(part.register_forward_hook(_activation(found, name, isinstance(part, nn.ReLU | nn.ReLU6))))
         elif _is_linear(part):
             handles.append(part.register_forward_hook(_linear(found, last, name)))
@@ -55,11 +55,6 @@ class _Last:
     name: str = ""
     returned: Tensor | None = None
     width: int = 0
-
-
-def _is_activation(part: nn.Module) -> bool:
-    name = type(part).__name__
-    return isinstance(part, ACTIVATIONS) or "Activation" in name or name.endswith("ReLU")
 
 
 def _is_linear(part: nn.Module) -> bool:

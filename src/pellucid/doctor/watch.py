@@ -102,6 +102,7 @@ class Watch:
         self._losses: deque[Tensor | float] = deque(maxlen=LOSSES)
         self._handles: list[Any] = []
         self._seen: Arguments | None = None
+        self._unheard = ""  # why what the model was called with is not known
         self._armed, self._waited = False, 0
         self._arm()
 
@@ -162,10 +163,13 @@ class Watch:
             handle.remove()
         self._handles.clear()
         self._updates.forget()
-        self._armed, self._seen = False, None
+        self._armed, self._seen, self._unheard = False, None, ""
 
     def _hear(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        self._seen = first_rows((arguments, keywords), None)
+        try:
+            self._seen, self._unheard = first_rows((arguments, keywords), None), ""
+        except Exception as error:  # this runs inside the training's own forward pass
+            self._seen, self._unheard = None, f"what the model reads cannot be kept: {type(error).__name__}: {error}"
 
     def _about_to_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._updates.before(optimizer)
@@ -200,17 +204,18 @@ class Watch:
         """The learning rate now; the first and the largest of Adam's kind are noted, as others have other measures."""
         if (rate := _largest_rate(self._adaptive)) is not None:
             first, peak = self._setting.first_rate, self._setting.peak_rate or 0.0
-            first = rate if first is None else first
+            first = rate if first is None and self._first == 1 else first
             self._setting = replace(self._setting, first_rate=first, peak_rate=max(rate, peak))
         return _largest_rate(self._optimizers)
 
     def _forward(self) -> tuple[Forward | None, tuple[str, ...], tuple[str, ...]]:
         """What a pass shows, the layers that are not finite, and why there was none."""
-        given = self._given() if callable(self._given) else self._given
-        arguments = self._seen if given is None else _arguments(given)
-        if arguments is None:
-            return None, (), ("the model was not called: watch the module that the loop calls, or give probe=…",)
         try:
+            given = self._given() if callable(self._given) else self._given
+            arguments = self._seen if given is None else _arguments(given)
+            if arguments is None:
+                why = self._unheard or "the model was not called: watch the module that the loop calls"
+                return None, (), (f"{why}, or give probe=…",)
             forward, layers = self._probe.measured(arguments)
         except Exception as error:  # whatever a model cannot do while it is looked at must not end its training
             return None, (), (f"the model could not be run for a look: {type(error).__name__}: {error}",)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.config.start import Pretrained
 from pellucid.errors import UserError, nearest
 from pellucid.explorer.asked import Held, Input, Shown, Source
 from pellucid.explorer.drafts import Drafts
@@ -27,10 +28,13 @@ from pellucid.explorer.passes import Explored, Pass, placed
 from pellucid.inference.drawing import Autoencoder, drawn
 from pellucid.inference.reading import Reading, padded, read, read_ids
 from pellucid.inference.seen import opened, read_seen, see
-from pellucid.models.build import build
-from pellucid.models.checkpoint import CHECKPOINTS, WEIGHTS, Loaded, load_weights
+from pellucid.models.build import Model, build
+from pellucid.models.checkpoint import CHECKPOINTS, SNAPSHOTS, WEIGHTS, Loaded, load_weights
+from pellucid.models.files import fill
+from pellucid.nn.lora import merged_weights
 from pellucid.trace import Tape, trace
 from pellucid.trace.room import free
+from pellucid.training.start import prepare_parameters
 
 LAZY = ("*.mask", "*.scores", "*.weights")  # which grow with the square of the length
 KNOWN_PASSES = 10_000
@@ -112,7 +116,7 @@ class Session:
         if self.folder is None:
             return {}
         steps = {int(path.name[5:]): path / WEIGHTS for path in (self.folder / CHECKPOINTS).glob("step-*")}
-        steps |= {int(path.stem[5:]): path for path in (self.folder / "snapshots").glob("step-*.safetensors")}
+        steps |= {int(path.stem[5:]): path for path in (self.folder / SNAPSHOTS).glob("step-*.safetensors")}
         return {f"step-{step}": steps[step] for step in sorted(steps)}
 
     def model(self, key: str) -> Explored:
@@ -128,8 +132,7 @@ class Session:
             if weights is None:
                 raise UserError(f'model "{key}"', "no such model", hint=nearest(key, [*self.models, *self.checkpoints]))
             main = self.models[MAIN]
-            model = build(main.loaded.model.config)
-            load_weights(model, weights)
+            model = _at_step(main.loaded, weights)
             loaded = Loaded(model.to(main.loaded.model.device).eval(), main.loaded.tokenizer, main.loaded.run)
             self._visited[key] = Explored(key, f"{main.name}, step {key[5:]}", loaded, int(key[5:]))
             while len(self._visited) > KEPT_CHECKPOINTS:
@@ -262,6 +265,20 @@ class Session:
             "limits": {"tokens": self.limits.tokens},
             "example": {"text": text, "target": target},
         }
+
+
+def _at_step(loaded: Loaded, weights: Path) -> Model:
+    """The model of a run with weights of its way, low-rank terms added to the matrices they stand beside."""
+    model, start = build(loaded.model.config), loaded.run.start
+    if not isinstance(start, Pretrained) or start.lora is None:
+        load_weights(model, weights)
+        return model
+    adapted = build(loaded.model.config)
+    prepare_parameters(adapted, loaded.run)
+    load_weights(adapted, weights)
+    for name, value in merged_weights(adapted):
+        fill(model.get_parameter(name), value)
+    return model
 
 
 def _check_matched(asked: Input, tape: Tape) -> None:

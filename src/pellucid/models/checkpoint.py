@@ -29,7 +29,7 @@ from pellucid.nn.lora import merged_weights
 
 WEIGHTS, CONFIG, TOKENIZER, CHECKSUMS = "model.safetensors", "config.toml", "tokenizer.json", "checksums.json"
 TARGET_TOKENIZER = "target-tokenizer.json"  # of a published model that writes in another vocabulary than it reads
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, SNAPSHOTS = "checkpoints", "snapshots"
 
 
 class Loaded:
@@ -121,7 +121,7 @@ def clear_run(folder: Path) -> None:
     for name in (WEIGHTS, CHECKSUMS):
         with suppress(OSError):  # a folder that cannot be written is told by whoever writes to it
             (folder / name).unlink()
-    for name in (CHECKPOINTS, ADAPTER):
+    for name in (CHECKPOINTS, SNAPSHOTS, ADAPTER):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pellucid.config.optimisation import CheckpointAverage
+from pellucid.models.checkpoint import SNAPSHOTS
 from pellucid.models.files import fill, write_tensors, writes
 
 
@@ -56,7 +57,7 @@ class Snapshots:
     """
 
     def __init__(self, folder: Path, settings: CheckpointAverage, after: int) -> None:
-        self.folder, self.settings = folder / "snapshots", settings
+        self.folder, self.settings = folder / SNAPSHOTS, settings
         for path, step in self._found().items():
             if step > after and writes():
                 path.unlink()

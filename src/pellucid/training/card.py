@@ -53,10 +53,10 @@ def flops_per_token(model: Model, batch: Batch) -> float:
     """Floating-point operations of a training step over this batch, by the real tokens it reads, source included.
 
     Six for each weight of a matrix product and each vector that it multiplies: a multiplication and an addition
-    forward, twice as many backward (Kaplan et al. 2020, §2.1). In attention as many again for each of the two products
-    of a query with all keys that its layer's window spans: 12 · H · K · S for a query (Chowdhery et al. 2022,
-    appendix B). As there, what a causal mask hides is counted; look-ups, norms, padding and recomputation are not. The
-    head is counted where there is a label.
+    forward, twice as many backward (Kaplan et al. 2020, §2.1); four where the weight is frozen, which has no gradient
+    itself and passes one on. In attention six again for each of the two products of a query with all keys that its
+    layer's window spans: 12 · H · K · S for a query (Chowdhery et al. 2022, appendix B). As there, what a causal mask
+    hides is counted; look-ups, norms, padding and recomputation are not. The head is counted where there is a label.
     """
     targets = _lengths(batch.tokens, batch.keep)
     if isinstance(model, EncoderDecoder):
@@ -65,7 +65,8 @@ def flops_per_token(model: Model, batch: Batch) -> float:
         total = _tower_flops(model.encoder, sources, sources) + _tower_flops(model.decoder, targets, sources)
     else:
         total = _tower_flops(model, targets, targets)
-    return (total + 6 * _weights(model.head) * batch.num_labels) / batch.num_tokens
+    head = sum(_linear_flops(part) for part in model.head.modules() if isinstance(part, nn.Linear))
+    return (total + head * batch.num_labels) / batch.num_tokens
 
 
 def _lengths(tokens: Tensor, keep: Tensor | None) -> Int[Tensor, "B"]:
@@ -84,14 +85,14 @@ def _tower_flops(tower: Tower, lengths: Int[Tensor, "B"], source: Int[Tensor, "B
                 keys = source if crosses else lengths.clamp(max=span) if span else lengths
                 total += 12 * module.out.in_features * int((lengths * keys).sum())
             elif isinstance(module, nn.Linear):
-                read = source if crosses and not name.endswith((".query", ".out")) else lengths
-                total += 6 * module.weight.numel() * int(read.sum())
+                read = source if crosses and not {"query", "out"} & {*name.split(".")} else lengths
+                total += _linear_flops(module) * int(read.sum())
     return total
 
 
-def _weights(module: nn.Module) -> int:
-    """How many weights stand in matrix products; a tied table counts, since the head does multiply by it."""
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
+def _linear_flops(layer: nn.Linear) -> int:
+    """For each vector; a tied table counts, since the head does multiply by it."""
+    return (6 if layer.weight.requires_grad else 4) * layer.weight.numel()
 
 
 # ---- what a run costs --------------------------------------------------------------------------
@@ -214,7 +215,8 @@ def write_card(
         "## Cost",
         _grid(("what", "figure"), _cost_rows(session, costs).items()),
         f"A token takes {costs.flops_per_token:.4g} floating-point operations, forward and backward: six for each "
-        "weight of a matrix product, and those of attention (Chowdhery et al. 2022, appendix B).",
+        "weight of a matrix product, four where it is frozen, and those of attention (Chowdhery et al. 2022, "
+        "appendix B).",
         *(["## Chosen by measurement", _grid(("setting", "choice"), chosen.items())] if chosen else []),
         "## Data",
         _list({"training examples": f"{len(session.corpus.train):,}", **session.corpus.notes}),

@@ -68,7 +68,7 @@ class _Chunked(torch.autograd.Function):
     ) -> Scores:
         dtype = _of_products(states)
         x, w, b = states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        gradients = _Gradients(x, w, b, smoothing) if learning else None
+        gradients = _Gradients(x, w, b, smoothing, frozen=not weight.requires_grad) if learning else None
         total, nats, correct = _scores(x, w, b, labels, smoothing, z_loss, gradients)
         if gradients is not None:
             ctx.save_for_backward(*gradients.finished(states.dtype, weight.dtype))
@@ -139,17 +139,17 @@ def _full(x: Tensor) -> torch.dtype:
 
 
 class _Gradients:
-    """Gradients of states, weight and bias, summed up chunk by chunk.
+    """Gradients of states, weight and bias, summed up chunk by chunk; none of a weight that is frozen.
 
     The gradient of the logits is p - (1-ε)·label - ε/V, p scaled where there is a z-loss. Only p goes through the
     large products, without its entry at the label: that one is taken in full precision from what the others leave,
     because p and 1-ε nearly cancel; and ε/V is the same for all and needs no product at all.
     """
 
-    def __init__(self, x: Tensor, w: Tensor, b: Tensor | None, smoothing: float) -> None:
+    def __init__(self, x: Tensor, w: Tensor, b: Tensor | None, smoothing: float, *, frozen: bool) -> None:
         self.x, self.w, self.full, self.smoothing = x, w, _full(x), smoothing
         self.states = torch.empty_like(x, dtype=self.full)
-        self.weight = torch.zeros_like(w, dtype=self.full)
+        self.weight = None if frozen else torch.zeros_like(w, dtype=self.full)
         self.bias = None if b is None else torch.zeros_like(b, dtype=self.full)
 
     def add(self, start: int, chunk: Tensor, p: Tensor, labels: Tensor, others: Tensor, excess: Tensor | None) -> None:
@@ -168,18 +168,21 @@ class _Gradients:
             p[:n] *= (1 + excess).to(p.dtype)[:, None]
         at_label = at_label[:, None]
         self.states[start : start + n] = (p @ self.w)[:n].to(self.full) + at_label * self.w[labels]
-        self.weight += p.mT @ chunk
-        self.weight.index_add_(0, labels, at_label * chunk[:n])
+        if self.weight is not None:
+            self.weight += p.mT @ chunk
+            self.weight.index_add_(0, labels, at_label * chunk[:n])
         if self.bias is not None:
             self.bias += p.sum(0, dtype=self.full)
             self.bias.index_add_(0, labels, at_label[:, 0])
 
-    def finished(self, states: torch.dtype, weight: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+    def finished(self, states: torch.dtype, weight: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """All three, smoothing included, in the types of what they belong to."""
         share = self.smoothing / self.w.size(0)
         if share:
             self.states -= share * self.w.sum(0, dtype=self.full)
-            self.weight -= share * self.x.sum(0, dtype=self.full)
+            if self.weight is not None:
+                self.weight -= share * self.x.sum(0, dtype=self.full)
             if self.bias is not None:
                 self.bias -= share * self.x.size(0)
-        return self.states.to(states), self.weight.to(weight), None if self.bias is None else self.bias.to(weight)
+        of_weight, of_bias = (None if x is None else x.to(weight) for x in (self.weight, self.bias))
+        return self.states.to(states), of_weight, of_bias

@@ -23,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from pellucid.data.batch import IGNORE, Batch
+from pellucid.errors import UserError
 from pellucid.training.objectives import Criterion
 
 Found = TypeVar("Found")
@@ -36,7 +37,7 @@ class World:
         rank: the number of this one; the first writes and speaks.
         size: how many there are.
         sharded: weights, gradients and moments are split among them.
-        restarted: ``torchrun`` has started them again, after one was lost.
+        restarted: ``torchrun`` has started this machine's processes again, after one was lost. Machines count apart.
     """
 
     rank: int = 0
@@ -103,13 +104,25 @@ class World:
         return said if self.size == 1 else bool(self.total(torch.tensor(float(said))).item())
 
     def told(self, find: Callable[[], Found]) -> Found:
-        """What the first process finds, which all are then told."""
+        """What the first process finds, which all are then told.
+
+        Raises:
+            UserError: what the first process meets instead, in all of them: none is left waiting for it.
+        """
         if self.size == 1:
             return find()
-        told: list[Found | None] = [find() if self.leads else None]
+        told: list[Found | UserError | None] = [None]
+        if self.leads:
+            try:
+                told[0] = find()
+            except UserError as error:
+                told[0] = error
         dist.broadcast_object_list(told, src=0)
-        assert told[0] is not None  # the first process has found something
-        return told[0]
+        found = told[0]
+        if isinstance(found, UserError):
+            raise found
+        assert found is not None  # the first process has found something
+        return found
 
     def seed(self, seed: int, step: int) -> None:
         """Gives each process random numbers of its own, the same whenever this step is done by as many."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -29,7 +30,7 @@ from pellucid.training.precision import doubts
 from pellucid.training.resume import Learner, Position, restore, save_checkpoint
 from pellucid.training.samples import samples
 from pellucid.training.session import Session, validation_batches
-from pellucid.training.watch import METRICS, NoSink, Opener, Sinks, open_sinks, read_records
+from pellucid.training.watch import METRICS, NoSink, Opener, Sinks, best_of, open_sinks, read_records
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
 
@@ -218,6 +219,9 @@ class _Keeper:
         self.snapshots = None
         if isinstance(average, CheckpointAverage):
             self.snapshots = Snapshots(self.folder, average, self.position.step)
+        if self.position.step:  # after its last checkpoint an early end may have made a better average
+            best = min(self.position.best, self.world.told(partial(_kept, self.folder)))
+            self.position = replace(self.position, best=best)
 
     def take(self, step: Step) -> None:
         """Takes note of a step that was done."""
@@ -299,7 +303,8 @@ class _Keeper:
     def make_usable(self) -> None:
         """Saves the weights at hand where no evaluation has chosen any; the first that does replaces them."""
         if not (self.folder / WEIGHTS).exists():
-            save_run(self.folder, self.learner.model, self.session.tokenizer, self.session.run)
+            with self.shown_weights():
+                save_run(self.folder, self.learner.model, self.session.tokenizer, self.session.run)
 
     def _judged(self, averaged: tuple[int, ...]) -> Evaluated:
         run, model = self.session.run, self.learner.model
@@ -321,6 +326,12 @@ class _Keeper:
         figures = {f"{kind}/{name}": value for name, value in evaluation.as_dict().items()}
         self.sinks.scalars(self.position.step, {**figures, "best": best})
         return Evaluated(self.position.step, evaluation, best, averaged)
+
+
+def _kept(folder: Path) -> float:
+    """The loss of the weights in a run folder, as its metrics tell."""
+    best = best_of(folder)
+    return float("inf") if best is None else float(best["loss"])
 
 
 def _figures(step: Step) -> dict[str, float]:

@@ -89,7 +89,7 @@ def train(
         parts = [shortened(batches[first + i], objective, step) for i in range(training.accumulate)]
         loss, noise = _backward(criterion, parts, training.precision, model.device, world, measures)
         if not torch.isfinite(loss):
-            culprit = _bad_tensor(model, parts, loss_function(objective), training.precision)
+            culprit = _first_cause(model, parts, loss_function(objective), training.precision)
             raise _not_finite("loss", culprit, step, rate(step))
         split = _norm(model)  # among processes, where the gradients are
         norm = whole(split)
@@ -109,11 +109,8 @@ def shortened(batch: Batch, objective: Objective, step: int) -> Batch:
     if not isinstance(objective, Causal) or step > objective.curriculum_steps or batch.positions is not None:
         return batch
     quarter = 4 * (step - 1) // objective.curriculum_steps  # eighths, quarters, halves, and halves once more
-    pieces = 8 >> min(quarter, 2)
-    length = batch.tokens.size(1)
-    while pieces > 1 and length % pieces:
-        pieces //= 2
-    return Batch(batch.tokens.reshape(-1, length // pieces), batch.labels.reshape(-1, length // pieces))
+    length = batch.tokens.size(1) // (8 >> min(quarter, 2))
+    return Batch(batch.tokens.reshape(-1, length), batch.labels.reshape(-1, length))
 
 
 def _backward(
@@ -156,6 +153,14 @@ def _update_ratio(model: nn.Module, before: list[Tensor]) -> float:
     updates = torch._foreach_sub(now, before)
     change, size = (whole(nn.utils.get_total_norm(tensors)) for tensors in (updates, before))
     return (change / size.clamp(min=1e-30)).item()
+
+
+def _first_cause(model: Model, parts: list[Batch], loss_of: LossFunction, precision: str) -> str:
+    """Names the first tensor that is not finite; the loss is told also where nothing can be looked at."""
+    try:
+        return _bad_tensor(model, parts, loss_of, precision)
+    except Exception as error:  # no room to record, or weights that are split among processes
+        return f"the loss alone, since looking for an earlier one failed ({type(error).__name__})"
 
 
 def _bad_tensor(model: Model, parts: list[Batch], loss_of: LossFunction, precision: str) -> str:

@@ -134,11 +134,12 @@ def _check_length(run: Run) -> None:
     windows = isinstance(objective, Causal | Masked | SpanCorruption)
     name = "length" if windows else "max_length"
     length: int = getattr(objective, name)
+    reads = max(length, objective.longest) if isinstance(objective, SpanCorruption) else length
     limit = min((stack.max_length for stack in stacks(run.model) if stack.max_length), default=None)
-    if limit is not None and length > limit:
+    if limit is not None and reads > limit:
         raise ConfigError(
             f"objective.{name}",
-            f"found {length}",
+            f"found {length}" + (f", of which {reads} tokens are read" if reads > length else ""),
             f"at most {limit}, as many as the model has positions",
             f"lower objective.{name} or raise positions.max_length",
         )

@@ -7,13 +7,11 @@ weight, the decoder is not to blame, and :mod:`~pellucid.doctor.checks.pad_invar
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
-from pellucid.doctor.padding import Padded, masks_by_id, padded, seers
+from pellucid.doctor.padding import Padded, masks_by_id, most_apart, padded, seers
 from pellucid.doctor.scripts.padding import pad_script
 from pellucid.doctor.subject import Subject
 
@@ -34,7 +32,7 @@ def answer(subject: Subject) -> Finding:
     given = padded(subject, "right", told=bool(spec.masked))
     base = subject(given.batch)
     content = gap(subject(given.replaced(subject)), base).share if given.told else 0.0
-    amount = 0.0 if "batch_coupled" in spec.declare else _amount(subject, given, base)
+    amount = 0.0 if "batch_coupled" in spec.declare else most_apart(subject, given, base)
     control = gap(subject(given.with_keep(None)), base).share if given.told else 1.0
     evidence = {"moved": content, "amount": amount, "control": control}
     share = max(content, amount)
@@ -68,15 +66,3 @@ def _judged(subject: Subject, given: Padded, content: float, amount: float, evid
         evidence=evidence,
         script=pad_script(subject, given, "content" if content > amount else "amount"),
     )
-
-
-def _amount(subject: Subject, given: Padded, base: Tensor) -> float:
-    """How far rows are from themselves without padding in the source; 0 where that is rounding."""
-    worst = 0.0
-    for row in range(given.keep.size(0)):
-        if gap(base[row : row + 1], subject(given.alone(row))).share <= tolerances.SHAPE_PASS:
-            continue
-        pair = lambda row=row: (subject(given.batch)[row : row + 1], subject(given.alone(row)))  # noqa: E731
-        agreed, found, _ = subject.agree(pair, exact=False)
-        worst = max(worst, 0.0 if agreed else found.share)
-    return worst

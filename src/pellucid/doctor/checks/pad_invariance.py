@@ -20,7 +20,7 @@ from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
-from pellucid.doctor.padding import Padded, masks_by_id, padded, seers, upside_down
+from pellucid.doctor.padding import Padded, masks_by_id, most_apart, padded, seers, upside_down
 from pellucid.doctor.scripts.padding import pad_script
 from pellucid.doctor.subject import Subject
 
@@ -162,7 +162,7 @@ def _amount(subject: Subject, given: Padded, evidence: dict[str, float]) -> Iter
         tries.append(Padded(given.batch.with_(positions=counted), given.read, given.side, given.keep, given.told))
     for one in tries:
         base = subject(one.batch)
-        worst = max(_alone(subject, one, base, row) for row in range(given.keep.size(0)))
+        worst = most_apart(subject, one, base)
         smallest = worst if smallest is None else min(smallest, worst)
         if worst == 0:
             break
@@ -180,15 +180,6 @@ def _amount(subject: Subject, given: Padded, evidence: dict[str, float]) -> Iter
     if cause == "right" and (seeing := seers(subject, given)[0]):
         cause, where = "content", f"{seeing[0].name} ({seeing[0].module})"
     yield Fault("amount", seen, smallest, cause, where, surely)
-
-
-def _alone(subject: Subject, given: Padded, base: Tensor, row: int) -> float:
-    """How far a padded row is from itself without padding; 0 where that is rounding."""
-    if gap(given.of_row(base, row), subject(given.alone(row))).share <= tolerances.SHAPE_PASS:
-        return 0.0
-    pair = lambda: (given.of_row(subject(given.batch), row), subject(given.alone(row)))  # noqa: E731
-    agreed, found, _ = subject.agree(pair, exact=False)
-    return 0.0 if agreed else found.share
 
 
 def _nan(subject: Subject, given: Padded) -> Iterator[Fault]:

@@ -31,8 +31,10 @@ def laws(spec: Spec) -> str:
         lines.append(f'assert both.min() >= 0 and both.max() < {spec.vocab_size}, "a token beyond the vocabulary"')
     if pad is not None and pad != eos:
         lines.append(f'assert labels is None or not (asked == {pad}).any(), "padding is asked"')
-        lines.append(f'assert keep is not None or not (ids == {pad}).any(), "padding, and no mask that says so"')
-        lines.append(f'assert keep is None or not (keep & (ids == {pad})).any(), "padding counts as real"')
+        after = "[:, 1:]" if spec.kind == "encoder_decoder" else ""  # what is written may begin at the same token
+        padded = f"ids{after} == {pad}"
+        lines.append(f'assert keep is not None or not ({padded}).any(), "padding, and no mask that says so"')
+        lines.append(f'assert keep is None or not (keep{after} & ({padded})).any(), "padding counts as real"')
     lines.append("if keep is not None:")
     lines.append('    assert keep.any(-1).all(), "a row is padding throughout"')
     lines.append('    assert (keep[:, 1:] != keep[:, :-1]).sum(-1).max() <= 1, "real tokens on both sides of padding"')
