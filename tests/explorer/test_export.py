@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exploring import TARGET, TEXT, loaded, same, value
-from families import FAMILIES
+from families import CHOICES, FAMILIES
 from fastapi.testclient import TestClient
 from playwright.sync_api import expect
 
@@ -79,6 +79,22 @@ def test_it_carries_every_tensor_and_what_the_server_says(tmp_path, family):
     key = f"POST /api/passes {json.dumps(dict(sorted(body.items())), separators=(',', ':'))}"
     assert kept["answers"][key]["json"]["id"] == id
     assert session.example[0] == TEXT
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 40, 64, 100])
+def test_the_lens_is_there_wherever_somebody_stands(length):
+    found = questions.windows(length)
+    for place in range(length):  # as web/src/views/Residual.svelte reckons it
+        start = max(0, min(place // 16 * 16 - 8, length - 32))
+        assert (start, min(length, start + 32)) in found
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize(("choice", "asked"), [("rotary", "/turned?"), ("alibi", "/positions/biases?")])
+def test_how_positions_are_told_comes_along(tmp_path, choice, asked):
+    one = loaded("decoder", **CHOICES[choice])
+    kept = told(export_html(Session(one, "decoder", example=(TEXT, None)), tmp_path / "page.html"))["answers"]
+    assert any(asked in key for key in kept)
 
 
 @pytest.mark.usefixtures("bare")

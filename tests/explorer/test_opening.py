@@ -101,6 +101,7 @@ def test_explore_serves_until_it_is_closed():
         assert b"<title>" in got(shown.url)
         bundle = shown._repr_mimebundle_()
         assert f'<iframe src="{shown.url}"' in bundle["text/html"]
+        assert 'allow="clipboard-write"' in bundle["text/html"]
         assert 'height="500"' in bundle["text/html"]
         assert bundle["text/plain"] == repr(shown) == f"<pellucid explorer of EncoderDecoder at {shown.url}>"
     assert repr(shown).endswith("closed>")

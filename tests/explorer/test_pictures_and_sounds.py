@@ -13,6 +13,7 @@ from exploring import serve
 from fastapi.testclient import TestClient
 from PIL import Image as image_library
 
+from pellucid.cli.explore import explore
 from pellucid.config import model as config
 from pellucid.config.parts import Attention, FeedForward, Learned, Stack
 from pellucid.config.run import Conventions
@@ -142,6 +143,17 @@ def test_files_are_taken_by_name_and_bounded():
     assert ran(client, first, edits=[{"kind": "zero", "name": "embedding.out"}]).status_code == 422
 
 
+def test_a_name_is_another_files_in_another_session():
+    ids = []
+    for seed in (1, 1, 2):
+        session = open_session(seeing())
+        session.show("a.png", png(picture(seed)))
+        ids.append(session.run(Input(text="a.png")).id)
+    assert ids[0] == ids[1] != ids[2]  # a browser keeps answers under them
+    towards = {"kind": "steer", "name": "logits", "towards": {"text": "b.png"}, "away": {"text": "c.png"}}
+    assert Input.model_validate({"text": "a.png", "edits": [towards]}).texts == ["a.png", "b.png", "c.png"]
+
+
 def test_what_reads_text_takes_no_file():
     client = client_of(open_session())
     refused = client.post("/api/shown", params={"name": "a.png"}, content=png(picture()))
@@ -162,6 +174,15 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_page_of_a_picture_needs_no_server(tmp_path):
     path = export_html(open_session(seeing()), tmp_path / "page.html")
     assert "data:image/png;base64," in path.read_text()
+
+
+def test_the_command_saves_a_page_of_a_picture(tmp_path, monkeypatch):
+    file, page = tmp_path / "cat.png", tmp_path / "page.html"
+    picture().save(file)
+    session = open_session(seeing(), text=str(file))
+    monkeypatch.setattr("pellucid.explorer.opening.open_session", lambda *given, **more: session)
+    explore(text=str(file), export=page)  # the session knows the file by its name alone
+    assert "data:image/png;base64," in page.read_text()
 
 
 # ---- sounds ------------------------------------------------------------------------------------

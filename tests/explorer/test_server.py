@@ -193,6 +193,25 @@ def test_a_pass_is_known_by_all_that_decides_its_answers(monkeypatch):
     assert explored().identity != plain.identity
 
 
+def test_a_model_that_is_trained_on_is_another():
+    loaded, _, client = opened("decoder")
+    first = client.post("/api/passes", json=body("decoder")).json()
+    draft = client.post("/api/writing", json={"text": TEXT}).json()
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.mul_(1.1)
+    for address in (f"passes/{first['id']}", f"writing/{draft['id']}/logits"):
+        gone = client.get(f"/api/{address}")
+        assert gone.status_code == 422  # a browser keeps what was answered under the old id
+        assert gone.json()["error"]["found"] == "the model has changed since"
+    second = client.post("/api/passes", json=body("decoder")).json()
+    assert second["id"] != first["id"]
+    assert second["hash"] != first["hash"]
+    found = floats(client.get(f"/api/passes/{second['id']}/tensor", params={"name": "logits"}))
+    torch.testing.assert_close(found, traced(loaded, "decoder")["logits"], rtol=1e-6, atol=1e-6)
+    assert client.post("/api/writing", json={"text": TEXT}).json()["id"] != draft["id"]
+
+
 BAD = [
     ({"text": 5}, "valid string"),
     ({"colour": 1}, "not permitted"),
@@ -242,6 +261,9 @@ def test_only_this_machine_is_answered():
     assert client.get("/api/session", headers={"host": "evil.example"}).status_code == 403
     assert client.get("/api/session", headers={"origin": "https://evil.example"}).status_code == 403
     assert client.get("/api/session", headers={"host": "127.0.0.1:8642"}).status_code == 200
+    elsewhere = {"sec-fetch-site": "cross-site"}  # a picture of another page, which names no origin
+    assert client.get("/api/session", headers=elsewhere).status_code == 403
+    assert client.get("/", headers=elsewhere).status_code == 200  # a link to the page, or a notebook around it
     assert client.post("/api/passes", content=b"x" * ((1 << 20) + 1)).status_code == 413
     assert client.get("/../pyproject.toml").status_code == 404
     assert client.get("/api/nothing").status_code == 404

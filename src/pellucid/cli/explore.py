@@ -57,7 +57,7 @@ def explore(
     if export is not None:
         from pellucid.explorer.export import export_html
 
-        path = export_html(session, export, text=text, target=written)
+        path = export_html(session, export)
         say(f"saved in {path} ({path.stat().st_size / 1e6:.1f} MB); it opens in any browser, without a server")
         return
     _serve(session, port, no_open)

@@ -194,6 +194,12 @@ class Input(Asked):
         Field(max_length=MOST_EDITS),
     ] = []
 
+    @property
+    def texts(self) -> list[str]:
+        """Its own, and those of the inputs that its edits take from."""
+        lent = (getattr(change, name, None) for change in self.edits for name in ("source", "towards", "away"))
+        return [self.text, *(source.text for source in lent if isinstance(source, Shown))]
+
     def changes(self, held: Held) -> dict[str, list[Edit]]:
         """The edits by the name of the tensor, in their order."""
         found: dict[str, list[Edit]] = {}

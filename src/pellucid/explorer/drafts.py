@@ -44,6 +44,7 @@ class Draft:
     """A text so far, and what the model expects next.
 
     Attributes:
+        identity: of the model, when this was written.
         prompt: what writing began with. written: the tokens added since.
         logits: (V,), of the next token, from the cache.
         how: the text was read at once, grew by a step, or grew by a step after the cache was cut back.
@@ -54,6 +55,7 @@ class Draft:
 
     id: str
     explored: Explored
+    identity: str
     prompt: Prompt
     written: tuple[int, ...]
     logits: Float[Tensor, " V"]
@@ -133,11 +135,14 @@ class Drafts:
         """A text that was asked for before.
 
         Raises:
-            UserError: for an id that this session has not given.
+            UserError: for an id that this session has not given, or one of a model that was trained on since.
         """
         if id not in self._known:
             raise UserError(f'text "{id}"', "not known to this session", hint="write it again")
-        return self._known[id]
+        draft = self._known[id]
+        if draft.identity != draft.explored.identity:
+            raise UserError(f'text "{id}"', "the model has changed since", hint="write it again")
+        return draft
 
     def kept(self, draft: Draft, layer: int, what: What) -> Float[Tensor, "G S K"]:
         """The keys or values that a layer keeps for a text."""
@@ -158,7 +163,9 @@ class Drafts:
             difference = _difference(state.model, prompt, written, logits)
         left = min(self.longest, prompt.tokens.size(1) + room(state.model, prompt, self.longest) - 1)
         left = left - prompt.tokens.size(1) - len(written)
-        return Draft(id, explored, prompt, written, logits, how, fed, slots, difference, left, seconds)
+        return Draft(
+            id, explored, explored.identity, prompt, written, logits, how, fed, slots, difference, left, seconds
+        )
 
     def check(self, explored: Explored, prompt: Prompt, written: tuple[int, ...] = ()) -> None:
         """Whether a text may be written on.

@@ -10,10 +10,11 @@ import asyncio
 import base64
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import torch
@@ -26,6 +27,7 @@ from pellucid.explorer.passes import Pass
 from pellucid.explorer.questions import Question, asked, compared, questions
 from pellucid.explorer.session import MAIN, Session
 from pellucid.explorer.wire import as_bytes
+from pellucid.explorer.worker import Worker
 from pellucid.models.files import write_whole
 
 PAGE = "alone.html"
@@ -33,6 +35,7 @@ PLACE = "<!-- answers -->"  # where the built page takes them
 BUDGET = 24.0  # MB
 SHARE = 2 / 3  # of the budget for tensors, the rest for other answers
 
+Result = TypeVar("Result")
 Recorded = dict[str, Any]
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -67,15 +70,10 @@ def export_html(
         raise UserError("budget", f"found {budget}", "more than 0, in MB")
     if not path.parent.is_dir():
         raise UserError(path, f"there is no folder {path.parent}", "a file in a folder that exists")
-    before = session.example
-    if text is not None:
-        session.example = text, target
-    try:
-        with ThreadPoolExecutor(1) as own:  # a notebook's thread has a loop already
-            asker = Asker(app or server.create_app(session))
-            kept = own.submit(lambda: asyncio.run(_recorded(session, asker, int(budget * 1e6)))).result()
-    finally:
-        session.example = before
+    example = session.example if text is None else (text, target)
+    with ThreadPoolExecutor(1) as own:  # a notebook's thread has a loop already
+        asker = Asker(app or server.create_app(session))
+        kept = own.submit(lambda: asyncio.run(_recorded(session, example, asker, int(budget * 1e6)))).result()
     # A browser ends a script at its closing tag, wherever it stands; in JSON "<" can be written otherwise.
     script = json.dumps(kept, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     whole = page.read_text(encoding="utf-8").replace(PLACE, f"<script>window.__pellucid__={script}</script>", 1)
@@ -89,19 +87,23 @@ def export_html(
 # ---- what is kept --------------------------------------------------------------------------------
 
 
-async def _recorded(session: Session, asker: Asker, room: int) -> dict[str, Any]:
-    text, target = session.example
+async def _recorded(session: Session, example: tuple[str, str | None], asker: Asker, room: int) -> dict[str, Any]:
+    text, target = example
     mains = await asker.passes(_bodies(session, text, target))
-    held = session.held(mains[0])
-    tensors: dict[str, dict[str, Recorded]] = {}
-    for id in mains:
-        share = int(SHARE * room / len(mains))
-        tensors[id] = dict(_tensors(session.held(id), share))
+    held = await asker.do(partial(session.held, mains[0]))
+    share = int(SHARE * room / len(mains))
+
+    def whole(id: str) -> dict[str, Recorded]:
+        return dict(_tensors(session.held(id), share))
+
+    tensors = {id: await asker.do(partial(whole, id)) for id in mains}
     spent = sum(len(one["octets"]) for each in tensors.values() for one in each.values())
     room -= spent
     for other in mains[1:]:
-        room = await asker.ask(compared(held, session.held(other)), room)
+        room = await asker.ask(compared(held, await asker.do(partial(session.held, other))), room)
     await asker.ask(questions(session, held), room)
+    if (first := asker.answers.get("GET /api/session")) is not None:
+        first["json"]["example"] = {"text": text, "target": target}  # this page begins with what it has the answers to
     return {"answers": asker.answers, "tensors": tensors}
 
 
@@ -184,9 +186,15 @@ class Asker:
         if status == 200:
             self._keep("/api/passes", given, headers, content)
 
-    async def ask(self, wanted: Iterable[Question], room: int) -> int:
+    async def do(self, work: Callable[[], Result]) -> Result:
+        """Looks at the model itself when its turn comes, as a request does: a page may be open beside this."""
+        worker: Worker = self._app.state.worker
+        return await asyncio.wrap_future(worker.submit(work))
+
+    async def ask(self, wanted: Iterator[Question], room: int) -> int:
         """Keeps the answers to questions until there is no room left; how much there is then."""
-        for path, body in wanted:
+        while (question := await self.do(lambda: next(wanted, None))) is not None:
+            path, body = question
             status, headers, content = await self._call(path, body)
             if status != 200:
                 continue  # this model does not have it: its view says so

@@ -59,7 +59,8 @@ class Explorer:
     def _repr_html_(self) -> str:
         title = escape(f"pellucid explorer: {self.session.models['main'].name}")
         return (
-            f'<iframe src="{self.url}" title="{title}" width="100%" height="{self.height}" style="border: 0"></iframe>'
+            f'<iframe src="{self.url}" title="{title}" allow="clipboard-write" '
+            f'width="100%" height="{self.height}" style="border: 0"></iframe>'
             f'<p>In a window of its own: <a href="{self.url}" target="_blank">{self.url}</a></p>'
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,15 +42,29 @@ class Explored:
     name: str
     loaded: Loaded
     step: int | None = None
+    _seen: list[tuple[int, int]] = field(default_factory=list, init=False, repr=False)
+    _reckoned: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """Of the weights: sixteen hex digits that change whenever a number does."""
-        return _digest(self.loaded.model.named_parameters())
+        return self._of_now("hash", lambda: _digest(self.loaded.model.named_parameters()))
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """Of all that decides an answer: passes and drafts are known by it, whose answers a browser keeps for ever."""
+        return self._of_now("identity", self._identified)
+
+    def _of_now(self, what: str, reckon: Callable[[], str]) -> str:
+        """Reckoned once while the weights stay: a model in memory may be trained on while its page is open."""
+        if (now := _versions(self.loaded.model)) != self._seen:
+            self._seen = now
+            self._reckoned.clear()
+        if what not in self._reckoned:
+            self._reckoned[what] = reckon()
+        return self._reckoned[what]
+
+    def _identified(self) -> str:
         model = self.loaded.model
         cut = [] if self.sense == "picture" else [self.loaded.tokenizer, self.loaded.tokenizer.target]
         about = [__version__, repr(model.config), self.hash, _digest(model.named_buffers())]
@@ -104,9 +118,18 @@ class Pass:
     reading: Reading
     tape: Tape
     seconds: float
+    identity: str = field(init=False)
     _computed: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
     _captured: dict[str, Tensor] = field(default_factory=dict)
     _glances: dict[str, Glance] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.identity = self.explored.identity
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its model is still the one that it is a pass of."""
+        return self.identity == self.explored.identity
 
     def value(self, name: str) -> Tensor:
         """A tensor of the tape, computed again where it was not kept."""
@@ -208,6 +231,11 @@ def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _versions(model: torch.nn.Module) -> list[tuple[int, int]]:
+    """Where each parameter is, and how often it was written to: what tells cheaply that none has changed."""
+    return [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in model.parameters()]
 
 
 def _settings(model: torch.nn.Module) -> Iterator[str]:

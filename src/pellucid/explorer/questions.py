@@ -22,7 +22,11 @@ Question = tuple[str, Any]
 EXPLAINED = 2000  # numbers that come with their sums, at the most
 UNITS = 12  # of a feed-forward network, at each position
 WRITTEN = 48  # tokens of greedy writing, at the most
-LENS = 64  # positions of one table of the logit lens
+LENS = 32  # positions of one table of the logit lens,
+STEP = 16  # which goes on by so many: web/src/views/Residual.svelte
+CODES = 64  # positions at the least in the tables of web/src/views/positions/Added.svelte,
+MOST_CODES, MOST_ALIKE = 512, 128  # and at the most
+REACH = {"biases": 48, "turned": 64}  # how far Biases.svelte and Turned.svelte beside it look
 
 
 def questions(session: Session, held: Pass) -> Iterator[Question]:
@@ -83,12 +87,19 @@ def _of_pass(held: Pass) -> Iterator[Question]:
         return
     yield _ask(f"{path}/answers", position=-1, top=3)
     length = _length(held)
-    for start in range(0, length, LENS):
-        yield _ask(f"{path}/lens", start=start, stop=min(length, start + LENS), top=3)
+    for start, stop in windows(length):
+        yield _ask(f"{path}/lens", start=start, stop=stop, top=3)
+    more = {"masked": (3, 100), "classification": (100,)}.get(about["head"], ())
     for position in range(length):
-        for top in (8, 10, 20, *([100] if about["head"] in ("masked", "classification") else [])):
+        for top in (8, 10, 20, *more):
             yield _ask(f"{path}/answers", position=position, top=top)
         yield _ask(f"{path}/contributions", position=position)
+
+
+def windows(length: int) -> list[tuple[int, int]]:
+    """The tables of the logit lens that are asked for as somebody goes through a text: from, to."""
+    starts = (max(0, min(place // STEP * STEP - STEP // 2, length - LENS)) for place in range(length))
+    return [(start, min(length, start + LENS)) for start in dict.fromkeys(starts)]
 
 
 def _of_models(held: Pass) -> Iterator[Question]:
@@ -100,14 +111,36 @@ def _of_models(held: Pass) -> Iterator[Question]:
             yield _ask(f"{path}/tokens", tower=tower, ids=",".join(map(str, ids)))
             yield _ask(f"{path}/norms", tower=tower)
         yield _ask(f"{path}/positions", tower=tower)
-        kind = next(one for one in held.explored.description["towers"] if one["prefix"] == tower)["positions"]["kind"]
-        if kind.lower() in ("sinusoidal", "learned"):
-            yield _ask(f"{path}/positions/codes", length=len(ids), tower=tower, alike=False)
-            for alike in (False, True):
-                yield _ask(f"{path}/positions/codes", length=64, tower=tower, alike=alike)
+        yield from _of_positions(held, tower, len(ids))
         for token in dict.fromkeys(ids if of_tokens else ()):
             for centred in (False, True):
                 yield _ask(f"{path}/nearest", token=token, tower=tower, centred=centred)
+
+
+def _of_positions(held: Pass, tower: str, length: int) -> Iterator[Question]:
+    """How a tower is told where a token stands."""
+    path, told = f"/api/models/{held.explored.key}/positions", _tower(held, tower)["positions"]
+    match told["kind"]:
+        case "sinusoidal" | "learned":
+            most = min(told.get("max_length", MOST_CODES), max(CODES, length))
+            for size in dict.fromkeys((length, most)):
+                yield _ask(f"{path}/codes", length=size, tower=tower, alike=False)
+            yield _ask(f"{path}/codes", length=min(most, MOST_ALIKE), tower=tower, alike=True)
+        case "alibi" | "relative_bias":
+            yield _ask(f"{path}/biases", reach=REACH["biases"], tower=tower)
+        case "rotary":
+            yield from islice(_turned(held, tower), 1)
+
+
+def _turned(held: Pass, tower: str) -> Iterator[Question]:
+    """The last query and the first key of each head, where they are turned by their positions."""
+    if _tower(held, tower)["positions"]["kind"] != "rotary":
+        return
+    for site in _sites(held)[tower]:
+        _, heads, queries, _ = held.tape.entry(f"{site}.weights").shape
+        for head in range(heads if site.endswith(".self_attention") else 0):
+            place = {"head": head, "query": queries - 1, "key": 0, "reach": REACH["turned"]}
+            yield _ask(f"/api/passes/{held.id}/turned", site=site, **place)
 
 
 def _of_writing(session: Session, held: Pass) -> Iterator[Question]:
@@ -161,6 +194,8 @@ def _of_places(held: Pass) -> Iterator[Question]:
         for state in states:
             for position in range(_length(held)):
                 yield _ask(f"{path}/lens/cell", state=state, position=position, top=20)
+    for tower in _sites(held):
+        yield from _turned(held, tower)
 
 
 def _of_numbers(held: Pass) -> Iterator[Question]:
@@ -188,6 +223,12 @@ def _of_presets() -> Iterator[Question]:
 def _sites(held: Pass) -> dict[str, list[str]]:
     """The attentions of each tower."""
     return {tower["prefix"]: tower["sites"] for tower in held.explored.description["towers"]}
+
+
+def _tower(held: Pass, prefix: str) -> dict[str, Any]:
+    """What is known of a tower."""
+    towers: list[dict[str, Any]] = held.explored.description["towers"]
+    return next(one for one in towers if one["prefix"] == prefix)
 
 
 def _read(held: Pass) -> dict[str, list[int]]:

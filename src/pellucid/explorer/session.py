@@ -63,14 +63,6 @@ class Limits:
         return self.bytes if self.bytes is not None else free(torch.device("cpu")) // 8
 
 
-@dataclass(frozen=True)
-class File:
-    """A picture or a wave, and a hash of the file it came in."""
-
-    content: Any
-    digest: str
-
-
 class Session:
     """The models and passes that a page looks at.
 
@@ -99,7 +91,8 @@ class Session:
         self.models = {MAIN: Explored(MAIN, name, loaded)}
         for key, other in (others or {}).items():
             self.models[key] = Explored(key, key, other)
-        self._shown: OrderedDict[str, File] = OrderedDict()
+        self._shown: OrderedDict[str, Any] = OrderedDict()  # pictures and waves, by name
+        self._digests: dict[str, str] = {}  # of all files that were ever shown, by name
         names = [self.show(name, content) for name, content in (shown or {}).items()]
         self.example = example or (names[0] if names else _example(self.models[MAIN]), None)
         self.drafts = Drafts(self.limits.tokens)
@@ -149,7 +142,8 @@ class Session:
             UserError: for an input that the model cannot read, or one too long.
         """
         explored = self.model(asked.model)
-        about = json.dumps(asked.as_dict(), sort_keys=True)
+        files = {text: self._digests[text] for text in asked.texts if text in self._digests}
+        about = json.dumps([asked.as_dict(), files], sort_keys=True)  # in another session a name is another file's
         id = hashlib.sha256(f"{explored.identity} {about}".encode()).hexdigest()[:16]
         if id in self._passes:
             self._passes.move_to_end(id)
@@ -169,14 +163,16 @@ class Session:
         """A pass by its id, run again if it had to make room.
 
         Raises:
-            UserError: for an id that this session has not given.
+            UserError: for an id that this session has not given, or one of a model that was trained on since.
         """
-        if id in self._passes:
-            self._passes.move_to_end(id)
-            return self._passes[id]
-        if id not in self._known:
+        if id not in self._passes and id not in self._known:
             raise UserError(f'pass "{id}"', "not known to this session", hint="run the input again")
-        return self.run(self._known[id])
+        made = self._passes[id] if id in self._passes else self.run(self._known[id])
+        if made.id != id or not made.is_current:
+            self._passes.pop(id, None)
+            raise UserError(f'pass "{id}"', "the model has changed since", hint="run the input again")
+        self._passes.move_to_end(id)
+        return made
 
     def lender(self, model: str) -> Held:
         """What an edit takes from other passes: of an id, or of what the same model makes of another input."""
@@ -199,9 +195,10 @@ class Session:
         if sense == "text":
             raise UserError("file", "this model reads text", "one that reads pictures or sounds")
         digest = hashlib.sha256(content).hexdigest()[:8]
-        if name in self._shown and self._shown[name].digest != digest:
-            name = f"{digest} {name}"  # a name stands for one file for ever, as passes are known by it
-        self._shown[name] = File(opened(sense, content, name), digest)
+        if self._digests.get(name, digest) != digest:
+            name = f"{digest} {name}"  # a name stands for one file as long as the page is open
+        self._shown[name] = opened(sense, content, name)
+        self._digests[name] = digest
         self._shown.move_to_end(name)
         while len(self._shown) > MOST_SHOWN:
             self._shown.popitem(last=False)
@@ -218,7 +215,7 @@ class Session:
                 "one that was opened",
                 nearest(asked.text, known),
             )
-        return read_seen(explored.loaded, see(explored.loaded, self._shown[asked.text].content), asked.target)
+        return read_seen(explored.loaded, see(explored.loaded, self._shown[asked.text]), asked.target)
 
     def _read(self, explored: Explored, asked: Input) -> Reading:
         if explored.sense != "text":

@@ -34,6 +34,10 @@ class Worker:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explorer")
         self._waiting, self._longest = 0, longest_line
 
+    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+        """Work of this program's own, which waits for its turn however long the line is."""
+        return self._pool.submit(work)
+
     async def do(self, request: Request, work: Callable[[], Result]) -> Result:
         """What ``work`` returns.
 

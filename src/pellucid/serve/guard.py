@@ -46,7 +46,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if (why := self._objection(headers)) is not None:
+        if (why := self._objection(headers, scope["path"])) is not None:
             await self.refuse(403, why)(scope, receive, send)
             return
         length, most = headers.get("content-length", "0"), self.roomy.get(scope["path"], self.most_bytes)
@@ -56,7 +56,7 @@ class Guard:
             return
         await self.app(scope, _bounded(receive, most), send)
 
-    def _objection(self, headers: dict[str, str]) -> UserError | None:
+    def _objection(self, headers: dict[str, str], path: str) -> UserError | None:
         host = _host(f"//{headers.get('host', '')}")
         if host not in self.hosts and not (self.addresses and _is_address(host)):
             found = f'found "{headers.get("host", "")}"'
@@ -64,6 +64,9 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and _host(origin) not in {host, *self.hosts}:
             return UserError("origin", f'found "{origin}"', "the server's own page")
+        # A picture or a script of another page names no origin, and what it asks for may be hours of work.
+        if headers.get("sec-fetch-site") == "cross-site" and path.startswith("/api/"):
+            return UserError("request", "sent by a page from elsewhere", "the server's own page")
         return None
 
 

@@ -1,7 +1,8 @@
 // Talking to the server. Everything that a view fetches goes through `api`.
 //
 //   api.session() api.model(key) api.pass(request) api.tensor(slice) api.statistics(…) api.explain(…) api.atlas(…)
-//   api.heads(…) api.answers(…) api.lens(…) api.contributions(…)
+//   api.heads(…) api.answers(…)
+//   passOf(id)                         a pass that this page has run, or null
 //   getJson<T>(path, signal?)          for the routes of one view; answers below a pass are kept
 //   getTensor(path, encoding, signal?) the same for an octet-stream
 //   postJson<T>(path, body, signal?)
@@ -19,10 +20,8 @@ import { bytesOf, isExported, recorded, recordedTensor, type Recorded } from "./
 import { decode, type Encoding, type Tensor } from "./tensor";
 import type {
   Answers,
-  Contributions,
   Explanation,
   HeadSummary,
-  Lens,
   ModelInfo,
   Pass,
   PassRequest,
@@ -245,7 +244,23 @@ function keep(path: string, answer: Kept): void {
 /** Forgets every answer; for tests and for a model that was replaced. */
 export function forget(): void {
   store.clear();
+  ran.clear();
   stored = 0;
+}
+
+// ---------------------------------------------------------------------------------------------------- passes
+
+const MOST_RAN = 500;
+const ran = new Map<string, Pass>();
+
+/** For captions: what is saved may be of another pass than the one that the page shows. */
+export const passOf = (id: string): Pass | null => ran.get(id) ?? null;
+
+function remember(pass: Pass): Pass {
+  ran.delete(pass.id); // and to the end: the least recently run stand first
+  ran.set(pass.id, pass);
+  if (ran.size > MOST_RAN) ran.delete(ran.keys().next().value!);
+  return pass;
 }
 
 // ---------------------------------------------------------------------------------------------------- the routes
@@ -257,7 +272,8 @@ export const api = {
 
   model: (key: string, signal?: AbortSignal) => getJson<ModelInfo>(`/api/models/${encodeURIComponent(key)}`, signal),
 
-  pass: (request: PassRequest, signal?: AbortSignal) => postJson<Pass>("/api/passes", request, signal),
+  pass: async (request: PassRequest, signal?: AbortSignal): Promise<Pass> =>
+    remember(await postJson<Pass>("/api/passes", request, signal)),
 
   show: async (file: File, signal?: AbortSignal): Promise<string> => {
     const response = await ask(`/api/shown${query({ name: file.name.slice(-200) })}`, { method: "POST", body: file, signal });
@@ -281,10 +297,4 @@ export const api = {
 
   answers: (pass: string, position: number, top = 20, signal?: AbortSignal) =>
     getJson<Answers>(`${under(pass)}/answers${query({ position, top })}`, signal),
-
-  lens: (pass: string, top = 5, token?: number, signal?: AbortSignal) =>
-    getJson<Lens>(`${under(pass)}/lens${query({ top, token })}`, signal),
-
-  contributions: (pass: string, position: number, token?: number, signal?: AbortSignal) =>
-    getJson<Contributions>(`${under(pass)}/contributions${query({ position, token })}`, signal),
 };

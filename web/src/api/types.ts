@@ -217,20 +217,6 @@ export interface Answers {
   entropy: number;
 }
 
-export interface Lens {
-  states: string[];
-  positions: number[];
-  top: { piece: string; probability: number }[][][];
-  chosen: number[][] | null;
-}
-
-export interface Contributions {
-  logit: number;
-  embedding: number;
-  bias: number;
-  sublayers: { name: string; parts: number[] | null; total: number }[];
-}
-
 /** The body of every refusal. */
 export interface Refusal {
   where: string;

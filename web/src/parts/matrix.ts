@@ -1,6 +1,6 @@
-// What Matrix says about its cells: addresses, words, ranks. No framework.
+// What Matrix says about its cells: exact numbers, addresses, words, ranks. No framework.
 
-import type { Slice } from "../api/client";
+import { api, type Slice } from "../api/client";
 import type { Tensor } from "../api/tensor";
 import type { Place } from "../render/grid";
 import { piece, printed } from "../render/numbers";
@@ -18,6 +18,35 @@ export function flat(found: Tensor): Tensor {
   if (found.shape.length === 2) return found;
   const columns = found.shape[found.shape.length - 1] ?? 1;
   return found.reshaped([columns ? found.size / columns : 0, columns]);
+}
+
+// By what is shown, so that the numbers of one matrix are never taken for those of the next.
+const asked = new WeakMap<Shown, Promise<Tensor>>();
+const found = new WeakMap<Shown, Tensor>();
+
+/** The exact numbers as far as they are here: a large matrix was fetched in eight bits. */
+export const knownOf = (shown: Shown): Tensor | null =>
+  shown.tensor.isExact || !shown.slice ? shown.tensor : (found.get(shown) ?? null);
+
+/** The exact numbers; of a large matrix they are fetched once somebody asks, and asked for again after a failure. */
+export function exactOf(shown: Shown): Promise<Tensor> {
+  const { slice } = shown;
+  if (shown.tensor.isExact || !slice) return Promise.resolve(shown.tensor);
+  const under = asked.get(shown);
+  if (under) return under;
+  const answer = api.tensor(slice, "f32").then(
+    (fetched) => {
+      const exact = flat(fetched);
+      found.set(shown, exact);
+      return exact;
+    },
+    (failure: unknown) => {
+      asked.delete(shown);
+      throw failure;
+    },
+  );
+  asked.set(shown, answer);
+  return answer;
 }
 
 export const numberAt = (tensor: Tensor, { row, column }: Place): number => tensor.data[row * tensor.shape[1] + column];
@@ -56,9 +85,13 @@ export function ranked(tensor: Tensor, { row, column }: Place): string {
   return `, rank ${larger + 1} of ${width}`;
 }
 
-/** The address of the slice, for captions and the names of files. */
+/** The address of the slice, for captions. */
 export const addressOf = ({ name, at }: Slice): string =>
   `${name}[${at.map((entry) => (Array.isArray(entry) ? entry.join(":") : entry)).join(", ")}]`;
+
+/** The name of a file: one for each pass and each difference, so that no file takes another's place. */
+export const fileOf = (slice: Slice): string =>
+  [addressOf(slice), slice.pass, ...(slice.minus ? ["minus", slice.minus] : [])].join(" ");
 
 /** Whether cells occur that have no colour of the map. */
 export function oddities(tensor: Tensor | null, hidden: Uint8Array | null): { hidden: boolean; nan: boolean } {

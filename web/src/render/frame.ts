@@ -1,7 +1,6 @@
 // One animation loop for all pictures. A picture says that it is dirty; it is drawn once, in the next frame.
 //
 //   painter(draw) -> { dirty(), end() }
-//   motion()         whether the reader wants things to move
 //   ratio()          device pixels per CSS pixel, at most 3
 
 export interface Painter {
@@ -32,8 +31,6 @@ export function painter(draw: () => void): Painter {
     },
   };
 }
-
-export const motion = (): boolean => !matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 export const ratio = (): number => Math.min(3, window.devicePixelRatio || 1);
 

@@ -120,11 +120,6 @@ export class Grid {
     };
   }
 
-  /** Pixels per cell, for tests and for what is asked of the server. */
-  get cell(): number {
-    return this.place?.across ?? 0;
-  }
-
   // -------------------------------------------------------------------------------------------------- moving
 
   private at(event: MouseEvent): Place | null {

@@ -54,10 +54,26 @@ export function savePng(
   name: string,
   theme: Theme,
 ): void {
+  // A browser makes no file of a canvas beyond its limit: then it is drawn at its own size.
+  const save = (scale: number): void =>
+    painted(draw, width, height, caption, theme, scale).toBlob((blob) => {
+      if (blob) download(blob, `${fileName(name)}.png`);
+      else if (scale > 1) save(1);
+    }, "image/png");
+  save(2);
+}
+
+function painted(
+  draw: (context: CanvasRenderingContext2D) => void,
+  width: number,
+  height: number,
+  caption: Caption,
+  theme: Theme,
+  scale: number,
+): HTMLCanvasElement {
   const across = Math.max(width, 360);
   const lines = wrapped(caption, across);
   const canvas = document.createElement("canvas");
-  const scale = 2;
   canvas.width = scale * (across + 2 * MARGIN);
   canvas.height = scale * (height + 3 * MARGIN + lines.length * LINE);
   const context = canvas.getContext("2d")!;
@@ -73,7 +89,7 @@ export function savePng(
   context.font = `11px ${FONT}`;
   context.textBaseline = "top";
   lines.forEach((line, i) => context.fillText(line, MARGIN, height + 2 * MARGIN + i * LINE));
-  canvas.toBlob((blob) => blob && download(blob, `${fileName(name)}.png`), "image/png");
+  return canvas;
 }
 
 export const escaped = (text: string): string =>

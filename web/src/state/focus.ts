@@ -8,7 +8,7 @@
 export interface Focus {
   /** Who set it: a picture that hears its own focus need not move. */
   source: string;
-  /** The sequence that `query` or `key` counts in, as a tower's prefix, or none where there is one sequence. */
+  /** Positions, each in the sequence of its own axis. */
   query?: number;
   key?: number;
   layer?: number;

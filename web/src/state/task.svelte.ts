@@ -1,4 +1,5 @@
-// Something long that a button starts and that can be cut off. Called while a component is set up:
+// Something long that a button starts and that can be cut off, at the latest when its view is left. Called while a component
+// is set up:
 //
 //   const search = new Task();
 //   search.run(async (signal) => { … })    cuts off what is under way
@@ -10,6 +11,10 @@ export class Task {
   since = $state(0);
   error = $state.raw<Error | null>(null);
   private controller: AbortController | null = null;
+
+  constructor() {
+    $effect(() => () => this.cancel());
+  }
 
   async run(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
     this.cancel();

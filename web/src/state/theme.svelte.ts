@@ -4,6 +4,7 @@
 //   theme.toggle()
 
 import { chooseTheme, onTheme, type Theme } from "../render/colour";
+import { remember, remembered } from "./remembered";
 
 const KEY = "pellucid.theme";
 
@@ -11,14 +12,14 @@ class ThemeState {
   current = $state<Theme>("light");
 
   start(): void {
-    const chosen = localStorage.getItem(KEY);
+    const chosen = remembered(KEY);
     onTheme((now) => (this.current = now));
     chooseTheme(chosen === "light" || chosen === "dark" ? chosen : null);
   }
 
   toggle(): void {
     const next = this.current === "dark" ? "light" : "dark";
-    localStorage.setItem(KEY, next);
+    remember(KEY, next);
     chooseTheme(next);
   }
 }

@@ -1,11 +1,15 @@
 // Whether the reader has done what a step asks: always against the numbers of the model that is open.
 
 import { api, getJson, query } from "../api/client";
-import { whatif } from "../api/writing";
+import { inside } from "../api/inside";
 import type { Edit, Pass } from "../api/types";
+import { words } from "../api/words";
+import { whatif } from "../api/writing";
 import { piece, printed } from "../render/numbers";
 import { likeliest, softmax } from "../render/sampling";
 import { session } from "../state/session.svelte";
+import { placed, shownOf } from "../views/norm";
+import { rescaled, sumsOf } from "../views/queryKeyValue";
 import type { Check, Place, Verdict } from "./lesson";
 
 const no = (told: string): Verdict => ({ done: false, told });
@@ -52,10 +56,9 @@ export const saturated: Check = async (place, signal) => {
   const { scale, softcap } = place.tower;
   if (Math.abs(factor) < 2 * scale) return no("That makes the scores hardly larger than the model's own; go farther up.");
   const q = place.query ?? place.queries.length - 1;
-  const scores = await rowOf(place, "scores", q, signal);
-  const own = softmax(scores);
   if (softcap !== null && softcap !== undefined) return yes("The softcap of this model keeps even such scores in bounds.");
-  const more = softmax(scores.map((score) => (score / scale) * factor));
+  const sums = sumsOf(await words.scores(place.pass.id, place.name, place.head, q, signal));
+  const [own, more] = [scale, factor].map((each) => softmax(rescaled(sums, each, null)));
   return yes(`For ${quoted(place.queries[q])} the largest weight goes from ${printed(own[argmax(own)], 3)} to ${printed(more[argmax(more)], 3)}: less is left for all others.`);
 };
 
@@ -95,20 +98,25 @@ export const hiddenCell: Check = async (place, signal) => {
   return yes(`Nothing is hidden here: ${quoted(queries[q])} gives ${quoted(keys[k])} ${printed(row[k], 4)}, though it comes later.`);
 };
 
-/** The position whose vector has the largest variance at the chosen layer's input. */
-export const widest: Check = async ({ pass, tower, layer, query: q }, signal) => {
+/** The position whose vector is the widest as it comes into the norm that is shown. */
+export const widest: Check = async ({ pass, tower, layer, query: q, more }, signal) => {
   if (q === null) return null;
-  const name = `${tower.prefix}blocks.${layer}.residual_pre`;
-  const found = await api.tensor({ pass: pass.id, name, at: [0, ":", ":"] }, "f32", signal);
+  const norm = shownOf((await inside.norms(pass.id, signal)).map(placed), more.norm, layer, tower.prefix)?.info;
+  if (!norm) return no("This model has no norms.");
+  if (norm.shape.length !== 3) return no("That norm works inside the heads, or on the whole text; choose one that stands on the stream.");
+  const found = await api.tensor({ pass: pass.id, name: norm.input, at: [0, ":", ":"] }, "f32", signal);
   const [rows, width] = found.shape;
-  const spread = Array.from({ length: rows }, (_, i) => variance(found.data.subarray(i * width, (i + 1) * width)));
+  if (q >= rows) return null;
+  const spread = Array.from({ length: rows }, (_, i) => variance(found.data.subarray(i * width, (i + 1) * width), norm.centred));
   const best = argmax(spread);
-  if (q !== best) return no(`At position ${q} the variance is ${printed(spread[q], 4)}; the largest is ${printed(spread[best], 4)}.`);
-  return yes(`The variance at position ${q} is ${printed(spread[q], 4)}, the largest of all ${rows}; after a norm all are alike.`);
+  const what = norm.centred ? "variance" : "mean square";
+  if (q !== best) return no(`At position ${q} the ${what} is ${printed(spread[q], 4)}; the largest is ${printed(spread[best], 4)}.`);
+  return yes(`The ${what} at position ${q} is ${printed(spread[q], 4)}, the largest of all ${rows}; after a norm all are alike.`);
 };
 
-function variance(values: Float32Array): number {
-  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+/** About the mean where that is taken off, else about 0. */
+function variance(values: Float32Array, centred: boolean): number {
+  const mean = centred ? values.reduce((sum, value) => sum + value, 0) / values.length : 0;
   return values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length;
 }
 

@@ -1,11 +1,13 @@
 // The tour: from "why not one word after the other" to the three families, at the model that is open.
 
+import type { Tower } from "../api/types";
 import { printed } from "../render/numbers";
 import * as checks from "./checks";
 import type { Place, Step } from "./lesson";
 
 const words = ({ queries }: Place): number => queries.length;
 const two = (place: Place): boolean => place.model.towers.length > 1;
+const spread = ({ norm }: Tower): string => (norm === "RMSNorm" ? "mean square" : "variance");
 /** A selection in which nothing of an earlier step is left. */
 const fresh = { query: null, key: null, edits: [], padding: null, positions: "own", more: {} } as const;
 const self = (place: Place) => ({ ...fresh, kind: "self" as const, tower: two(place) ? "encoder." : null });
@@ -124,8 +126,8 @@ export const STEPS: readonly Step[] = [
       `This model norms ${tower.placement === "pre" ? "before each sub-layer, which leaves the stream itself untouched" : tower.placement === "post" ? "after each sub-layer, as the paper does" : "before and after each sub-layer"}, by ${tower.norm}.`,
     ],
     formulas: [{ tex: "\\mathrm{LN}(x) = g \\odot \\frac{x - \\mu}{\\sqrt{\\sigma^2 + \\varepsilon}} + b", about: "With mean μ and variance σ² of one vector (Ba et al. 2016); RMSNorm leaves the mean alone." }],
-    task: ({ layer }) => `Choose the position whose vector, as it comes into layer ${layer}, has the largest variance.`,
-    help: () => "Choose the first norm of the layer and go through the positions: the variance before the norm is shown.",
+    task: ({ tower }) => `Choose the position whose vector, as it comes into the norm that is shown, has the largest ${spread(tower)}.`,
+    help: ({ tower }) => `Go through the positions: the ${spread(tower)} of what comes in stands first among the norm's numbers.`,
     start: last,
     check: checks.widest,
   },

@@ -61,7 +61,8 @@ export const ABOUT: Record<Role, Told> = {
     if (head === "token_classification") return `Each vector becomes ${labels?.length ?? 0} scores, and their softmax probabilities of the labels of its token.`;
     if (head === "embedding") return `The vectors of all tokens become one of ${whole(d_model)} numbers, which stands for the text.`;
     const tied = tie.includes("output") ? " Its matrix is the table of the embedding." : "";
-    return `The last vector is compared with ${whole(vocabularyOf(model))} tokens; the softmax of these scores is the probability of each.${tied}`;
+    const which = head === "masked" ? "The vector at each position, a gap’s as any other," : "The last vector";
+    return `${which} is compared with ${whole(vocabularyOf(model))} tokens; the softmax of these scores is the probability of each.${tied}`;
   },
   stream: ({ placement, d_model }) =>
     `One vector of ${whole(d_model)} numbers for each token, from the embedding to the head. ` +

@@ -30,6 +30,12 @@ export function placed(info: NormInfo): Place {
   return { info, tower, layer: Number(layer), box, title: `${kind} ${where} ${SUBLAYER[sublayer]}, layer ${layer}${whose}` };
 }
 
+/** The norm that is looked at: the one that is named, else the first of a layer, in a tower or (null) in any. */
+export function shownOf(places: readonly Place[], name: string | undefined, layer: number, tower: string | null): Place | null {
+  const here = (place: Place): boolean => place.layer === layer && (tower === null || place.tower === tower);
+  return places.find(({ info }) => info.name === name) ?? places.find(here) ?? places[0] ?? null;
+}
+
 export const PLACEMENT = {
   pre: "Pre-norm: each norm stands before its sub-layer. The sub-layer reads a normed copy; the stream itself is never rescaled, so it grows as layers add to it, and only the last norm brings it back.",
   post: "Post-norm, as in 2017: each norm stands behind the sum, on the stream itself. After every sub-layer all that was written so far is rescaled, so the stream keeps its size, and what was written early counts less and less.",

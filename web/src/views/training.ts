@@ -39,6 +39,12 @@ export function stops(course: Course): Stop[] {
   return [...course.checkpoints, { key: "main", step: best ?? last }];
 }
 
+/** A state for each step, in their order. The kept weights are mostly those of a checkpoint: one point for both. */
+export function overSteps(states: readonly State[]): State[] {
+  const last = new Map(states.map((state) => [state.stop.step, state]));
+  return [...last.values()].filter((state) => state.row).sort((a, b) => a.stop.step - b.stop.step);
+}
+
 /** At most so many, evenly, the first and the last among them. */
 export function spread<T>(all: readonly T[], most: number): T[] {
   if (all.length <= most) return [...all];

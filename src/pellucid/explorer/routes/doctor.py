@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
 from pellucid.doctor import Spec, examine
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/models/{key}")
 
 
 @router.get("/doctor")
-async def doctor(at: At, key: ModelKey, level: Annotated[Level, Query()] = "quick") -> StreamingResponse:
+async def doctor(at: At, key: ModelKey, level: Literal["quick", "standard"] = "quick") -> StreamingResponse:
     """A line of JSON for each question before it is asked, then the report.
 
     The model is examined in one piece, as it is changed on the way and put back: nobody else sees it meanwhile. Whoever
