@@ -150,7 +150,8 @@ def _padding(batch: Batch, spec: Spec) -> Iterator[Fault]:
 
 def _padded(ids: Tensor, spec: Spec) -> Tensor:
     """(B, T): which tokens are padding. T5, Marian and Pegasus begin what they write at the same token."""
-    padding = ids == spec.pad_id
+    assert spec.pad_id is not None  # whoever asks has looked
+    padding = ids.eq(spec.pad_id)
     if spec.kind == "encoder_decoder":
         padding[:, 0] = False
     return padding
