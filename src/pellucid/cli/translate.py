@@ -91,13 +91,14 @@ def translate(
         repetition=repetition_penalty, presence=presence_penalty, frequency=frequency_penalty, no_repeat=no_repeat,
         bad_words=bad_word, biases=bias, min_tokens=min_tokens, regex=regex, schema=schema,
     )  # fmt: skip
+    penalty = penalty_of(length_penalty)
     if beams == 1:
         asked_in_vain = {"--length-penalty": length_penalty, "--patience": patience, "--coverage": coverage or None}
         for option in (name for name, value in asked_in_vain.items() if value is not None):
             raise UserError(option, "one beam, which is not searched with", "--beams 4 or so beside it")
     if prefix_bias is not None and prefix is None:
         raise UserError("--prefix-bias", "no prefix", "--prefix beside it")
-    search = {"beams": beams, "penalty": penalty_of(length_penalty), "patience": patience, "best": best}
+    search = {"beams": beams, "penalty": penalty, "patience": patience, "best": best}
     loaded, sources = open_fast(run, device, verify, weights), texts_or_stdin(text)
     settings = {
         "max_new_tokens": tokens, "languages": (from_language, to_language), "stop": stop or (), "logprobs": logprobs,
