@@ -150,7 +150,7 @@ def test_options_that_could_not_be_obeyed_are_refused(said, arguments, idle):
 
 @pytest.mark.parametrize("command", ["generate", "translate"])
 def test_at_least_one_token(said, command):
-    with pytest.raises(typer.BadParameter, match="equal to 1|in the range"):
+    with pytest.raises(typer.BadParameter, match=r"equal to 1|in the range"):
         said(command, "ab", "--tokens", 0)
 
 

@@ -48,6 +48,7 @@ CoverageOption = Annotated[
     float, typer.Option("--coverage", help="Penalty β for what is left out of the source (Wu et al. 2016); 0 is none.")
 ]
 Prefix = Annotated[str | None, typer.Option("--prefix", help="What every target begins with.")]
+Tokens = Annotated[int | None, typer.Option(min=1, help="At most so many; the source's length + 50 by default.")]
 PrefixBias = Annotated[
     float | None, typer.Option("--prefix-bias", help="Draw towards the prefix with so much of 1 instead of forcing it.")
 ]
@@ -65,9 +66,7 @@ def translate(
     prefix_bias: PrefixBias = None,
     from_language: Annotated[str | None, typer.Option(help="The source's token in a model of many, as de_DE.")] = None,
     to_language: Annotated[str | None, typer.Option(help="The target's token in a model of many, as en_XX.")] = None,
-    tokens: Annotated[
-        int | None, typer.Option(min=1, help="At most so many; the source's length + 50 by default.")
-    ] = None,
+    tokens: Tokens = None,
     repetition_penalty: Repetition = 1.0,
     presence_penalty: Presence = 0.0,
     frequency_penalty: Frequency = 0.0,
@@ -91,14 +90,10 @@ def translate(
         repetition=repetition_penalty, presence=presence_penalty, frequency=frequency_penalty, no_repeat=no_repeat,
         bad_words=bad_word, biases=bias, min_tokens=min_tokens, regex=regex, schema=schema,
     )  # fmt: skip
-    penalty = penalty_of(length_penalty)
-    if beams == 1:
-        asked_in_vain = {"--length-penalty": length_penalty, "--patience": patience, "--coverage": coverage or None}
-        for option in (name for name, value in asked_in_vain.items() if value is not None):
-            raise UserError(option, "one beam, which is not searched with", "--beams 4 or so beside it")
-    if prefix_bias is not None and prefix is None:
-        raise UserError("--prefix-bias", "no prefix", "--prefix beside it")
-    search = {"beams": beams, "penalty": penalty, "patience": patience, "best": best}
+    search = {"beams": beams, "penalty": penalty_of(length_penalty), "patience": patience, "best": best}
+    searching = {"--length-penalty": length_penalty, "--patience": patience, "--coverage": coverage or None}
+    _refuse_idle({} if beams > 1 else searching, "one beam, which is not searched with", "--beams 4 or so beside it")
+    _refuse_idle({} if prefix else {"--prefix-bias": prefix_bias}, "no prefix", "--prefix beside it")
     loaded, sources = open_fast(run, device, verify, weights), texts_or_stdin(text)
     settings = {
         "max_new_tokens": tokens, "languages": (from_language, to_language), "stop": stop or (), "logprobs": logprobs,
@@ -112,6 +107,13 @@ def translate(
                 print_json({"source": source, "target": one.text, **told(one, loaded.tokenizer.target), **more})
             else:
                 print(one.text)
+
+
+def _refuse_idle(options: dict[str, Any], found: str, expected: str) -> None:
+    """Refuses options that could not be obeyed, if they were given."""
+    for option, value in options.items():
+        if value is not None:
+            raise UserError(option, found, expected)
 
 
 def _found(
