@@ -101,12 +101,7 @@ def translate(
         "replace_unknown": replace_unknown, "rules": asked.rules(loaded.tokenizer.target),
     }  # fmt: skip
     for source, found in zip(sources, _found(loaded, sources, search, coverage, settings), strict=True):
-        for one in found:
-            if json:
-                more = _aligned(loaded, source, one.text) if align else {}
-                print_json({"source": source, "target": one.text, **told(one, loaded.tokenizer.target), **more})
-            else:
-                print(one.text)
+        _print(loaded, source, found, json=json, align=align)
 
 
 def _refuse_idle(options: dict[str, Any], found: str, expected: str) -> None:
@@ -124,6 +119,15 @@ def _found(
 
     covering = Coverage(coverage) if coverage else None
     return translations(loaded, sources, Searching(**search, coverage=covering), **settings)
+
+
+def _print(loaded: Any, source: str, found: list[Any], *, json: bool, align: bool) -> None:
+    for one in found:
+        if json:
+            more = _aligned(loaded, source, one.text) if align else {}
+            print_json({"source": source, "target": one.text, **told(one, loaded.tokenizer.target), **more})
+        else:
+            print(one.text)
 
 
 def _aligned(loaded: Any, source: str, target: str) -> dict[str, Any]:
