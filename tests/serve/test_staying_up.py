@@ -38,7 +38,8 @@ def test_a_full_line_is_told_to_come_back(decoder):
     with served(decoder, limits=limits, slow=0.02) as background, http(background) as client:
         body = endless(decoder, max_tokens=10**5, stream=True)
         with client.stream("POST", "/v1/completions", json=body) as first:
-            next(first.iter_lines())
+            lines = first.iter_lines()  # kept: a stream whose lines nobody holds is closed
+            next(lines)
             waiting = threading.Thread(target=_given_up, args=(background, {**body, "stream": False}))
             waiting.start()
             while background.service.worker.waiting < 1:
