@@ -64,14 +64,13 @@ class Carried:
         engine, memory, device = self.engine, self.memory, self.engine.device
         rows, width = tokens.shape
         places, before = memory.places(width, device), self.seen.size(2)
-        used = max(memory.lengths) + width
-        seen = self.seen.new_zeros(rows, width, used)
+        seen = self.seen.new_zeros(rows, width, places.used)
         seen[:, :, :before] = self.seen.gather(1, origins[:, :, None].expand(-1, -1, before))
-        self.seen = seen.scatter_(2, places[:, :, None], True)
+        self.seen = seen.scatter_(2, places.slots[:, :, None], True)
         at = self.next[:, None].expand(-1, width)
-        positions = self.positions.new_zeros(rows, used)
+        positions = self.positions.new_zeros(rows, places.used)
         positions[:, :before] = self.positions
-        self.positions = positions.scatter_(1, places, at)
+        self.positions = positions.scatter_(1, places.slots, at)
         masks = masks_of(engine.tower, at, self.positions, self.seen, all_seen=False)
         states = engine.run(tokens, at, memory, masks, places)
         memory.lengths = [length + width for length in memory.lengths]

@@ -22,7 +22,7 @@ from pellucid.inference.engine.beams import Carried
 from pellucid.inference.engine.head import Head
 from pellucid.inference.engine.layers import Layers, joined
 from pellucid.inference.engine.looking import Group, Onward, Reading, Whole, flat, grouped, masks_of
-from pellucid.inference.engine.memory import Memory, Source
+from pellucid.inference.engine.memory import Memory, Places, Source
 from pellucid.inference.engine.products import Products, Weights
 from pellucid.inference.writer import Go, Ids, Plain, WritingModel, selecting, source_limit
 from pellucid.models.encoder_decoder import EncoderDecoder
@@ -90,15 +90,14 @@ class Engine:
             return Plain(self.model).extend(tokens, rows)
         batch, new = tokens.shape
         places = rows.places(new, self.device)
-        longest = max(rows.lengths) + new
-        slots = torch.arange(longest, device=self.device).expand(batch, -1)
-        masks = masks_of(self.tower, places, slots, None, all_seen=new == 1 and rows.even)
-        states = self.run(tokens, places, rows, masks, places)
+        slots = torch.arange(places.used, device=self.device).expand(batch, -1)
+        masks = masks_of(self.tower, places.slots, slots, None, all_seen=new == 1 and places.even)
+        states = self.run(tokens, places.slots, rows, masks, places)
         rows.lengths = [length + new for length in rows.lengths]
         return self.head(states).view(batch, new, -1)
 
     def run(
-        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], memory: Memory, masks: Any, places: Tensor
+        self, tokens: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], memory: Memory, masks: Any, places: Places
     ) -> Float[Tensor, "N D"]:
         """The last hidden states of new tokens, whose keys and values are filed."""
         look = Onward(self.tower, memory, masks, places)

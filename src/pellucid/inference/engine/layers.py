@@ -24,6 +24,7 @@ from pellucid.nn.block import Block, CrossBlock, Residual
 from pellucid.nn.feed_forward import FeedForward, GatedFeedForward
 from pellucid.nn.lora import LoRALinear
 from pellucid.nn.norms import LayerNorm, RMSNorm
+from pellucid.nn.positions import unrotated
 
 Change = Callable[[Tensor], Tensor]
 
@@ -119,6 +120,8 @@ class Layers:
 
 def turned(x: Float[Tensor, "N H K"], rotate: Rotate) -> Float[Tensor, "N H K"]:
     """Queries or keys, turned by the angles of their positions."""
+    if rotate is unrotated:
+        return x
     return rotate(x[None].transpose(1, 2)).transpose(1, 2)[0]
 
 

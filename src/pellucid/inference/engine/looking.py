@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.inference.engine.memory import Memory
+from pellucid.inference.engine.memory import Memory, Places
 from pellucid.models.tower import Tower
 from pellucid.nn.attention import Attention
 from pellucid.nn.kernels import auto
@@ -116,15 +116,15 @@ class Onward:
 
     Args:
         masks: what is added to the scores of (B, T) queries on all keys.
-        places: the slots of the new positions.
+        places: of the new positions.
     """
 
-    def __init__(self, tower: Tower, memory: Memory, masks: Masks, places: Int[Tensor, "B T"]) -> None:
+    def __init__(self, tower: Tower, memory: Memory, masks: Masks, places: Places) -> None:
         self.windows, self.sites = tower.windows, attentions(tower)
         self.memory, self.masks, self.places = memory, masks, places
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N HK"]:
-        batch, new = self.places.shape
+        batch, new = self.places.slots.shape
         q, k, v = (x.view(batch, new, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
         keys, values = self.memory.put(layer, k, v, self.places)
         site = self.sites[layer]

@@ -62,6 +62,24 @@ class Source:
         return Source(keys, values, self.lengths + other.lengths)
 
 
+@dataclass(frozen=True)
+class Places:
+    """The slots of new positions of each row, from its end on.
+
+    Attributes:
+        rows: their numbers, beside ``slots``. count: how many they are.
+        before: where the longest row ends. used: where it will.
+        even: whether all rows end there.
+    """
+
+    slots: Int[Tensor, "R T"]
+    rows: Int[Tensor, "R 1"]
+    count: int
+    before: int
+    used: int
+    even: bool
+
+
 class Memory:
     """Rows of texts, fed so far up to their lengths; position p of a row stands in its slot p.
 
@@ -82,26 +100,30 @@ class Memory:
         """Whether all rows are equally long."""
         return min(self.lengths) == max(self.lengths)
 
-    def places(self, new: int, device: torch.device) -> Int[Tensor, "R T"]:
-        """The slots of so many new positions of each row."""
-        return torch.tensor(self.lengths, device=device)[:, None] + torch.arange(new, device=device)
+    def places(self, new: int, device: torch.device) -> Places:
+        """Where so many new positions of each row will stand."""
+        slots = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(new, device=device)
+        count, before = len(self.lengths), max(self.lengths)
+        rows = torch.arange(count, device=device)[:, None]
+        return Places(slots, rows, count, before, before + new, self.even)
 
     def put(
-        self, layer: int, k: Float[Tensor, "R G T K"], v: Float[Tensor, "R G T K"], places: Int[Tensor, "R T"]
+        self, layer: int, k: Float[Tensor, "R G T K"], v: Float[Tensor, "R G T K"], at: Places
     ) -> tuple[Float[Tensor, "R G S K"], Float[Tensor, "R G S K"]]:
         """Files the keys and values of a layer's new positions; returns all that stand up to the longest row's end."""
-        count, before = len(self.lengths), max(self.lengths)
-        used = before + k.size(2)
-        keys, values = (self._room(each[layer], k, count, used) for each in (self.keys, self.values))
-        self.keys[layer], self.values[layer] = keys, values
-        keys, values = keys[:count], values[:count]
-        if self.even:
-            keys[:, :, before:used], values[:, :, before:used] = k, v
+        return self._put(self.keys, layer, k, at), self._put(self.values, layer, v, at)
+
+    def _put(
+        self, slots: list[Tensor | None], layer: int, new: Float[Tensor, "R G T K"], at: Places
+    ) -> Float[Tensor, "R G S K"]:
+        room = slots[layer] = self._room(slots[layer], new, at.count, at.used)
+        live = room[: at.count, :, : at.used]
+        if at.even:
+            live[:, :, at.before :] = new
         else:
-            keys[:, :, before:used], values[:, :, before:used] = 0, 0
-            rows = torch.arange(count, device=k.device)[:, None]
-            keys[rows, :, places], values[rows, :, places] = k.transpose(1, 2), v.transpose(1, 2)
-        return keys[:, :, :used], values[:, :, :used]
+            live[:, :, at.before :] = 0
+            live[at.rows, :, at.slots] = new.transpose(1, 2)
+        return live
 
     def fill(self, layer: int, rows: Sequence[int], k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]) -> None:
         """Files the first keys and values of some rows, which are equally long; all rows' room is made at once."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
@@ -252,7 +252,7 @@ def usual(rows: int) -> int:
     return -(-rows // step) * step
 
 
-ROWS = (1, 4, 32, 128)
+ROWS = (1, 4, 8, 32, 128)
 """Numbers of rows that kernels are measured at; each choice holds up to the geometric mean with the next."""
 
 
@@ -279,19 +279,26 @@ class Products:
     def _choose(self, weight: Tensor) -> list[tuple[float, Way]]:
         if len(self.ways) == 1:
             return [(math.inf, self.ways[0])]
-        packs = [way.pack(weight) for way in self.ways]
+        copies = self._copies(weight)
+        packs = [[way.pack(weight.clone()) for _ in range(copies)] for way in self.ways]
         chosen: list[tuple[float, Way]] = []
         for rows, after in zip(ROWS, (*ROWS[1:], math.inf), strict=True):
-            x = torch.ones(rows, weight.size(1), device=weight.device)
-            times = [
-                _seconds(way, x, pack, large=weight.numel() > SMALL) for way, pack in zip(self.ways, packs, strict=True)
-            ]
+            times = _seconds(self.ways, torch.ones(rows, weight.size(1), device=weight.device), packs)
             chosen.append((math.sqrt(rows * after), self.ways[times.index(min(times))]))
         return chosen
 
+    def _copies(self, weight: Tensor) -> int:
+        """As many as a cache does not hold, so that weights come from memory, as in a step; one of what stays there."""
+        if weight.numel() <= SMALL:
+            return 1
+        return -(-CACHE // (weight.numel() * WIDTHS[self.weights]))
 
-CACHE = 16_000_000
-"""Numbers that are read before each run: more than a cache holds, so that weights come from memory, as in a step."""
+
+WIDTHS: Mapping[Weights, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
+"""Bytes of a number."""
+
+CACHE = 16 << 20
+"""Bytes: more than the caches that a core has for itself."""
 
 SMALL = 1_000_000
 """Weights of so few numbers stay in a cache."""
@@ -299,13 +306,17 @@ SMALL = 1_000_000
 RUNS = 6
 
 
-def _seconds(way: Way, x: Tensor, packed: Any, *, large: bool) -> float:
-    """The least of a few runs, after one that warms up."""
-    way.multiply(x, packed, None)
-    times, others = [], torch.empty(CACHE if large else 0, device=x.device).zero_()
-    for _ in range(RUNS):
-        others.sum()
-        began = time.perf_counter()
-        way.multiply(x, packed, None)
-        times.append(time.perf_counter() - began)
-    return min(times)
+def _seconds(ways: Sequence[Way], x: Tensor, packs: Sequence[Sequence[Any]]) -> list[float]:
+    """Of each the least of a few runs over all its weights, after one that warms up.
+
+    They take turns, so that what disturbs one of them disturbs all.
+    """
+    least = [math.inf] * len(ways)
+    for run in range(1 + RUNS):
+        for i, way in enumerate(ways):
+            began = time.perf_counter()
+            for packed in packs[i]:
+                way.multiply(x, packed, None)
+            if run > 0:
+                least[i] = min(least[i], time.perf_counter() - began)
+    return least
