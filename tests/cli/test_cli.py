@@ -71,6 +71,10 @@ def test_decoder(folder, decoder):
     result = json.loads(call("evaluate", decoder, "--json", "--verify", cwd=folder).stdout)
     assert result["perplexity"] > 1
     assert result["bits_per_byte"] > 0
+    for option in (("--beams", "5"), ("--weights", "int8")):
+        refused = call("evaluate", decoder, *option, cwd=folder, check=False)
+        assert refused.returncode
+        assert f"{option[0]}: the data are text, of which nothing is translated" in refused.stderr
     assert "pellucid train decoder" in (folder / decoder / "README.md").read_text()
 
 
@@ -98,6 +102,8 @@ def test_encoder_decoder(folder):
     assert len(done.stdout.splitlines()) == 2
     result = json.loads(call("evaluate", "runs/pairs", "--json", cwd=folder).stdout)
     assert "version:" in result["bleu"]["signature"]
+    searched = call("evaluate", "runs/pairs", "--json", "--beams", "2", "--weights", "int8", cwd=folder).stdout
+    assert json.loads(searched)["loss"] == result["loss"]  # of the model itself, whatever writes
     assert 0 <= result["exact"] <= 1
 
 

@@ -127,10 +127,6 @@ def test_texts_grow_side_by_side():
     written = written.add(torch.tensor([9, 4, 9])).select(torch.tensor([2, 0, 0])).add(torch.tensor([1, 2, 3]))
     assert written.lists() == [[9, 1], [9, 2], [9, 3]]
     assert written.prompts.tolist() == [2, 0, 0]
-    both = written.join(Written.of([[1] * 9]))
-    assert both.lists(whole=True) == [[1, 2, 3, 9, 1], [5, 6, 9, 2], [5, 6, 9, 3], [1] * 9]
-    assert both.lengths.tolist() == [2, 2, 2, 0]
-    assert both.prompts.tolist() == [2, 0, 0, 3]
 
 
 def test_each_row_its_own_rules():

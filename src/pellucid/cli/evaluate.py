@@ -5,6 +5,7 @@ Example: `pellucid evaluate runs/en-de --test test_2017_flickr --beams 5 --lengt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,17 +41,31 @@ def evaluate(
     mirror: Annotated[str | None, typer.Option(help="A folder to read a catalogue set from.")] = None,
     beams: Annotated[int, typer.Option(help="Beams for translations; 1 is greedy.", min=1)] = 1,
     length_penalty: LengthPenaltyOption = None,
+    weights: Annotated[
+        str, typer.Option(help="What translations are written with: float32, bfloat16 or int8; the loss is of float32.")
+    ] = "float32",
     device: Device = "auto",
     verify: Verify = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
+    from pellucid.inference.engine import fast
+    from pellucid.inference.engine.products import known
+    from pellucid.inference.predict import translate
+
     if length_penalty is not None and beams == 1:
         raise UserError("--length-penalty", "one beam, which is not searched with", "--beams 5 or so beside it")
-    given = given_data([text] if text else None, source, target, labelled, None, None)
+    given, kind = given_data([text] if text else None, source, target, labelled, None, None), known(weights)
     loaded = open_run(run, device, verify)
     examples, corpus = _examples(loaded, test, given, mirror)
-    results = _scores(loaded, corpus, examples, beams, length_penalty)
+    for name, idle in (("--beams", beams == 1), ("--weights", kind == "float32")):
+        if corpus.kind != "pairs" and not idle:
+            raise UserError(name, f"the data are {corpus.kind}, of which nothing is translated", "pairs beside it")
+
+    def write(sources: list[str]) -> list[str]:
+        return translate(fast(loaded, kind), sources, beams=beams, penalty=penalty_of(length_penalty))
+
+    results = _scores(loaded, corpus, examples, write)
     if json:
         print_json({"run": str(run), "examples": len(examples), **results})
         return
@@ -88,9 +103,9 @@ def _examples(loaded: Any, test: str | None, given: Data | None, mirror: str | N
     return corpus.tests[test], corpus
 
 
-def _scores(loaded: Any, corpus: Any, examples: Any, beams: int, length_penalty: str | None) -> dict[str, Any]:
+def _scores(loaded: Any, corpus: Any, examples: Any, write: Callable[[list[str]], list[str]]) -> dict[str, Any]:
+    """What the model itself loses, and of pairs how good what ``write`` makes of the sources is."""
     from pellucid.data.batches import evaluation_batches
-    from pellucid.inference.predict import translate
     from pellucid.training.evaluate import evaluate as measure
     from pellucid.training.evaluate import text_bytes, translation_scores
 
@@ -107,9 +122,7 @@ def _scores(loaded: Any, corpus: Any, examples: Any, beams: int, length_penalty:
     if corpus.kind == "text" and type(loaded.model).__name__ == "Decoder":
         results["bits_per_byte"] = evaluation.bits_per_byte(text_bytes(examples))
     if corpus.kind == "pairs":
-        hypotheses = translate(
-            loaded, [pair.source for pair in examples], beams=beams, penalty=penalty_of(length_penalty)
-        )
+        hypotheses = write([pair.source for pair in examples])
         moses = corpus.split_by_moses and corpus.split_by_moses.target
         results |= translation_scores(hypotheses, [pair.target for pair in examples], split_by_moses=moses)
     return results

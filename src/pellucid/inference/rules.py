@@ -63,14 +63,6 @@ class Written:
         """These rows, in this order; one may be there twice."""
         return Written(self.tokens[rows], self.lengths[rows], self.prompts[rows])
 
-    def join(self, other: Written) -> Written:
-        """The rows of another behind these, its prompts counted on from here."""
-        longest = max(self.tokens.size(1), other.tokens.size(1))
-        fill = [torch.nn.functional.pad(part.tokens, (longest - part.tokens.size(1), 0), value=NONE)
-                for part in (self, other)]  # fmt: skip
-        behind = other.prompts + (self.prompts.max() + 1 if self.prompts.numel() else 0)
-        return Written(torch.cat(fill), torch.cat([self.lengths, other.lengths]), torch.cat([self.prompts, behind]))
-
     def text(self, *, whole: bool = False) -> Int[Tensor, "B L"]:
         """The new tokens, with ``whole`` the prompt too; -1 before them."""
         if whole:
