@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pellucid.cli.app import app
+from pellucid.errors import UserError
+
 TINY = [
     "training.steps=30", "training.evaluate_every=10", "training.batch_tokens=256",
     "model.stack.d_model=32", "model.stack.num_layers=1", "model.stack.attention.num_heads=2",
@@ -75,7 +78,9 @@ def test_decoder(folder, decoder):
         refused = call("evaluate", decoder, *option, cwd=folder, check=False)
         assert refused.returncode
         assert f"{option[0]}: the data are text, of which nothing is translated" in refused.stderr
-    assert "pellucid train decoder" in (folder / decoder / "README.md").read_text()
+    card = (folder / decoder / "README.md").read_text()
+    assert "pellucid train decoder" in card
+    assert "bits of the whole text over its bytes" in card
 
 
 def test_encoder(folder, encoder):
@@ -98,6 +103,9 @@ def test_encoder_decoder(folder):
         *PAIRS,
         cwd=folder,
     )
+    card = (folder / "runs/pairs/README.md").read_text()
+    assert re.search(r"\| bleu \| [\d.]+ \| nrefs:1.*version:", card)
+    assert re.search(r"\| translated \| \d+ \|", card)
     done = call("translate", "runs/pairs", "--beams", "2", cwd=folder, stdin="the cat\nthe dog eats the hay\n")
     assert len(done.stdout.splitlines()) == 2
     result = json.loads(call("evaluate", "runs/pairs", "--json", cwd=folder).stdout)
@@ -105,6 +113,21 @@ def test_encoder_decoder(folder):
     searched = call("evaluate", "runs/pairs", "--json", "--beams", "2", "--weights", "int8", cwd=folder).stdout
     assert json.loads(searched)["loss"] == result["loss"]  # of the model itself, whatever writes
     assert 0 <= result["exact"] <= 1
+
+
+@pytest.mark.parametrize("trouble", [UserError("translate", "no room"), KeyboardInterrupt()])
+def test_a_run_ends_well_whatever_its_translations_do(folder, monkeypatch, capsys, trouble):
+    def fails(*_, **__):
+        raise trouble
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("pellucid.inference.predict.translate", fails)
+    given = ["--source", "source.txt", "--target", "target.txt", "--out", "runs/unjudged", "--force"]
+    app(["train", "encoder-decoder", *given, *PAIRS, "training.steps=2"], standalone_mode=False)
+    assert f"not judged ({str(trouble) or 'KeyboardInterrupt'})" in capsys.readouterr().out
+    card = (folder / "runs/unjudged/README.md").read_text()
+    assert "| loss |" in card
+    assert "bleu" not in card
 
 
 def test_classifier(folder):

@@ -107,7 +107,7 @@ def _scores(loaded: Any, corpus: Any, examples: Any, write: Callable[[list[str]]
     """What the model itself loses, and of pairs how good what ``write`` makes of the sources is."""
     from pellucid.data.batches import evaluation_batches
     from pellucid.training.evaluate import evaluate as measure
-    from pellucid.training.evaluate import text_bytes, translation_scores
+    from pellucid.training.evaluate import quality
 
     model = loaded.model.config
     if loaded.is_published:
@@ -118,11 +118,4 @@ def _scores(loaded: Any, corpus: Any, examples: Any, write: Callable[[list[str]]
     labels = labels_of(model)
     batches = evaluation_batches(examples, loaded.tokenizer, objective, batch_tokens=batch_tokens, labels=labels)
     evaluation = measure(loaded.model, batches, objective)
-    results: dict[str, Any] = evaluation.as_dict()
-    if corpus.kind == "text" and type(loaded.model).__name__ == "Decoder":
-        results["bits_per_byte"] = evaluation.bits_per_byte(text_bytes(examples))
-    if corpus.kind == "pairs":
-        hypotheses = write([pair.source for pair in examples])
-        moses = corpus.split_by_moses and corpus.split_by_moses.target
-        results |= translation_scores(hypotheses, [pair.target for pair in examples], split_by_moses=moses)
-    return results
+    return quality(loaded.model, corpus, examples, evaluation, write)

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from pellucid.training.session import Session
     from pellucid.training.watch import Opener
 
+JUDGED = 1024  # validation pairs that are translated at the end
+
 
 def train(
     what: Annotated[
@@ -167,7 +169,7 @@ def _follow(
     quiet: bool,
     json: bool,
 ) -> None:
-    from pellucid.training.fit import Evaluated, Stopped, fit, nobody
+    from pellucid.training.fit import INTERRUPTED, Evaluated, Stopped, fit, nobody
     from pellucid.training.watch import best_of
 
     began = time.perf_counter()
@@ -188,6 +190,8 @@ def _follow(
         elif not stopped:
             say("no evaluation had a finite loss: nothing is saved" if evaluated else "this run has ended already")
         return
+    if not any(isinstance(event, Stopped) and event.why == INTERRUPTED for event in others):
+        results |= _judged(session, folder, results, quiet)
     command = "pellucid " + shlex.join(sys.argv[1:])
     rows = end_card(session, folder, command, results, seconds=time.perf_counter() - began)
     if json:
@@ -198,6 +202,31 @@ def _follow(
         say(f"{label:>14}  {text}")
     figures = f"loss {results['loss']:.4f}, perplexity {results['perplexity']:.2f}"
     say(f"\nbest: {figures}, after step {results['step']}; saved in {folder}")
+
+
+def _judged(session: Session, folder: Path, results: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    """What else can be said of the weights that were kept: of pairs, how good their translations are."""
+    from pellucid.inference.engine import fast
+    from pellucid.inference.predict import translate
+    from pellucid.models.checkpoint import load_run
+    from pellucid.training.evaluate import Evaluation, quality
+
+    corpus, examples = session.corpus, session.corpus.validation
+    evaluation = Evaluation(results["loss"], results["accuracy"], results["count"])
+    translates = corpus.kind == "pairs"
+    if translates:
+        examples = examples[:JUDGED]
+        say(f"translating {len(examples):,} validation pairs …", quiet)
+
+    def write(sources: list[str]) -> list[str]:
+        return translate(fast(load_run(folder, device=str(session.model.device))), sources)
+
+    try:
+        figures = quality(session.model, corpus, examples, evaluation, write)
+    except (Exception, KeyboardInterrupt) as error:  # whatever it fails of must not lose the end of a run
+        say(f"what it writes was not judged ({str(error) or type(error).__name__})", quiet)
+        return {}
+    return figures | ({"translated": len(examples)} if translates else {})
 
 
 def _goes_on(folder: Path, run: Run, *, force: bool, restarted: bool) -> bool:

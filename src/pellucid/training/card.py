@@ -44,6 +44,7 @@ MEANING = {
     "count": "labels asked",
     "bits_per_byte": "bits of the whole text over its bytes of UTF-8",
     "exact": "share of outputs equal to their reference",
+    "translated": "validation pairs that were translated for these scores, greedily",
 }
 
 # ---- what a step computes ----------------------------------------------------------------------

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from pellucid.config.run import Objective
 from pellucid.data.batch import Batch
+from pellucid.data.corpus import Corpus, Examples, Pair
 from pellucid.data.files import Document, pieces
 from pellucid.models.build import Model
+from pellucid.models.decoder import Decoder
 from pellucid.training.distributed import ALONE, World
 from pellucid.training.objectives import Criterion
 from pellucid.training.precision import products
@@ -64,6 +66,26 @@ def evaluate(
     model.train(was_training)
     nats, correct, count = world.total(sums).tolist()
     return Evaluation(nats / max(count, 1), correct / max(count, 1), int(count))
+
+
+def quality(
+    model: Model, corpus: Corpus, examples: Examples, evaluation: Evaluation, write: Callable[[list[str]], list[str]]
+) -> dict[str, Any]:
+    """The figures of a model by name: those of an evaluation, and what else goes with the kind of data.
+
+    Args:
+        examples: of the corpus; of a text, those that were evaluated.
+        write: the target of each source.
+    """
+    figures = evaluation.as_dict()
+    if corpus.kind == "text" and isinstance(model, Decoder):
+        figures["bits_per_byte"] = evaluation.bits_per_byte(text_bytes(cast("Sequence[Document]", examples)))
+    if corpus.kind == "pairs":
+        pairs = cast("Sequence[Pair]", examples)
+        moses = corpus.split_by_moses and corpus.split_by_moses.target
+        written = write([pair.source for pair in pairs])
+        figures |= translation_scores(written, [pair.target for pair in pairs], split_by_moses=moses)
+    return figures
 
 
 def text_bytes(documents: Iterable[Document]) -> int:

@@ -33,6 +33,7 @@ from pellucid.training.session import Session, validation_batches
 from pellucid.training.watch import METRICS, NoSink, Opener, Sinks, best_of, open_sinks, read_records
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
+INTERRUPTED = "interrupted"  # why a run has stopped
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ class _Keeper:
             yield from self.average()
         if cut and not self.ended:
             self.make_usable()
-            self.ended = "interrupted"
+            self.ended = INTERRUPTED
 
     def evaluated(self) -> Evaluated:
         """Evaluates the weights at hand, or their running average."""
