@@ -25,6 +25,7 @@ from pellucid.config.run import Causal, Training
 from pellucid.config.schema import from_dict
 from pellucid.data.batch import Batch
 from pellucid.inference.decode import Prompt, generate
+from pellucid.inference.engine import Engine
 from pellucid.models.build import build
 from pellucid.training.loop import train
 
@@ -140,12 +141,16 @@ def writing_table(size: Size, device: str, rounds: int) -> str:
     model = build(size.model).to(device, torch.bfloat16).eval()
     other = peers.transformers_gpt2(work, False).model.to(device, torch.bfloat16).eval()
     other.generation_config.eos_token_id = None
+    engine, unrecorded = Engine(model, "bfloat16"), Engine(model, "bfloat16")
+    unrecorded.recorder = None
     rows = []
     for count in size.prompts:
         tokens = torch.randint(size.model.front.vocab_size, (count, min(PROMPT, size.length // 2)), device=device)
         written = min(size.written, size.length - tokens.size(1))
         candidates = {
-            "pellucid": partial(write, model, tokens, written, device),
+            "pellucid": partial(write, model, tokens, written, device, engine),
+            "pellucid, steps not recorded": partial(write, model, tokens, written, device, unrecorded),
+            "pellucid, the model itself": partial(write, model, tokens, written, device, None),
             "transformers": partial(write_theirs, other, tokens, written, device, None),
             "transformers, static cache, compiled": partial(write_theirs, other, tokens, written, device, "static"),
         }
@@ -158,8 +163,8 @@ def writing_table(size: Size, device: str, rounds: int) -> str:
     return f"## Writing\n\n{about}\n\n{head}" + "\n".join(rows)
 
 
-def write(model: nn.Module, tokens: Tensor, count: int, device: str) -> None:
-    rows = generate(model, Prompt(tokens), max_new_tokens=count)  # type: ignore[arg-type]
+def write(model: nn.Module, tokens: Tensor, count: int, device: str, writer: Engine | None) -> None:
+    rows = generate(model, Prompt(tokens), max_new_tokens=count, writer=writer)  # type: ignore[arg-type]
     assert all(len(row) == count for row in rows)
     wait(device)
 

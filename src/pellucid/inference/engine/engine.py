@@ -2,7 +2,8 @@
 
 It implements :class:`~pellucid.inference.writer.Writer`; its plain twin is :class:`~pellucid.inference.writer.Plain`.
 Weights are packed once, for products chosen by measurement (``products.py``); layers run over flat positions without
-padding (``layers.py``); keys and values stand in buckets and are read as far as they are live (``memory.py``).
+padding (``layers.py``); keys and values stand in buckets and are read as far as they are live (``memory.py``). Where
+asking for kernels takes longer than they do, on a GPU, steps are recorded (``graphs.py``).
 
 Shapes: B rows, T new tokens, N positions of all texts, V vocabulary, D d_model.
 """
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from pellucid.errors import UserError
 from pellucid.inference.engine.beams import Carried
+from pellucid.inference.engine.graphs import Recorder, recorded
 from pellucid.inference.engine.head import Head
 from pellucid.inference.engine.layers import Layers, joined
 from pellucid.inference.engine.looking import Group, Onward, Reading, Whole, flat, grouped, masks_of
@@ -53,6 +55,7 @@ class Engine:
         products = Products(weights, self.device)
         self.layers = Layers(self.tower, products)
         self.head = Head(model.head, products)
+        self.recorder = Recorder(self, recorded) if self.device.type == "cuda" else None
         self.encoder, self.sites, self.crossings = None, [], []
         if isinstance(model, EncoderDecoder):
             assert isinstance(self.tower, CrossTower)
@@ -89,6 +92,10 @@ class Engine:
         if not isinstance(rows, Memory):
             return Plain(self.model).extend(tokens, rows)
         batch, new = tokens.shape
+        if self.recorder is not None and new == 1:
+            scores = self.recorder(tokens, rows)
+            if scores is not None:
+                return scores[:, None]
         places = rows.places(new, self.device)
         slots = torch.arange(places.used, device=self.device).expand(batch, -1)
         masks = masks_of(self.tower, places.slots, slots, None, all_seen=new == 1 and places.even)
