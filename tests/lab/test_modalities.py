@@ -102,7 +102,7 @@ def test_a_reader_of_images_is_kept(name, tmp_path, monkeypatch):
     assert found[0].label in set("0123456789")
     session = open_session(tmp_path / MODEL, text=str(tmp_path / MODEL / "example.png"))
     shown = session.run(Input(text="example.png"))
-    assert len(shown.reading.pieces) == 1 + (49 if name == "mnist" else 16)
+    assert len(shown.reading.pieces) == 1 + 16
 
 
 def test_the_image_that_is_kept_is_the_one_that_was_read(tmp_path):
