@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +90,7 @@ def _command(name: str) -> str:
         if place in words:
             at = words.index(place)
             del words[at : at + 2]
-    return " ".join(["python", f"benchmarks/{name}.py", *words])
+    return shlex.join(["python", f"benchmarks/{name}.py", *words])
 
 
 def spread(values: Sequence[float]) -> str:

@@ -82,6 +82,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--task", action="append", choices=TASKS, help="may be repeated; all by default")
     parser.add_argument("--rounds", type=int, default=LEAST_ROUNDS)
     parser.add_argument("--engine", action="append", default=[], help="part of a name; may be repeated")
+    parser.add_argument("--without", action="append", default=[], help="part of a name to leave out; may be repeated")
     parser.add_argument("--case", action="append", default=[], help="part of a name; may be repeated")
     parser.add_argument("--translation", metavar="RUN", help="a trained run to translate with, not random weights")
     parser.add_argument("--source", type=Path, help="what it translates, a sentence a line")
@@ -102,6 +103,7 @@ def main() -> None:
     plan = Plan(
         options.rounds,
         options.engine,
+        options.without,
         options.case,
         options.noisy,
         options.tiny,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -217,7 +219,7 @@ def _alike(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
 
 
 def heading(task: Task, plan: Plan) -> str:
-    told = f"`decode.py --task {task} --rounds {plan.rounds}`"
+    told = f"`{shlex.join(['decode.py', *sys.argv[1:]])}`"
     weights = "random weights"
     if task == "translation" and plan.run:
         weights = f"the run `{Path(plan.run).name}`"

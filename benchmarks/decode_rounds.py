@@ -31,6 +31,7 @@ class Plan:
 
     rounds: int
     engines: Sequence[str]
+    without: Sequence[str]
     cases: Sequence[str]
     noisy: bool
     tiny: bool
@@ -147,7 +148,7 @@ def opened(task: Task, folder: Path, plan: Plan, stack: ExitStack, records: dict
     """The processes of all engines that are there and can be opened."""
     workers = {}
     for name, candidate in CANDIDATES[task].items():
-        if not plan.wants(name, plan.engines):
+        if not plan.wants(name, plan.engines) or any(part in name for part in plan.without):
             continue
         record = records[name] = Record()
         if not all(map(_installed, candidate.needs)):
