@@ -59,12 +59,14 @@ MKL = {"CT2_USE_MKL": "1"}
 HF, HF_MEDIUM, HF_EARLY = "transformers float32", "transformers float32, medium", "transformers float32, medium, early"
 
 
-def _ours(engine: Callable[[Path, str], Side], reference: Callable[[Path, str], Side]) -> dict[str, Candidate]:
+def _ours(
+    engine: Callable[[Path, str], Side], reference: Callable[[Path, str], Side], like: str = ""
+) -> dict[str, Candidate]:
     found = {
-        f"ours {weights}": Candidate(make=engine, needs=(ENGINE,)).with_weights(weights)
+        f"ours {weights}": Candidate(make=engine, needs=(ENGINE,), like=like).with_weights(weights)
         for weights in get_args(Weights)
     }
-    return {**found, "ours-reference": Candidate(make=reference)}
+    return {**found, "ours-reference": Candidate(make=reference, like=like)}
 
 
 def _ctranslate2(make: Callable[[Path, str], Side], like: str) -> dict[str, Candidate]:
@@ -101,7 +103,7 @@ CANDIDATES: Mapping[Task, Mapping[str, Candidate]] = {
         f"{HF_MEDIUM}, static cache": _static,
     },
     "translation": {
-        **_ours(ours.engine_translates, ours.reference_translates),
+        **_ours(ours.engine_translates, ours.reference_translates, HF_EARLY),  # both search for as long
         **_ctranslate2(peers.ctranslate2_translates, HF_EARLY),
         **_transformers(peers.transformers_translates, MARIAN),
         HF_EARLY: _early,
