@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.inference.engine.memory import Memory, Places
+from pellucid.inference.engine.products import exact_products
 from pellucid.models.tower import Tower
 from pellucid.nn.attention import Attention
-from pellucid.nn.kernels import auto
+from pellucid.nn.kernels import auto, blocked
 from pellucid.nn.masks import Mask, Sites
 
 Masks = dict[int | None, Tensor | None]
@@ -80,7 +82,7 @@ class Whole:
     ) -> None:
         self.tower, self.groups, self.remember, self.sites = tower, groups, remember, attentions(tower)
         device = tower.device
-        at = [Sites(torch.arange(g.length, device=device).expand(len(g.rows), -1)) for g in groups]
+        at = [Sites(torch.arange(g.length, device=device)[None]) for g in groups]  # alike in all rows
         self.masks = [
             {w: Mask(query=s, key=s, causal=tower.causal, window=w, bias=tower.bias) for w in set(tower.windows)}
             for s in at
@@ -93,18 +95,47 @@ class Whole:
             keys, values = group.cut(k), group.cut(v)
             if self.remember is not None:
                 self.remember(layer, group, keys, values)
-            part = auto(
-                group.cut(q),
-                keys,
-                values,
-                masks[window],
-                scale=site.scale,
-                softcap=site.softcap,
-                dropout=0.0,
-                tap=_pass,
-            )
+            part = read(group.cut(q), keys, values, masks[window], site.scale, site.softcap)
             context[group.start : group.stop] = part.transpose(1, 2).flatten(0, 1).flatten(1)
         return context
+
+
+SHORTEST, LONGEST = 32, 1024
+"""Texts of so many tokens are sooner read by plain products, on a CPU: see benchmarks/results/kernels.md."""
+
+SCORES = 1 << 23
+"""As many as are held at a time."""
+
+
+def read(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B G T K"],
+    v: Float[Tensor, "B G T K"],
+    mask: Mask,
+    scale: float,
+    softcap: float | None,
+) -> Float[Tensor, "B H T K"]:
+    """The context of texts that are read from their beginning; the mask is that of one, for all of them.
+
+    Which way is taken depends on their length alone: a text does not depend on its neighbours.
+    """
+    rest: dict[str, Any] = {"scale": scale, "softcap": softcap, "dropout": 0.0, "tap": _pass}
+    heads, length = q.shape[1:3]
+    if q.device.type != "cpu" or not SHORTEST <= length <= LONGEST:
+        return auto(q, k, v, mask, **rest)
+    everything = mask.hides_nothing() and mask.bias is None and softcap is None and heads == k.size(1)
+    several = max(1, SCORES // (heads * length**2))
+    parts = []
+    with exact_products():
+        for some in zip(*(x.split(several) for x in (q, k, v)), strict=True):
+            parts.append(_all_see_all(*some, scale) if everything else blocked(*some, mask, **rest))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _all_see_all(
+    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], scale: float
+) -> Float[Tensor, "B H T K"]:
+    return softmax((q * scale) @ k.mT) @ v
 
 
 def _pass(name: str, tensor: Tensor, /, *operands: object) -> Tensor:
