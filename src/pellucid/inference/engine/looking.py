@@ -101,7 +101,7 @@ class Whole:
 
 
 SHORTEST, LONGEST = 32, 1024
-"""Texts of so many tokens are sooner read by plain products, on a CPU: see benchmarks/results/kernels.md."""
+"""Texts of so many tokens are sooner read by plain products, on a CPU; docs/decisions/0018 tells by how much."""
 
 SCORES = 1 << 23
 """As many as are held at a time."""
@@ -127,8 +127,8 @@ def read(
     several = max(1, SCORES // (heads * length**2))
     parts = []
     with exact_products():
-        for some in zip(*(x.split(several) for x in (q, k, v)), strict=True):
-            parts.append(_all_see_all(*some, scale) if everything else blocked(*some, mask, **rest))
+        for a, b, c in zip(q.split(several), k.split(several), v.split(several), strict=True):
+            parts.append(_all_see_all(a, b, c, scale) if everything else blocked(a, b, c, mask, **rest))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
