@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import CHOICES, VOCAB, small
+from writing import near, texts
 
 import pellucid as pl
 from pellucid.errors import UserError
@@ -18,8 +19,6 @@ from pellucid.inference.rules import LogitBias, NoRepeat
 from pellucid.inference.sampling import Never, Sampling
 from pellucid.inference.writer import Plain, filled, vacate
 
-PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [3, 4, 5]]
-SOURCES = [[7, 8], [9, 10, 11, 12], [13], [5, 6, 4, 3, 2, 9]]
 CPU = torch.device("cpu")
 
 
@@ -31,18 +30,9 @@ def poison():
     torch.use_deterministic_algorithms(False)
 
 
-def texts(family, rows=range(4)):
-    sources = [SOURCES[row] for row in rows] if family == "encoder_decoder" else None
-    return [PROMPTS[row] for row in rows], sources
-
-
 def prompt_of(prompts, sources=None):
     source, source_keep = (None, None) if sources is None else padded(sources, 0, CPU)
     return pl.Prompt(*padded(prompts, 0, CPU), source, source_keep)
-
-
-def near(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -7,13 +7,11 @@ import pytest
 import torch
 from families import CHOICES, VOCAB, small
 from torch.fx.experimental.proxy_tensor import make_fx
+from writing import PROMPTS, near, texts
 
 from pellucid.inference.engine import Engine
 from pellucid.inference.engine.graphs import Recorder
 from pellucid.inference.writer import vacate
-
-PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [3, 4, 5]]
-SOURCES = [[7, 8], [9, 10, 11, 12], [13], [5, 6, 4, 3, 2, 9]]
 
 
 @pytest.fixture(autouse=True)
@@ -23,11 +21,6 @@ def poison():
     with torch.inference_mode():
         yield
     torch.use_deterministic_algorithms(False)
-
-
-def texts(family, rows=range(4)):
-    sources = [SOURCES[row] for row in rows] if family == "encoder_decoder" else None
-    return [PROMPTS[row] for row in rows], sources
 
 
 def traced(step):
@@ -55,10 +48,6 @@ def recording(model, record=traced, after=0):
     engine.recorder = Recorder(engine, noting)
     engine.recorder.AFTER = after
     return engine, steps
-
-
-def near(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import CHOICES, VOCAB, small
+from writing import near
 
 from pellucid.inference.engine import Engine, looking
 from pellucid.inference.engine.encoder import EncoderEngine
@@ -17,10 +18,6 @@ def text(length, seed):
 
 
 TEXTS = [text(length, seed) for seed, length in enumerate(LENGTHS)]
-
-
-def near(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("scores", [looking.SCORES, 1])  # all at once, and one by one
