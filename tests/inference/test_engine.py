@@ -12,8 +12,8 @@ from pellucid.inference.batches import padded
 from pellucid.inference.decode import generations
 from pellucid.inference.engine import Engine
 from pellucid.inference.engine.head import chosen_products, copied_products
-from pellucid.inference.engine.looking import softmax
-from pellucid.inference.engine.products import HALF, HALF_WIDENED, Products, usual, ways_for
+from pellucid.inference.engine.looking import softmax_
+from pellucid.inference.engine.products import CACHE, FEW, HALF, HALF_WIDENED, Products, largest, usual, ways_for
 from pellucid.inference.highest import highest
 from pellucid.inference.rules import LogitBias, NoRepeat
 from pellucid.inference.sampling import Never, Sampling
@@ -187,6 +187,23 @@ def test_few_numbers_of_rows_are_usual():
     assert len({usual(rows) for rows in range(17, 2049)}) == 8 * 7
 
 
+@pytest.mark.parametrize("rows", [1, FEW, FEW + 1])
+def test_the_largest_entry_of_a_row_has_no_sign_and_is_not_zero(rows):
+    x = torch.randn(rows, 40)
+    x[0] = 0
+    found = largest(x)
+    assert torch.equal(found, x.abs().amax(dim=1, keepdim=True).clamp_min(1e-30))
+    assert found[0] > 0
+
+
+def test_kernels_are_measured_from_where_a_step_finds_its_weights():
+    weight, cpu = torch.randn(2000, 500), torch.device("cpu")
+    assert Products("float32", cpu, read=CACHE // 8)._copies(weight) == 1
+    many = Products("float32", cpu, read=CACHE)._copies(weight)
+    assert many * weight.numel() * 4 >= CACHE
+    assert Products("int8", cpu, read=CACHE)._copies(weight) == 1  # as many bytes stay in a cache
+
+
 def test_chosen_products_are_those_of_copied_rows():
     x, weight = torch.randn(5, 16), torch.randn(70, 16)
     rows = torch.stack([torch.randperm(70)[:7] for _ in range(5)])
@@ -198,7 +215,7 @@ def test_chosen_products_are_those_of_copied_rows():
 def test_a_softmax_that_is_filled_up_is_the_same(count):
     scores = torch.randn(2, 3, 4, count)
     scores[0, :, :, 0] = -torch.inf if count > 1 else 0.0
-    near(softmax(scores), scores.softmax(dim=-1))
+    near(softmax_(scores.clone()), scores.softmax(dim=-1))
 
 
 def test_it_steps_aside_for_a_trace():

@@ -52,3 +52,13 @@ def test_the_precision_of_products_is_as_it_was():
     before = torch.get_float32_matmul_precision()
     EncoderEngine(small("encoder"))(TEXTS)
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_rows_that_products_take_beside_those_of_texts_are_nobodys():
+    groups = looking.grouped([3, 15, 15])
+    tokens, positions = looking.flat([[7] * 3, [8] * 15, [9] * 15], groups, torch.device("cpu"))
+    assert len(tokens) == len(positions) == 36  # for 33
+    assert tokens[33:].tolist() == positions[33:].tolist() == [0, 0, 0]
+    context = looking.contexts(lambda group: torch.ones(group.stop - group.start, 8), torch.randn(36, 2, 4), groups)
+    assert torch.equal(context[33:], torch.zeros(3, 8))
+    assert torch.equal(context[:33], torch.ones(33, 8))

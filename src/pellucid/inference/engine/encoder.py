@@ -12,7 +12,7 @@ import warnings
 import torch
 
 from pellucid.errors import UserError
-from pellucid.inference.engine.layers import Layers
+from pellucid.inference.engine.layers import Layers, numbers_in
 from pellucid.inference.engine.looking import Whole, flat, grouped
 from pellucid.inference.engine.products import Products, Weights
 from pellucid.inference.reader import Flat, Padded
@@ -42,7 +42,7 @@ class EncoderEngine:
         if not isinstance(model.embedding, TokenFront):
             raise UserError("engine", "this encoder reads no tokens", "one that reads text")
         self.model, self.weights = model, weights
-        self.layers = Layers(model, Products(weights, model.device))
+        self.layers = Layers(model, Products(weights, model.device, numbers_in(model)))
 
     @torch.inference_mode()
     def __call__(self, texts: Ids, types: Ids | None = None) -> Flat:
@@ -57,5 +57,5 @@ class EncoderEngine:
         kinds = None if types is None else flat(types, groups, model.device)[0]
         states = self.layers(tokens, positions, Whole(model, groups, None), types=kinds)
         order = [row for group in groups for row in group.rows]
-        parts = dict(zip(order, torch.split(states, [lengths[row] for row in order]), strict=True))
+        parts = dict(zip(order, torch.split(states[: sum(lengths)], [lengths[row] for row in order]), strict=True))
         return Flat(torch.cat([parts[row] for row in range(len(texts))]), lengths)

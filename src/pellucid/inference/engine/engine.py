@@ -22,8 +22,8 @@ from pellucid.errors import UserError
 from pellucid.inference.engine.beams import Carried
 from pellucid.inference.engine.graphs import Recorder, recorded
 from pellucid.inference.engine.head import Head
-from pellucid.inference.engine.layers import Layers, joined
-from pellucid.inference.engine.looking import Group, Onward, Reading, Whole, flat, grouped, masks_of
+from pellucid.inference.engine.layers import Layers, joined, numbers_in
+from pellucid.inference.engine.looking import Group, Onward, Reading, Whole, contexts, flat, grouped, masks_of
 from pellucid.inference.engine.memory import Memory, Places, Source
 from pellucid.inference.engine.products import Products, Weights
 from pellucid.inference.writer import Go, Ids, Plain, WritingModel, selecting, source_limit
@@ -52,7 +52,7 @@ class Engine:
         self.model, self.weights, self.device = model, weights, model.device
         self.tower = model.decoder if isinstance(model, EncoderDecoder) else model
         self.limit, self.source_limit = self.tower.max_length, source_limit(model)
-        products = Products(weights, self.device)
+        products = Products(weights, self.device, numbers_in(model))
         self.layers = Layers(self.tower, products)
         self.head = Head(model.head, products)
         self.recorder = Recorder(self, recorded) if self.device.type == "cuda" else None
@@ -155,13 +155,16 @@ class _ReadingGroups:
 
     def __init__(self, sites: Sequence[Attention], memory: Memory, groups: Sequence[Group]) -> None:
         assert memory.source is not None
-        self.parts = []
-        for group in groups:
-            part = Memory(0, len(group.rows), memory.source.select(group.rows))
-            self.parts.append((group, Reading(sites, part, len(group.rows))))
+        self.readings = {
+            group: Reading(sites, Memory(0, len(group.rows), memory.source.select(group.rows)), len(group.rows))
+            for group in groups
+        }
 
     def __call__(self, layer: int, q: Float[Tensor, "N H K"]) -> Float[Tensor, "N HK"]:
-        return torch.cat([read(layer, q[group.start : group.stop]) for group, read in self.parts])
+        def look(group: Group) -> Tensor:
+            return self.readings[group](layer, q[group.start : group.stop])
+
+        return contexts(look, q, tuple(self.readings))
 
 
 def _in_rows(flat: Float[Tensor, "N G K"], groups: Sequence[Group], count: int) -> Float[Tensor, "B G S K"]:

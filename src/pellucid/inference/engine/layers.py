@@ -158,6 +158,11 @@ def weight_of(layer: nn.Module) -> Tensor:
     return layer.merged() if isinstance(layer, LoRALinear) else layer.weight
 
 
+def numbers_in(model: nn.Module) -> int:
+    """How many numbers the matrices of a model's linear layers have."""
+    return sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+
+
 def product(layer: nn.Module, products: Products) -> Product:
     """A linear layer, packed."""
     assert isinstance(layer, nn.Linear)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.inference.engine.memory import Memory, Places
-from pellucid.inference.engine.products import exact_products
+from pellucid.inference.engine.products import exact_products, usual
 from pellucid.models.tower import Tower
 from pellucid.nn.attention import Attention
 from pellucid.nn.kernels import auto, blocked
@@ -59,10 +59,26 @@ def grouped(lengths: Sequence[int]) -> list[Group]:
 def flat(
     texts: Sequence[Sequence[int]], groups: Sequence[Group], device: torch.device
 ) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
-    """The numbers of all texts, group after group, and their positions."""
+    """The numbers of all texts, group after group, and their positions.
+
+    Behind them stand zeros that belong to no text, so that there are as many rows as products take: each of them would
+    copy all its rows to add some.
+    """
     numbers = [number for group in groups for row in group.rows for number in texts[row]]
     positions = [p for group in groups for _ in group.rows for p in range(group.length)]
-    return torch.tensor(numbers, device=device), torch.tensor(positions, device=device)
+    nobodys = [0] * (usual(len(numbers)) - len(numbers))
+    return torch.tensor(numbers + nobodys, device=device), torch.tensor(positions + nobodys, device=device)
+
+
+def contexts(
+    look: Callable[[Group], Float[Tensor, "M HK"]], q: Float[Tensor, "N H K"], groups: Sequence[Group]
+) -> Float[Tensor, "N HK"]:
+    """Of each group what it looks at; zero behind the last."""
+    context = q.new_empty(q.size(0), q.size(1) * q.size(2))
+    for group in groups:
+        context[group.start : group.stop] = look(group)
+    context[groups[-1].stop :] = 0
+    return context
 
 
 def attentions(tower: Tower) -> list[Attention]:
@@ -82,22 +98,23 @@ class Whole:
     ) -> None:
         self.tower, self.groups, self.remember, self.sites = tower, groups, remember, attentions(tower)
         device = tower.device
-        at = [Sites(torch.arange(g.length, device=device)[None]) for g in groups]  # alike in all rows
-        self.masks = [
-            {w: Mask(query=s, key=s, causal=tower.causal, window=w, bias=tower.bias) for w in set(tower.windows)}
-            for s in at
-        ]
+        at = {g: Sites(torch.arange(g.length, device=device)[None]) for g in groups}  # alike in all rows
+        self.masks = {
+            g: {w: Mask(query=s, key=s, causal=tower.causal, window=w, bias=tower.bias) for w in set(tower.windows)}
+            for g, s in at.items()
+        }
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N HK"]:
         site, window = self.sites[layer], self.tower.windows[layer]
-        context = q.new_empty(q.size(0), q.size(1) * q.size(2))
-        for group, masks in zip(self.groups, self.masks, strict=True):
+
+        def look(group: Group) -> Tensor:
             keys, values = group.cut(k), group.cut(v)
             if self.remember is not None:
                 self.remember(layer, group, keys, values)
-            part = read(group.cut(q), keys, values, masks[window], site.scale, site.softcap)
-            context[group.start : group.stop] = part.transpose(1, 2).flatten(0, 1).flatten(1)
-        return context
+            found = read(group.cut(q), keys, values, self.masks[group][window], site.scale, site.softcap)
+            return found.transpose(1, 2).flatten(0, 1).flatten(1)
+
+        return contexts(look, q, self.groups)
 
 
 SHORTEST, LONGEST = 32, 1024
@@ -135,7 +152,7 @@ def read(
 def _all_see_all(
     q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], scale: float
 ) -> Float[Tensor, "B H T K"]:
-    return softmax((q * scale) @ k.mT) @ v
+    return softmax_((q * scale) @ k.mT) @ v
 
 
 def _pass(name: str, tensor: Tensor, /, *operands: object) -> Tensor:
@@ -156,7 +173,10 @@ class Onward:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "N HK"]:
         batch, new = self.places.slots.shape
-        q, k, v = (x.view(batch, new, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        if new == 1:
+            q, k, v = q.unsqueeze(2), k.unsqueeze(2), v.unsqueeze(2)
+        else:
+            q, k, v = (x.view(batch, new, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
         keys, values = self.memory.put(layer, k, v, self.places)
         site = self.sites[layer]
         return attend(q, keys, values, self.masks[self.windows[layer]], site.scale, site.softcap)
@@ -185,25 +205,34 @@ def attend(
     softcap: float | None,
 ) -> Float[Tensor, "N HK"]:
     """softmax(softcap(q kᵀ · scale) + mask) v, one row for each query."""
-    groups, several = q.size(1) // k.size(1), q.size(2) > 1
-    if softcap is None and not (several and groups == 1 and q.device.type == "cpu"):
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=groups > 1)
-    else:  # of a few queries, as of beams, a CPU makes plain products sooner
-        k, v = (x if groups == 1 else x.repeat_interleave(groups, dim=1) for x in (k, v))
-        scores = (q * scale) @ k.mT
-        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
-        context = softmax(scores if mask is None else scores + mask) @ v
-    return context.transpose(1, 2).flatten(0, 1).flatten(1)
+    batch, heads, new, width = q.shape
+    if softcap is None and q.device.type != "cpu":
+        gqa = heads > k.size(1)
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa)
+        return context.transpose(1, 2).reshape(batch * new, -1)
+    k, v = k.flatten(0, 1), v.flatten(0, 1)
+    asks = (q * scale).reshape(k.size(0), -1, width)  # query heads that share keys stand side by side
+    # Of one query, a CPU multiplies keys by it sooner than it by keys.
+    scores = torch.bmm(k, asks.mT).mT if asks.size(1) == 1 else torch.bmm(asks, k.mT)
+    if softcap is not None or mask is not None:
+        apart = scores.view(batch, heads, new, -1)
+        apart = apart if softcap is None else softcap * torch.tanh(apart / softcap)
+        scores = (apart if mask is None else apart + mask).view(scores.shape)
+    context = torch.bmm(softmax_(scores), v).view(batch, heads, new, width)
+    return context.transpose(1, 2).reshape(batch * new, -1)
 
 
 VECTOR = 16
 
 
-def softmax(scores: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T S"]:
-    """Over the keys. A CPU takes them together from one vector's width on: fewer are filled up with such as weigh 0."""
+def softmax_(scores: Float[Tensor, "*N S"]) -> Float[Tensor, "*N S"]:
+    """Over the keys, in place: half as much passes through the caches.
+
+    A CPU takes scores together from one vector's width on: fewer are filled up with such as weigh 0.
+    """
     missing = VECTOR - scores.size(-1)
     if missing <= 0:
-        return scores.softmax(dim=-1)
+        return torch.softmax(scores, -1, out=scores)
     return F.pad(scores, (0, missing), value=-torch.inf).softmax(dim=-1)[..., :-missing]
 
 

@@ -93,9 +93,16 @@ STEPS = 127
 _STEPS = torch.tensor(float(STEPS))  # a tensor: a number over a tensor takes two operations
 
 
+FEW = 64
+"""Rows that stay in a cache while their largest entries are found."""
+
+
 def largest(x: Float[Tensor, "N K"]) -> Float[Tensor, "N 1"]:
     """Of each row, without its sign; not zero."""
-    return x.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-30)
+    if x.size(0) <= FEW:
+        return x.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-30)
+    most = x.amax(dim=-1, keepdim=True)  # reading twice is cheaper than to write once
+    return torch.maximum(most, x.amin(dim=-1, keepdim=True).neg_()).clamp_min_(1e-30)
 
 
 def in_steps(x: Float[Tensor, "N K"], most: Float[Tensor, "N 1"]) -> Float[Tensor, "N K"]:
@@ -125,7 +132,8 @@ def _whole(
     def rounded(weight: Tensor) -> Rounded:
         most = largest(weight)
         scale = (most[:, 0] / STEPS**2).contiguous()
-        return Rounded(pack(in_steps(weight, most).to(torch.int8), scale), scale)
+        steps = in_steps(weight, most).char().contiguous()  # some checkpoints hold weights turned, which is slower read
+        return Rounded(pack(steps, scale), scale)
 
     def multiply(x: Tensor, weight: Rounded, bias: Tensor | None) -> Tensor:
         most = largest(x)
@@ -136,13 +144,13 @@ def _whole(
 
 
 def _sums_plain(steps: Tensor, weight: Rounded) -> Tensor:
-    return torch._int_mm(steps.to(torch.int8), weight.packed) * weight.scale
+    return torch._int_mm(steps.char(), weight.packed) * weight.scale
 
 
 def _sums_onednn(steps: Tensor, weight: Rounded) -> Tensor:
     packed, zeros = weight.packed
     # Fast are inputs from 0 to 255 alone, of which the kernel takes 128 away again; signed bytes are sooner made.
-    shifted = steps.to(torch.int8).view(torch.uint8).bitwise_xor_(128)
+    shifted = steps.char().view(torch.uint8).bitwise_xor_(128)
     return torch.ops.onednn.qlinear_pointwise.default(
         shifted, 1.0, 128, packed, weight.scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
@@ -167,7 +175,7 @@ def _pack_fbgemm(steps: Int8[Tensor, "O K"], scale: Tensor) -> Any:
 DENSE = Way("dense", lambda weight: weight, _dense)
 TURNED = Way("turned", lambda weight: weight.t().contiguous(), _turned)
 PACKED = Way("packed", _pack, _packed)
-HALF = Way("dense", lambda weight: weight.bfloat16(), _half(_dense))
+HALF = Way("dense", lambda weight: weight.bfloat16().contiguous(), _half(_dense))
 HALF_PACKED = Way("packed", lambda weight: _pack(weight.bfloat16()), _half(_packed))
 HALF_WIDENED = tuple(_widened(way) for way in (DENSE, TURNED, PACKED))
 WHOLE = _whole("plain", lambda steps, scale: steps.t(), _sums_plain)
@@ -298,10 +306,12 @@ class Products:
     Args:
         weights: the type that weights are read in.
         device: where they are.
+        read: how many numbers a step reads in all: what a cache does not hold comes from memory, and is measured so.
     """
 
-    def __init__(self, weights: Weights, device: torch.device) -> None:
+    def __init__(self, weights: Weights, device: torch.device, read: int = 0) -> None:
         self.weights, self.ways = weights, ways_for(weights, device)
+        self.from_memory = read * WIDTHS[weights] > CACHE
         self.choices: dict[tuple[int, int], list[tuple[float, Way]]] = {}
 
     def of(self, weight: Float[Tensor, "O K"], bias: Tensor | None) -> Product:
@@ -317,28 +327,28 @@ class Products:
             return [(math.inf, self.ways[0])]
         copies = self._copies(weight)
         packs = [[way.pack(weight.clone() if copies > 1 else weight) for _ in range(copies)] for way in self.ways]
+        one = [packed[:1] for packed in packs]
         chosen: list[tuple[float, Way]] = []
         measured = [rows for rows in ROWS if rows * weight.numel() <= MOST] or [1]
         for rows, after in zip(measured, (*measured[1:], math.inf), strict=True):
-            times = _seconds(self.ways, torch.ones(rows, weight.size(1), device=weight.device), packs)
+            x = torch.ones(rows, weight.size(1), device=weight.device)
+            times = _seconds(self.ways, x, packs if rows <= BOUND else one)
             chosen.append((math.sqrt(rows * after), self.ways[times.index(min(times))]))
         return chosen
 
     def _copies(self, weight: Tensor) -> int:
-        """As many as a cache does not hold, so that weights come from memory, as in a step; one of what stays there."""
-        if weight.numel() <= SMALL:
-            return 1
-        return -(-CACHE // (weight.numel() * WIDTHS[self.weights]))
+        """As many as a cache does not hold, where weights come from memory in a step; else one, which stays there."""
+        return min(COPIES, -(-CACHE // (weight.numel() * WIDTHS[self.weights]))) if self.from_memory else 1
 
 
 WIDTHS: Mapping[Weights, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
 """Bytes of a number."""
 
-CACHE = 16 << 20
-"""Bytes: more than the caches that a core has for itself."""
+CACHE, COPIES = 32 << 20, 16
+"""Bytes that the cores of a small machine hold between them; copies that are made at most."""
 
-SMALL = 1_000_000
-"""Weights of so few numbers stay in a cache."""
+BOUND = 32
+"""Rows up to which a product waits for its weight rather than for its sums."""
 
 RUNS, ENOUGH = 6, 0.03
 """So many runs of a kernel, or seconds that the runs of all take, tell which is the fastest."""
