@@ -182,9 +182,10 @@ def test_a_product_of_any_number_of_rows_is_that_of_its_rows(weights):
 
 
 def test_few_numbers_of_rows_are_usual():
-    assert [usual(rows) for rows in (1, 16, 17, 31, 33, 64, 65)] == [1, 16, 18, 32, 36, 64, 72]
+    assert [usual(rows) for rows in (1, 16, 17, 31, 33, 64, 65, 257)] == [1, 16, 18, 32, 36, 64, 72, 272]
     assert all(rows <= usual(rows) <= 1.125 * rows for rows in range(1, 2000))
-    assert len({usual(rows) for rows in range(17, 2049)}) == 8 * 7
+    assert all(usual(rows) <= 1.0625 * rows for rows in range(257, 2000))
+    assert len({usual(rows) for rows in range(17, 2049)}) == 8 * 4 + 16 * 3
 
 
 @pytest.mark.parametrize("rows", [1, FEW, FEW + 1])

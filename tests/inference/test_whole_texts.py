@@ -59,6 +59,7 @@ def test_rows_that_products_take_beside_those_of_texts_are_nobodys():
     tokens, positions = looking.flat([[7] * 3, [8] * 15, [9] * 15], groups, torch.device("cpu"))
     assert len(tokens) == len(positions) == 36  # for 33
     assert tokens[33:].tolist() == positions[33:].tolist() == [0, 0, 0]
-    context = looking.contexts(lambda group: torch.ones(group.stop - group.start, 8), torch.randn(36, 2, 4), groups)
+    q = torch.randn(36, 2, 4)
+    context = looking.contexts(lambda group: torch.ones_like(group.cut(q)), q, groups)
     assert torch.equal(context[33:], torch.zeros(3, 8))
     assert torch.equal(context[:33], torch.ones(33, 8))

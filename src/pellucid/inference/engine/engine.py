@@ -162,7 +162,8 @@ class _ReadingGroups:
 
     def __call__(self, layer: int, q: Float[Tensor, "N H K"]) -> Float[Tensor, "N HK"]:
         def look(group: Group) -> Tensor:
-            return self.readings[group](layer, q[group.start : group.stop])
+            found = self.readings[group](layer, q[group.start : group.stop])
+            return found.view(len(group.rows), group.length, *q.shape[1:]).transpose(1, 2)
 
         return contexts(look, q, tuple(self.readings))
 

@@ -71,14 +71,14 @@ def flat(
 
 
 def contexts(
-    look: Callable[[Group], Float[Tensor, "M HK"]], q: Float[Tensor, "N H K"], groups: Sequence[Group]
+    look: Callable[[Group], Float[Tensor, "B H T K"]], q: Float[Tensor, "N H K"], groups: Sequence[Group]
 ) -> Float[Tensor, "N HK"]:
     """Of each group what it looks at; zero behind the last."""
-    context = q.new_empty(q.size(0), q.size(1) * q.size(2))
+    context = torch.empty_like(q, memory_format=torch.contiguous_format)
     for group in groups:
-        context[group.start : group.stop] = look(group)
+        group.cut(context).copy_(look(group))
     context[groups[-1].stop :] = 0
-    return context
+    return context.flatten(1)
 
 
 def attentions(tower: Tower) -> list[Attention]:
@@ -111,8 +111,7 @@ class Whole:
             keys, values = group.cut(k), group.cut(v)
             if self.remember is not None:
                 self.remember(layer, group, keys, values)
-            found = read(group.cut(q), keys, values, self.masks[group][window], site.scale, site.softcap)
-            return found.transpose(1, 2).flatten(0, 1).flatten(1)
+            return read(group.cut(q), keys, values, self.masks[group][window], site.scale, site.softcap)
 
         return contexts(look, q, self.groups)
 
@@ -152,7 +151,8 @@ def read(
 def _all_see_all(
     q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H S K"], v: Float[Tensor, "B H S K"], scale: float
 ) -> Float[Tensor, "B H T K"]:
-    return softmax_((q * scale) @ k.mT) @ v
+    asks = torch.mul(q, scale, out=q.new_empty(q.shape))  # side by side, as products take them
+    return softmax_(asks @ k.mT) @ v
 
 
 def _pass(name: str, tensor: Tensor, /, *operands: object) -> Tensor:

@@ -284,12 +284,12 @@ class Product:
 
 
 def usual(rows: int) -> int:
-    """The next of eight numbers of rows in each octave above 16.
+    """The next of eight numbers of rows in each octave above 16, of sixteen above 256.
 
     oneDNN writes a program for every shape that it meets, which takes as long as a small product, and keeps a thousand
     of them: some 300 MB, where the lengths of prompts are as they come.
     """
-    step = 1 << max(0, (rows - 1).bit_length() - 4)
+    step = 1 << max(0, (rows - 1).bit_length() - (4 if rows <= 256 else 5))
     return -(-rows // step) * step
 
 
