@@ -1,24 +1,23 @@
 """In what precision matrix products are taken, and which is the fastest on this machine.
 
 ``float32`` and ``bfloat16`` say what the products compute in; weights, norms, softmax and loss are float32 in both.
-``float32-medium`` is float32 through another library: on processors without bfloat16 matrix units
-``torch.set_float32_matmul_precision("medium")`` hands products to oneDNN, which on some of them is twice as fast and
-as exact, and on others computes in bfloat16. Only a measurement tells.
+``float32-medium`` is float32 through another library (``nn/medium.py``), which is taken where a measurement shows that
+it is as exact.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 
 import torch
 
 from pellucid.config.optimisation import Precision
+from pellucid.nn.medium import EXACT, medium_error, medium_products
 
 MARGIN = 1.25  # how many times faster another precision must be to be taken
-EXACT = 1e-5  # relative error of a product that still counts as float32; bfloat16 makes about 3e-3
 LARGEST = 1024  # rows of the products by which precisions are compared
 SLOW = 0.1  # seconds; a product that takes longer tells enough, and no larger one is tried
 
@@ -26,14 +25,9 @@ SLOW = 0.1  # seconds; a product that takes longer tells enough, and no larger o
 @contextmanager
 def products(device: torch.device, precision: str) -> Iterator[None]:
     """Matrix products in a precision, for models on a device."""
-    before = torch.get_float32_matmul_precision()
-    try:
-        if precision == "float32-medium":
-            torch.set_float32_matmul_precision("medium")
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    medium = medium_products() if precision == "float32-medium" else nullcontext()
+    with medium, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        yield
 
 
 @cache
@@ -56,16 +50,6 @@ def fastest(device_type: str) -> tuple[Precision, str]:
 
 def _has_bfloat16(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-@torch.no_grad()
-def medium_error() -> float:
-    """Root mean square error of a ``float32-medium`` product, relative to the truth."""
-    a, b = _factors(256, torch.float64, torch.device("cpu"))
-    with products(torch.device("cpu"), "float32-medium"):
-        found = (a.float() @ b.float()).double()
-    truth = a.float().double() @ b.float().double()
-    return ((found - truth).norm() / truth.norm()).item()
 
 
 def doubts(precision: str, device: torch.device) -> list[str]:

@@ -15,11 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.inference.engine.memory import Memory, Places
-from pellucid.inference.engine.products import exact_products, usual
+from pellucid.inference.engine.products import usual
 from pellucid.models.tower import Tower
 from pellucid.nn.attention import Attention
 from pellucid.nn.kernels import auto, blocked
 from pellucid.nn.masks import Mask, Sites
+from pellucid.nn.medium import exact_products
 
 Masks = dict[int | None, Tensor | None]
 """What is added to the scores, for each window that a tower has; ``None`` for nothing."""

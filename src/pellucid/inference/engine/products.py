@@ -16,8 +16,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
@@ -205,38 +204,6 @@ def _has_bfloat16() -> bool:
         return bool((HALF_PACKED.multiply(ones, HALF_PACKED.pack(ones), None) == 16).all())
     except RuntimeError:
         return False
-
-
-EXACT = 1e-5
-"""Relative error of a product that still counts as float32; bfloat16 makes about 3e-3."""
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Products of float32 by oneDNN where those are as exact: on a processor without units for bfloat16 matrices.
-
-    On some processors they are twice as fast as PyTorch's own.
-    """
-    before = torch.get_float32_matmul_precision()
-    if _onednn_is_exact():
-        torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@cache
-def _onednn_is_exact() -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    a, b = torch.randn(2, 256, 256, generator=torch.Generator().manual_seed(0))
-    before, truth = torch.get_float32_matmul_precision(), a.double() @ b.double()
-    try:
-        torch.set_float32_matmul_precision("medium")
-        return bool((a @ b - truth).norm() < EXACT * truth.norm())
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def ways_for(weights: Weights, device: torch.device) -> tuple[Way, ...]:

@@ -1,0 +1,21 @@
+"""Products of float32 through another library: taken where they are exact, and never left behind."""
+
+import pytest
+import torch
+
+from pellucid.nn import medium
+
+
+@pytest.mark.parametrize(("error", "inside"), [(4e-7, "medium"), (3e-3, "highest")])
+def test_they_are_taken_where_they_are_exact(monkeypatch, error, inside):
+    monkeypatch.setattr(medium, "medium_error", lambda: error)
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(KeyError), medium.exact_products():
+        assert torch.get_float32_matmul_precision() == inside
+        raise KeyError
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_error_is_that_of_float32_or_of_bfloat16():
+    assert medium.medium_error() < 1e-2
+    assert torch.get_float32_matmul_precision() == "highest"
