@@ -1,7 +1,5 @@
 """What a stream of a beam search has said stays said, and ends up as the best text."""
 
-import threading
-
 import pytest
 import torch
 from families import small
@@ -9,7 +7,7 @@ from families import small
 from pellucid.inference.beam import Candidate, Power, Wu, beam_search
 from pellucid.inference.decode import Prompt
 from pellucid.inference.sampling import Temperature
-from pellucid.inference.streaming import StablePrefix, stream_beams
+from pellucid.inference.streaming import StablePrefix
 
 families = pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
 
@@ -38,10 +36,15 @@ def test_what_is_said_is_the_beginning_of_the_best(family, penalty, extra):
 
     best = [found[0].tokens for found in search(None)]
     said = [(), (), ()]
-    for row, tokens in stream_beams(search, ends, bonuses="bonuses" in extra):
+
+    def say(row, tokens):
         assert tokens
         said[row] = (*said[row], *tokens)
         assert best[row][: len(said[row])] == said[row]
+
+    stable = StablePrefix(say, ends, bonuses="bonuses" in extra)
+    for row, found in enumerate(search(stable)):
+        stable.finish(row, found[0].tokens)
     assert said == best
 
 
@@ -64,28 +67,3 @@ def test_beams_that_agree_are_told_before_the_end():
     stable.finish(0, (5, 8, 9, 4))
     stable.finish(1, ())
     assert said == [(0, (5,)), (0, (8, 9, 4))]
-
-
-def test_a_stream_that_is_closed_ends_its_search():
-    model, prompt, seen = small("decoder"), start("decoder", 1), []
-
-    def search(observer):
-        def see(*step):
-            seen.append(step[1])
-            observer(*step)
-
-        return beam_search(model, prompt, beams=1, max_new_tokens=500, ends=(), observer=see)
-
-    stream = stream_beams(search, ())
-    next(stream)
-    stream.close()
-    assert len(seen) < 500
-    assert not any(thread.name == "beam-search" for thread in threading.enumerate())
-
-
-def test_what_goes_wrong_in_the_search_is_told():
-    def search(observer):
-        raise ValueError("no such model")
-
-    with pytest.raises(ValueError, match="no such model"):
-        list(stream_beams(search, ()))

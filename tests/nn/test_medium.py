@@ -10,9 +10,15 @@ from pellucid.nn import medium
 def test_they_are_taken_where_they_are_exact(monkeypatch, error, inside):
     monkeypatch.setattr(medium, "medium_error", lambda: error)
     assert torch.get_float32_matmul_precision() == "highest"
-    with pytest.raises(KeyError), medium.exact_products():
-        assert torch.get_float32_matmul_precision() == inside
-        raise KeyError
+    seen = []
+
+    def product():
+        with medium.exact_products():
+            seen.append(torch.get_float32_matmul_precision())
+            raise ZeroDivisionError
+
+    pytest.raises(ZeroDivisionError, product)
+    assert seen == [inside]
     assert torch.get_float32_matmul_precision() == "highest"
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from pellucid.inference.beam import Candidate, Hypothesis, Observer, Text
+from pellucid.inference.beam import Candidate, Hypothesis, Text
 
 
 @dataclass
@@ -62,51 +60,3 @@ class StablePrefix:
         if certain := tuple(column[0] for column in agreed):
             self.rows[row].told += len(certain)
             self.say(row, certain)
-
-
-class _UnwantedError(Exception):
-    """Ends a search that nobody listens to any more."""
-
-
-def stream_beams(
-    search: Callable[[Observer], list[list[Hypothesis]]], ends: Sequence[int], *, bonuses: bool = False
-) -> Iterator[tuple[int, Text]]:
-    """Yields rows and their next certain tokens while a beam search runs beside; those of a row are its best text.
-
-    Closing the iterator ends the search at its next step.
-
-    Args:
-        search: runs a search with an observer, such as ``lambda see: beam_search(model, prompt, ..., observer=see)``.
-        ends, bonuses: as for :class:`StablePrefix`.
-    """
-    said: queue.SimpleQueue[tuple[int, Text] | BaseException | None] = queue.SimpleQueue()
-    unwanted = threading.Event()
-
-    def say(row: int, tokens: Text) -> None:
-        said.put((row, tokens))
-
-    stable = StablePrefix(say, ends, bonuses=bonuses)
-
-    def observe(row: int, length: int, candidates: list[Candidate]) -> None:
-        if unwanted.is_set():
-            raise _UnwantedError
-        stable(row, length, candidates)
-
-    def run() -> None:
-        try:
-            for row, found in enumerate(search(observe)):
-                stable.finish(row, found[0].tokens)
-            said.put(None)
-        except BaseException as error:
-            said.put(error)
-
-    worker = threading.Thread(target=run, name="beam-search", daemon=True)
-    worker.start()
-    try:
-        while (word := said.get()) is not None:
-            if isinstance(word, BaseException):
-                raise word
-            yield word
-    finally:
-        unwanted.set()
-        worker.join()
