@@ -17,7 +17,8 @@ def test_they_are_taken_where_they_are_exact(monkeypatch, error, inside):
             seen.append(torch.get_float32_matmul_precision())
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, product)
+    with pytest.raises(ZeroDivisionError):
+        product()
     assert seen == [inside]
     assert torch.get_float32_matmul_precision() == "highest"
 
