@@ -91,6 +91,7 @@ def plain():
 @pytest.mark.parametrize(("override", "message"), [
     ("stack.d_model=100", r"stack\.d_model: found 100; expected a multiple of attention\.num_heads \(12\)\. The nearest are 96 and 108\."),
     ("stack.atention.num_heads=4", r'stack\.atention: no such setting\. Did you mean "attention"\?'),
+    ("num_layer=2", r'num_layer: no such setting\. Did you mean "stack\.num_layers"\?'),
     ("stack.positions.kind=rotery", r'unknown kind "rotery".*Did you mean "rotary"\?'),
     ("stack.placement=\"pro\"", r"stack\.placement: found 'pro'; expected one of post, pre, both"),
     ("stack.num_layers=0", r"stack\.num_layers: found 0; expected more than 0"),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pellucid.errors import ConfigError, nearest
@@ -88,7 +89,7 @@ def _dataclass(options: list[Any], value: Any, where: str) -> Any:
     known = {f.name: f for f in fields(cls)}
     for name in value:
         if name != "kind" and name not in known:
-            raise ConfigError(_dotted(where, name), "no such setting", hint=nearest(name, known))
+            raise ConfigError(_dotted(where, name), "no such setting", hint=_nearest_setting(name, cls))
     for name, f in known.items():
         if name not in value and _required(f):
             raise ConfigError(_dotted(where, name), "missing", f"a value, since {kind_of(cls)} has no default for it")
@@ -100,6 +101,26 @@ def _dataclass(options: list[Any], value: Any, where: str) -> Any:
         if error.where.split(".")[0] in known:
             raise ConfigError(_dotted(where, error.where), error.found, error.expected, error.hint) from None
         raise
+
+
+def _nearest_setting(name: str, cls: type) -> str:
+    """As :func:`nearest`; what is none of its settings, but of a table in it, is told with its path."""
+    known = [f.name for f in fields(cls)]
+    deeper = {path.rpartition(".")[2]: path for path in reversed([*_paths(cls)])}
+    within = get_close_matches(name, deeper, n=1, cutoff=0.8)
+    if within and not get_close_matches(name, known, n=1, cutoff=0.8):
+        return f'did you mean "{deeper[within[0]]}"?'
+    return nearest(name, known)
+
+
+def _paths(cls: type) -> Iterator[str]:
+    """The dotted paths of all settings in the tables of a config."""
+    for name, hint in field_types(cls).items():
+        for option in _members(hint):
+            if is_dataclass(option):
+                for f in fields(option):
+                    yield f"{name}.{f.name}"
+                yield from (f"{name}.{path}" for path in _paths(option))
 
 
 def _required(f: Field[Any]) -> bool:
