@@ -68,6 +68,14 @@ def test_rows_come_and_go_as_with_the_model_itself(family, choice):
         assert (fast.keys[0] is room) == (len(fast.lengths) <= len(room))
 
 
+def test_rows_that_were_just_read_leave():
+    plain, engine = (writer(small("decoder")) for writer in (Plain, Engine))
+    slow, fast = (writer.prefill(*texts("decoder"))[1] for writer in (plain, engine))
+    assert vacate(slow, {0}) == vacate(fast, {0}) == [3, 1, 2]
+    tokens = torch.tensor([[1], [2], [3]])
+    near(engine.extend(tokens, fast), plain.extend(tokens, slow))
+
+
 def test_the_last_rows_take_the_places_of_those_that_leave():
     assert filled(5, {0, 3}) == [4, 1, 2]
     assert filled(5, {4, 3}) == [0, 1, 2]

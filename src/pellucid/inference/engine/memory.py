@@ -169,6 +169,7 @@ class Memory:
             self.source = self.source.select(rows)
             self.source_mask = self.source.mask() if rows else None
 
+    @torch.inference_mode()  # what is written into was made in it
     def vacate(self, rows: Collection[int]) -> list[int]:
         """As :meth:`~pellucid.inference.writer.Vacating.vacate`."""
         order = filled(len(self.lengths), rows)
@@ -185,6 +186,7 @@ class Memory:
             self.source_mask = self.source.mask() if order else None
         return order
 
+    @torch.inference_mode()
     def join(self, other: Memory) -> None:
         """Takes in the rows of another behind its own: where others have left, if there is room."""
         theirs = max(other.lengths)
