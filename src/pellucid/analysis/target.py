@@ -15,14 +15,15 @@ from pellucid.config.presets import PRESETS, UNPUBLISHED, preset
 from pellucid.config.run import NamedData, Run
 from pellucid.config.schema import from_dict, to_dict, with_overrides
 from pellucid.errors import ConfigError, UserError, nearest
-from pellucid.models.foreign.hub import NAME, hub_folder
+from pellucid.models.foreign.hub import NAME
 
 
 def model_of(target: str | Path | Model, settings: Sequence[str] = ()) -> Model:
     """The config of a model.
 
     Args:
-        target: a preset, a family, a TOML or JSON file of a model or of a run, or a folder that holds a model.
+        target: a preset, a family, a TOML or JSON file of a model or of a run, a folder that holds a model, or
+            ``owner/name`` of the hub, whose weights are not fetched.
         settings: ``key=value``, the key being the end of a path: ``d_model`` is set wherever there is one.
 
     Raises:
@@ -49,7 +50,9 @@ def _named(target: str | Path) -> Model:
     if path.is_dir():
         return _in_folder(path)
     if NAME.fullmatch(name) and not path.parent.is_dir():
-        return _in_folder(hub_folder(name))
+        from pellucid.models.foreign.folder import read_named
+
+        return read_named(name)
     close = get_close_matches(name, [*PRESETS, *UNPUBLISHED, *FAMILIES], n=1, cutoff=0.5)
     hint = f'did you mean "{close[0]}"?' if close else "`pellucid size list` shows the presets"
     raise UserError(f'"{name}"', "no such model", "a preset, a family, a .toml file, or a folder", hint)

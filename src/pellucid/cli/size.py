@@ -10,6 +10,8 @@ Examples:
 
 `pellucid size runs/notes --machine this --json`
 
+`pellucid size Qwen/Qwen2.5-7B` (of the hub: its weights are not fetched)
+
 `pellucid size list`
 """
 
@@ -30,7 +32,8 @@ Row = tuple[str, ...]
 
 def size(
     target: Annotated[
-        str | None, typer.Argument(help="A preset, a family, a run folder, a .toml file; or list, as without any.")
+        str | None,
+        typer.Argument(help="A preset, a family, a run, a .toml file, owner/name of the hub; or list, as without any."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, wherever they stand.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from pellucid.models.build import Model, build_empty
 from pellucid.models.foreign.bart import BART, MARIAN
 from pellucid.models.foreign.bert import BERT, DISTILBERT, ROBERTA
 from pellucid.models.foreign.gpt2 import GPT2
+from pellucid.models.foreign.hub import hub_outline
 from pellucid.models.foreign.layout import Folder, Layout
 from pellucid.models.foreign.llama import GEMMA2, LLAMA
 from pellucid.models.foreign.settings import Settings
 from pellucid.models.foreign.t5 import T5
 from pellucid.models.foreign.table import Place, Row, places
 from pellucid.models.foreign.vit import VIT
-from pellucid.models.foreign.weights import Weights, assign, is_beside
+from pellucid.models.foreign.weights import Weights, assign, is_beside, read_as
 from pellucid.models.foreign.whisper import WHISPER
 
 LAYOUTS = (GPT2, DISTILBERT, BERT, ROBERTA, T5, BART, MARIAN, LLAMA, GEMMA2, VIT, WHISPER)
@@ -46,7 +48,7 @@ def load_published(folder: Path, dtype: torch.dtype | None = torch.float32) -> M
     settings = read_settings(folder)
     layout = layout_of(settings)
     weights = Weights(folder, layout.renamed)
-    described = _translated(layout, settings, weights, folder)
+    described = _translated(layout, settings, weights.names, folder)
     model = build_empty(described)
     found = places(layout.table(described), model)
     if layout.prefix and not any(name.startswith(layout.prefix) for name in weights.names):
@@ -60,7 +62,15 @@ def read_published(folder: Path) -> config.Model:
     """The config of the model in a folder. See :func:`load_published`."""
     settings = read_settings(folder)
     layout = layout_of(settings)
-    return _translated(layout, settings, Weights(folder, layout.renamed), folder)
+    return _translated(layout, settings, Weights(folder, layout.renamed).names, folder)
+
+
+def read_named(name: str) -> config.Model:
+    """The config of a model of the hub, whose weights are not fetched. See :func:`hub_outline`."""
+    folder, stored = hub_outline(name)
+    settings = read_settings(folder)
+    layout = layout_of(settings)
+    return _translated(layout, settings, {read_as(each, layout.renamed) for each in stored}, folder)
 
 
 def read_settings(folder: Path) -> Settings:
@@ -86,8 +96,8 @@ def layout_of(settings: Settings) -> Layout:
     return by_type[wanted]
 
 
-def _translated(layout: Layout, settings: Settings, weights: Weights, path: Path) -> config.Model:
-    folder = Folder(settings, weights.names, _declared_pooling(path))
+def _translated(layout: Layout, settings: Settings, names: Set[str], path: Path) -> config.Model:
+    folder = Folder(settings, names, _declared_pooling(path))
     try:
         described = layout.read(folder)
         settings.finish()
@@ -99,10 +109,8 @@ def _translated(layout: Layout, settings: Settings, weights: Weights, path: Path
         found = f"a value of the wrong kind ({type(error).__name__}: {error})"
         raise ConfigError(settings.where, found, "the settings of this architecture", "copy the file again") from error
     layers = sum(stack.num_layers for stack in config.stacks(described))
-    if layers > len(weights.names):
-        raise ConfigError(
-            settings.where, f"{layers} layers", f"no more than the {len(weights.names)} tensors there are"
-        )
+    if layers > len(names):
+        raise ConfigError(settings.where, f"{layers} layers", f"no more than the {len(names)} tensors there are")
     return described
 
 

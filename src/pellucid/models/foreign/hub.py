@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from pellucid.errors import CheckpointError, UserError
+from pellucid.models.foreign.weights import Weights
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 CONFIGS: tuple[str, ...] = (
@@ -29,38 +31,73 @@ def hub_folder(name: str) -> Path:
         UserError: when the extra is not installed.
         CheckpointError: when files are neither in the cache nor to be had, naming them; for one without safetensors.
     """
+    fetch = _fetching(name, (*CONFIGS, *WEIGHTS, *TEXTS))
+    try:
+        folder = Path(fetch())
+    except Exception as error:  # the library and what it is built on raise many kinds, for what the user can fix
+        return _cached(name, error)
+    return _with_weights(name, folder)
+
+
+def hub_outline(name: str) -> tuple[Path, frozenset[str]]:
+    """The settings of ``owner/name``, in a folder, and what its tensors are called.
+
+    The weights stay where they are: of their files only the beginnings are read, which takes kilobytes of any model.
+
+    Raises:
+        UserError, CheckpointError: as :func:`hub_folder`.
+    """
+    fetch = _fetching(name, CONFIGS)
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import NotASafetensorsRepoError
+
+    repository, _, revision = name.partition("@")
+    try:
+        folder = Path(fetch())
+        return folder, frozenset(get_safetensors_metadata(repository, revision=revision or None).weight_map)
+    except NotASafetensorsRepoError:
+        raise _no_safetensors(name) from None
+    except Exception as error:  # as above
+        folder = _cached(name, error)
+        return folder, frozenset(Weights(folder).names)
+
+
+def _fetching(name: str, patterns: Sequence[str]) -> Callable[..., str]:
+    """A function that fetches the files of a name which fit a pattern, or finds them in the cache."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         hint = "pip install 'pellucid[hub]', or give a folder"
         raise UserError(name, "is no folder, and names of the hub need the hub extra", hint=hint) from None
     repository, _, revision = name.partition("@")
-    fetch = partial(
-        snapshot_download, repository, revision=revision or None, allow_patterns=[*CONFIGS, *WEIGHTS, *TEXTS]
-    )
+    return partial(snapshot_download, repository, revision=revision or None, allow_patterns=list(patterns))
+
+
+def _cached(name: str, error: Exception) -> Path:
+    """A name's files as they once were fetched, since they are not to be had now."""
+    reason = " ".join(str(error).split()) or type(error).__name__
     try:
-        return _with_weights(name, Path(fetch()))
-    except CheckpointError:
-        raise
-    except Exception as error:  # the library and what it is built on raise many kinds, for what the user can fix
-        reason = " ".join(str(error).split()) or type(error).__name__
-    try:
-        folder = Path(fetch(local_files_only=True))
+        folder = Path(_fetching(name, (*CONFIGS, *WEIGHTS, *TEXTS))(local_files_only=True))
     except Exception:
-        missing = "config.json, model.safetensors and tokenizer.json are not in the cache"
+        missing = "config.json, model.safetensors and tokenizer.json are not all in the cache"
         raise CheckpointError(name, f"{missing} and were not to be had ({reason})", hint=HINT) from None
-    if missing_files := [file for file in ("config.json",) if not (folder / file).exists()]:
+    missing_files = [pattern for pattern in ("config.json", "*.safetensors") if not any(folder.glob(pattern))]
+    if missing_files:
         raise CheckpointError(name, f"{', '.join(missing_files)} missing from the cache ({reason})", hint=HINT)
-    return _with_weights(name, folder)
+    return folder
 
 
 def _with_weights(name: str, folder: Path) -> Path:
     """The folder, which must hold safetensors: nothing else is fetched."""
     if any(folder.glob("*.safetensors")):
         return folder
+    raise _no_safetensors(name)
+
+
+def _no_safetensors(name: str) -> CheckpointError:
     hint = (
         "try a revision that has them, such as owner/name@refs/pr/1; or, where you trust it, convert it once: from "
         "transformers import AutoModel; AutoModel.from_pretrained(NAME).save_pretrained(FOLDER), with the class its "
         "config.json names and its tokenizer"
     )
-    raise CheckpointError(name, "has no safetensors", "model.safetensors", hint)
+    return CheckpointError(name, "has no safetensors", "model.safetensors", hint)

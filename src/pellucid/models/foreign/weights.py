@@ -39,10 +39,7 @@ class Weights:
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(path, f"torn or not a safetensors file ({error})", hint="copy it again") from None
             for stored in file.keys():  # noqa: SIM118
-                name = stored
-                for old, new in renamed:
-                    name = name.removesuffix(old) + new if name.endswith(old) else name
-                self.places[name] = (file, stored)
+                self.places[read_as(stored, renamed)] = (file, stored)
 
     @property
     def names(self) -> set[str]:
@@ -59,6 +56,13 @@ class Weights:
         file, stored = self.places[name]
         found: Tensor = file.get_tensor(stored)
         return found
+
+
+def read_as(stored: str, renamed: Iterable[tuple[str, str]]) -> str:
+    """The name that a stored tensor goes by here."""
+    for old, new in renamed:
+        stored = stored.removesuffix(old) + new if stored.endswith(old) else stored
+    return stored
 
 
 def _files(folder: Path) -> list[Path]:
