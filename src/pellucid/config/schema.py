@@ -113,7 +113,7 @@ def _nearest_setting(name: str, cls: type) -> str:
     return nearest(name, known)
 
 
-def _paths(cls: type) -> Iterator[str]:
+def _paths(cls: Any) -> Iterator[str]:
     """The dotted paths of all settings in the tables of a config."""
     for name, hint in field_types(cls).items():
         for option in _members(hint):
