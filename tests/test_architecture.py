@@ -103,9 +103,10 @@ def test_attention_is_about_twenty_lines():
     assert forward.end_lineno - forward.lineno < 25
 
 
-def test_config_needs_no_torch():
+def test_configs_and_sizes_need_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, pellucid.config; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    for asked in ("import pellucid.config", "from pellucid.analysis.size import size; size('gpt2')"):
+        code = f"import sys; {asked}; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, asked

@@ -57,15 +57,16 @@ def find(target: str | Path) -> Path:
         CheckpointError: when there is none, with the nearest.
     """
     folder = Path(target)
-    if not folder.exists() and folder.name == str(target) and "." not in folder.name:
+    name = folder.as_posix()  # a name that was read as a path may have another slash
+    if not folder.exists() and folder.name == name and "." not in folder.name:
         around = [path.name for path in Path().iterdir() if path.is_dir()]
         if not get_close_matches(folder.name, around, n=1, cutoff=0.5):
             hint = "names of the hub begin with their owner, as in openai-community/gpt2"
             raise CheckpointError(folder, "no such folder", "a run or a published model", hint)
-    if folder.parent.is_dir() or not NAME.fullmatch(str(target)):
+    if folder.parent.is_dir() or not NAME.fullmatch(name):
         require_run(folder)
         return folder
-    return hub_folder(str(target))
+    return hub_folder(name)
 
 
 def describe(target: str | Path) -> tuple[config.Model, Objective | None, Tokenizer]:

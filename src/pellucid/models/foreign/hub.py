@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from pellucid.errors import CheckpointError, UserError
-from pellucid.models.foreign.weights import Weights
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 CONFIGS: tuple[str, ...] = (
@@ -19,6 +18,7 @@ CONFIGS: tuple[str, ...] = (
     "1_Pooling/config.json",
 )
 CONFIGS += ("preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json")
+CONFIGS += ("chat_template.jinja",)
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 HINT = "check the name and the network, or give a folder"
 TEXTS = ("tokenizer.json", "vocab.txt", "vocab.json", "target_vocab.json", "merges.txt", "*.model", "*.spm")
@@ -58,6 +58,8 @@ def hub_outline(name: str) -> tuple[Path, frozenset[str]]:
     except NotASafetensorsRepoError:
         raise _no_safetensors(name) from None
     except Exception as error:  # as above
+        from pellucid.models.foreign.weights import Weights  # here alone: sizes are told without torch
+
         folder = _cached(name, error)
         return folder, frozenset(Weights(folder).names)
 
