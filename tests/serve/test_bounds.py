@@ -1,14 +1,21 @@
 """What is asked for is done as asked or refused, within bounds; and one request takes nothing from others."""
 
+import json
+import re
 import threading
 import time
 
 import openai
+import pydantic
 import pytest
+import tokenizers
 from serving import endless, http, loaded, served, settled
 
 from pellucid.config import parts
+from pellucid.data.tokenizers import Tokenizer
 from pellucid.inference import predict
+from pellucid.models.checkpoint import Loaded
+from pellucid.serve.bodies import CompletionBody
 from pellucid.serve.limits import Limits
 
 
@@ -160,3 +167,87 @@ def test_a_fault_in_an_answer_has_its_id_and_its_status(decoder, monkeypatch):
     assert answer.json()["error"]["code"] == "internal_error"
     assert len(answer.headers["x-request-id"]) == 16
     assert 'pellucid_requests_total{path="/score",status="500"} 1.0' in counted
+
+
+def sent(client, path, body):
+    """As :func:`why`, of what JSON says in ASCII."""
+    answer = client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    return answer.json()["error"]["message"]
+
+
+HALVES = {
+    "/v1/completions": [
+        {"prompt": "caf\ud83d"},
+        {"prompt": ["a", "\udc00"]},
+        {"prompt": "a", "beams": 2, "stop": "\ud83d"},
+        {"prompt": "a", "bad_words": ["\ud83d"]},
+        {"prompt": "a", "response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": ["\ud83d"]}}}},
+    ],
+    "/v1/chat/completions": [{"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud83d"}]}]}],
+    "/score": [{"text": "a", "given": "\ud83d"}],
+    "/alternatives": [{"text": "\ud83d"}],
+}
+
+
+def test_half_of_a_character_is_refused_and_takes_nothing_from_others(decoder, server):
+    with http(server) as client:
+        for path, bodies in HALVES.items():
+            for body in bodies:
+                assert re.search("half of a character|as a unicode string", sent(client, path, body))
+        assert asked(client, "/v1/completions", 200, prompt="\U0001f600", max_tokens=2)["choices"]
+
+
+def test_a_translation_without_a_temperature_is_greedy_whatever_says_so():
+    model = loaded("encoder_decoder")
+    with served(model) as background, http(background) as client:
+        greedy = asked(client, "/translate", 200, text="the cat")["translations"]
+        for _ in range(3):
+            assert (
+                asked(client, "/translate", 200, text="the cat", temperature=None, top_k=None)["translations"] == greedy
+            )
+        message = why(client, "/translate", text="the cat", beams=3, hypotheses=2, stream=True)
+    assert "a stream is of the best text alone" in message
+
+
+def test_tokens_that_the_model_has_not_are_refused_though_its_tokenizer_has_them(decoder):
+    more = Tokenizer(tokenizers.Tokenizer.from_str(decoder.tokenizer.raw.to_str()))
+    more.raw.add_special_tokens(["[PAD]"])
+    model, beyond = Loaded(decoder.model, Tokenizer(more.raw), None), decoder.tokenizer.vocab_size
+    with served(model) as background, http(background) as client:
+        assert f"0 to {beyond - 1}" in why(client, "/v1/completions", prompt=[beyond])
+        assert f"0 to {beyond - 1}" in why(client, "/v1/completions", prompt="a", logit_bias={str(beyond): 1})
+        assert asked(client, "/v1/completions", 200, prompt=[beyond - 1], max_tokens=1)["choices"]
+
+
+def test_a_setting_that_says_nothing_by_itself_is_refused(server):
+    with http(server) as client:
+        body = {"messages": [{"role": "user", "content": "a"}], "top_logprobs": 5}
+        assert "top_logprobs goes with logprobs" in why(client, "/v1/chat/completions", **body)
+
+
+def test_the_first_of_many_mistakes_is_enough(server):
+    """Each would be told three times, by every kind of list that a prompt may be."""
+    with pytest.raises(pydantic.ValidationError) as caught:
+        CompletionBody(prompt=[-1] * 10_000)
+    assert caught.value.error_count() < 10
+
+
+def test_a_client_that_repeats_by_itself_is_told_when_that_is_in_vain(decoder):
+    with served(decoder, limits=Limits(seconds=0.2), slow=0.05) as background:
+        client = openai.OpenAI(base_url=f"{background.url}v1", api_key="none", max_retries=2)
+        with pytest.raises(openai.APIStatusError, match=r"not done within 0\.2 s"):
+            client.completions.create(
+                model="demo", prompt="a", max_tokens=1000, logit_bias={str(decoder.tokenizer.eos): -100}
+            )
+        assert settled(background)
+        with http(background) as plain:
+            assert 'pellucid_texts_total{reason="timeout"} 1.0' in plain.get("/metrics").text
+
+
+def test_alternatives_write_no_more_than_one_text_may():
+    model = loaded("decoder")
+    with served(model, limits=Limits(new_tokens=20)) as background, http(background) as client:
+        assert "40 tokens to be written; at most 20" in why(
+            client, "/alternatives", text="the cat", positions=[1, 2], top=2, max_tokens=10
+        )

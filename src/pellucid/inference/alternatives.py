@@ -13,8 +13,10 @@ import torch
 from pellucid.errors import UserError
 from pellucid.inference.batches import barred, in_batches, padded
 from pellucid.inference.decode import Prompt, generate
+from pellucid.inference.likelihood import AT_ONCE
 from pellucid.inference.rules import AnyRule
 from pellucid.inference.sampling import Sampling
+from pellucid.inference.scores import states_of
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder import Encoder
@@ -72,11 +74,7 @@ def alternatives(
     places = list(range(first, last + 1)) if positions is None else list(positions)
     if wrong := [place for place in places if not first <= place <= last]:
         raise UserError("alternatives", f"no place {wrong[0]}", f"from {first} to {last}")
-    table = _probabilities(loaded, asked.read, [*asked.before, *asked.written])
-    begun: list[Begun] = []
-    for place in places:
-        best = table[len(asked.before) + place - 1].topk(min(top, table.size(-1)))
-        begun += [(place, *one) for one in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    begun = asked.begun(places, top)
     flat = in_batches(begun, asked.follow, rows_at_once=64, length=lambda one: one[0] + max_new_tokens)
     each = len(flat) // max(len(places), 1)
     return [flat[i * each : (i + 1) * each] for i in range(len(places))]
@@ -113,6 +111,22 @@ class _Asked:
         prompt = tokenizer.prompt(written)
         return cls(loaded, None, prompt[: len(prompt) - len(written)], written, most, choose)
 
+    @torch.inference_mode()
+    def begun(self, places: Sequence[int], top: int) -> list[Begun]:
+        """The likeliest tokens at each place."""
+        model = self.loaded.model
+        assert isinstance(model, Decoder | EncoderDecoder)  # `of` has checked it
+        tokens = torch.tensor([[*self.before, *self.written]], device=model.device)
+        source = None if self.read is None else torch.tensor([self.read], device=model.device)
+        states = states_of(model, tokens, source)[0, [len(self.before) + place - 1 for place in places]]
+        found: list[Begun] = []
+        for at in range(0, len(places), AT_ONCE):
+            table = model.head.scores(states[at : at + AT_ONCE]).float().softmax(dim=-1)
+            best = table.topk(min(top, table.size(-1)))
+            rows = zip(places[at : at + AT_ONCE], best.indices.tolist(), best.values.tolist(), strict=True)
+            found += [(place, *one) for place, ids, values in rows for one in zip(ids, values, strict=True)]
+        return found
+
     def follow(self, begun: list[Begun]) -> list[Alternative]:
         """Writes on from each place and the token that is put there."""
         writer = self.loaded.tokenizer.target
@@ -125,14 +139,6 @@ class _Asked:
             chosen = said[place : place + 1] == [token]
             told.append(Alternative(token, writer.pieces([token])[0], probability, writer.decode(ids), ids, chosen))
         return told
-
-
-@torch.inference_mode()
-def _probabilities(loaded: Loaded, read: list[int] | None, tokens: list[int]) -> torch.Tensor:
-    """(T, V) of what follows each token."""
-    model, ids = loaded.model, torch.tensor([tokens], device=loaded.model.device)
-    logits = model(ids) if read is None else model(torch.tensor([read], device=ids.device), ids)
-    return logits[0].float().softmax(dim=-1)
 
 
 def _following(

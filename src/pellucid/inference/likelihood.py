@@ -19,6 +19,10 @@ class Likelihood:
     best: tuple[tuple[int, float], ...] = ()
 
 
+AT_ONCE = 256
+"""Places whose scores of a whole vocabulary are held at a time: some 150 MB of 150,000 tokens."""
+
+
 def likelihoods(logits: Float[Tensor, "N V"], tokens: Sequence[int], top: int) -> list[Likelihood]:
     """Of each token by the scores of its place, with the ``top`` likeliest."""
     table = logits.float().log_softmax(dim=-1)

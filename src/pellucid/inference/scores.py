@@ -1,13 +1,20 @@
-"""How likely a model finds a text that it is given, token by token. Shapes: B texts, T positions, V vocabulary."""
+"""How likely a model finds a text that it is given, token by token.
+
+Shapes: B texts, S and T positions, D d_model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
 from pellucid.errors import UserError
 from pellucid.inference.batches import in_batches, padded
-from pellucid.inference.likelihood import Likelihood, likelihoods
+from pellucid.inference.likelihood import AT_ONCE, Likelihood, likelihoods
+from pellucid.inference.writer import WritingModel
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.decoder import Decoder
 from pellucid.models.encoder_decoder import EncoderDecoder
@@ -65,22 +72,42 @@ def score(loaded: Loaded, texts: Sequence[str], *, given: Sequence[str] | None =
     return in_batches(rows, lambda part: _scored(loaded, part, top), length=lambda row: sum(map(len, row)))
 
 
+def states_of(
+    model: WritingModel,
+    tokens: Int[Tensor, "B T"],
+    source: Int[Tensor, "B S"] | None = None,
+    *,
+    keep: Bool[Tensor, "B T"] | None = None,
+    source_keep: Bool[Tensor, "B S"] | None = None,
+) -> Float[Tensor, "B T D"]:
+    """What the head of a model is given: the scores of a whole vocabulary at all places may be more than memory has."""
+    if isinstance(model, EncoderDecoder):
+        assert source is not None  # who asks has one
+        return model.decoder.features_of(tokens, model.encode(source, keep=source_keep), keep=keep).states
+    return model.features(tokens, keep=keep).states
+
+
 def _scored(loaded: Loaded, rows: Sequence[tuple[list[int], list[int], list[int]]], top: int) -> list[Scored]:
     """Of rows of a source, what stands before a text, and the text."""
     model, tokenizer = loaded.model, loaded.tokenizer
+    assert isinstance(model, Decoder | EncoderDecoder)  # score has checked it
     pad, writer = tokenizer.require("pad"), tokenizer.target
     fed = [[*start, *text] or [pad] for _, start, text in rows]
     tokens, keep = padded(fed, writer.require("pad"), model.device)
     if isinstance(model, EncoderDecoder):
         source, source_keep = padded([source for source, _, _ in rows], pad, model.device)
-        logits = model(source, tokens, source_keep=source_keep)  # padding behind a text is seen by none of its tokens
+        states = states_of(model, tokens, source, source_keep=source_keep)  # padding is behind a text: nobody sees it
     else:
-        logits = model(tokens, keep=keep)
+        states = states_of(model, tokens, keep=keep)
     found = []
     for row, (_, start, text) in enumerate(rows):
         first = max(len(start), 1)  # the place of the first token that something stands before
         places = range(first - 1, len(start) + len(text) - 1)
-        told = likelihoods(logits[row, list(places)], text[first - len(start) :], top) if len(places) else []
-        own = [None] * (len(text) - len(told)) + told
-        found.append(Scored(tuple(text), tuple(writer.pieces(text)), tuple(own)))
+        asked = text[first - len(start) :]
+        told: list[Likelihood] = []
+        for at in range(0, len(places), AT_ONCE):
+            logits = model.head.scores(states[row, list(places[at : at + AT_ONCE])])
+            told += likelihoods(logits, asked[at : at + AT_ONCE], top)
+        unasked = [None] * (len(text) - len(told))
+        found.append(Scored(tuple(text), tuple(writer.pieces(text)), (*unasked, *told)))
     return found

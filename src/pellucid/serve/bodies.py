@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pellucid.data.tokenizers import check_whole
+from pellucid.errors import DataError
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
+Strings = Annotated[list[str], Field(min_length=1, fail_fast=True)]
 Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=16)]
 Penalty = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
-class Body(BaseModel):
-    """Any of them."""
+class Sent(BaseModel):
+    """Anything that clients send."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """A text that was cut inside an emoji ends in half of a character, which no tokenizer knows."""
+        try:
+            for text in _texts_in(value):
+                check_whole(text, "text")
+        except DataError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """All texts in a value, however deep."""
+    parts = [value]
+    while parts:
+        match parts.pop():
+            case str() as text:
+                yield text
+            case dict() as table:
+                parts += [*table, *table.values()]
+            case list() as row:
+                parts += row
+
+
+class Body(Sent):
+    """Any of them."""
 
     model: str | None = None
     user: str | None = Field(None, description="Accepted and not used.")
 
 
-class Schema(BaseModel):
+class Schema(Sent):
     """A JSON schema with a name, as OpenAI's clients send it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str | None = None
     description: str | None = None
@@ -32,10 +63,8 @@ class Schema(BaseModel):
     strict: bool | None = Field(None, description="Accepted: the form is always kept to.")
 
 
-class Form(BaseModel):
+class Form(Sent):
     """What an answer must be."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: Schema | None = None
@@ -63,10 +92,8 @@ class Choosing(Body):
     response_format: Form | None = None
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Sent):
     """What a stream tells besides."""
-
-    model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
     include_obfuscation: bool = Field(False, description="Accepted and not used.")
@@ -85,25 +112,21 @@ class Writing(Choosing):
 class CompletionBody(Writing):
     """``POST /v1/completions``."""
 
-    prompt: str | list[str] | Ids | list[Ids] = ""
+    prompt: str | Annotated[list[str], Field(fail_fast=True)] | Ids | Annotated[list[Ids], Field(fail_fast=True)] = ""
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(None, description="16, where there is room.")
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = False
 
 
-class Part(BaseModel):
+class Part(Sent):
     """A piece of a message."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
+class Message(Sent):
     """What somebody said."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str | list[Part]
@@ -124,14 +147,14 @@ class ChatBody(Writing):
 class EmbeddingBody(Body):
     """``POST /v1/embeddings``."""
 
-    input: str | Annotated[list[str], Field(min_length=1)]
+    input: str | Strings
     encoding_format: Literal["float", "base64"] | None = "float"
 
 
 class TranslateBody(Choosing):
     """``POST /translate``: greedy or a search, unless a temperature is given."""
 
-    text: str | Annotated[list[str], Field(min_length=1)]
+    text: str | Strings
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = 0.0
     beams: Annotated[int, Field(ge=1, le=1024)] | None = 1
     hypotheses: Annotated[int, Field(ge=1, le=1024)] | None = Field(1, description="So many of a search, best first.")
@@ -154,13 +177,13 @@ class FillBody(Body):
 class ClassifyBody(Body):
     """``POST /classify``."""
 
-    text: str | Annotated[list[str], Field(min_length=1)]
+    text: str | Strings
 
 
 class TagBody(Body):
     """``POST /tag``."""
 
-    text: str | Annotated[list[str], Field(min_length=1)]
+    text: str | Strings
     words: bool = Field(False, description="The label of every word, and not names alone.")
 
 

@@ -98,6 +98,8 @@ async def converse(body: ChatBody, request: Request) -> Response:
     service.check_length(len(ids), "messages")
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     new = service.new_tokens(asked, MANY_TOKENS, len(ids), "max_completion_tokens", width=body.beams or 1)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise ServiceError(400, "top_logprobs goes with logprobs", param="top_logprobs")
     best = (body.top_logprobs or 0) if body.logprobs else None
     rules = await rules_of(body, service, service.loaded.tokenizer)
     planned = _planned(service, body, rules, ids, new, best, growing_from=())
@@ -113,8 +115,8 @@ async def _prompts(service: Service, body: CompletionBody) -> tuple[list[list[in
         _check_count(service, len(rows))
         for row in rows:
             service.check_length(len(row), "prompt")
-            if not row or max(row) >= tokenizer.vocab_size:
-                message = f"prompt: expected at least one token, each from 0 to {tokenizer.vocab_size - 1}"
+            if not row or max(row) >= service.vocab_size:
+                message = f"prompt: expected at least one token, each from 0 to {service.vocab_size - 1}"
                 raise ServiceError(400, message, param="prompt")
         prompts, texts = rows, [tokenizer.decode(row) for row in rows]
     else:

@@ -37,12 +37,15 @@ class ServiceError(Exception):
         param: the part of the request that is at fault.
         code: a word for programs.
         retry_after: seconds after which it is worth asking again.
+        in_vain: asking the same again is not; OpenAI's client, which would by itself, is told so.
     """
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int = 0
-    ) -> None:
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int = 0,
+        in_vain: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(message)
+        self.in_vain = in_vain
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
 
     def body(self) -> dict[str, Any]:
@@ -53,6 +56,8 @@ class ServiceError(Exception):
     def response(self) -> Response:
         """As an answer."""
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
+        if self.in_vain:
+            headers["x-should-retry"] = "false"
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return Json(self.body(), self.status, headers)
@@ -110,9 +115,11 @@ async def _of_ours(request: Request, error: Exception) -> Response:
 
 
 async def _misunderstood(request: Request, error: Exception) -> Response:
-    """The first thing that is wrong with a request."""
+    """The first thing that is wrong with a request; of what may be several things, by the nearest."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    errors = error.errors()
+    alike = [each for each in errors if each["loc"][:2] == errors[0]["loc"][:2]]
+    first = max(alike, key=lambda each: len(each["loc"]))
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     param = ".".join(place) or None
     if first["type"] == "extra_forbidden":

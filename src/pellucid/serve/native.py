@@ -72,8 +72,8 @@ async def translate(body: TranslateBody, request: Request) -> Response:
         check_no_draw(body)
     elif "length_penalty" in body.model_fields_set:
         raise ServiceError(400, "length_penalty goes with beams; leave it out", param="length_penalty")
-    if "temperature" not in body.model_fields_set and draws_asked(body):
-        body.temperature = 1.0  # whoever cuts the tail of a draw wants one
+    if body.temperature is None or "temperature" not in body.model_fields_set:
+        body.temperature = 1.0 if draws_asked(body) else 0.0  # whoever cuts the tail of a draw wants one
     try:
         tokenizer = service.loaded.tokenizer.in_languages(body.source_language, body.target_language)
     except UserError as error:
@@ -99,6 +99,8 @@ async def translate(body: TranslateBody, request: Request) -> Response:
     if body.stream:
         if len(texts) > 1:
             raise ServiceError(400, "a stream is of one text", param="stream")
+        if best > 1:
+            raise ServiceError(400, "a stream is of the best text alone; leave one of the two out", param="hypotheses")
         return await streamed(request, _grown(service, request, planned, read), done=b"data: [DONE]\n\n")
     found = await attended(request, together(service.worker, planned))
     told(service, request, read, sum(each.growing.count for each in planned))
@@ -262,8 +264,8 @@ async def alternatives(body: AlternativesBody, request: Request) -> Response:
         message = f"{places} places of {body.top}; at most {MOST_ALTERNATIVES} in all: name some positions"
         raise ServiceError(400, message, param="positions")
     service.new_tokens(body.max_tokens or None, 1, len(cut[0]) + 2, "max_tokens")
-    if (most := places * body.top * body.max_tokens) > service.limits.tokens:
-        message = f"{most:,} tokens to be written; at most {service.limits.tokens:,}: name fewer positions"
+    if (most := places * body.top * body.max_tokens) > service.limits.new_tokens:  # nobody else is written meanwhile
+        message = f"{most:,} tokens to be written; at most {service.limits.new_tokens:,}: name fewer positions"
         raise ServiceError(400, message, param="max_tokens")
     work = partial(
         alternatives_of,

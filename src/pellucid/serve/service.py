@@ -78,6 +78,14 @@ class Service:
         return self.worker.is_ready and not self.is_ending
 
     @property
+    def vocab_size(self) -> int:
+        """How many tokens can be written; a tokenizer may have more of them than its model, or fewer."""
+        model = self.loaded.model.config
+        front = model.target if isinstance(model, config.EncoderDecoder) else model.front
+        assert isinstance(front, config.Tokens)  # what is asked writes
+        return min(self.loaded.tokenizer.target.vocab_size, front.vocab_size)
+
+    @property
     def grammars(self) -> Grammars:
         """Forms of texts, for the tokenizer of what is written. Its vocabulary is read once, by whoever asks first."""
         with self._reading:

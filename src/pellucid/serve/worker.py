@@ -343,4 +343,4 @@ class Worker:
 
 def _late(seconds: float) -> ServiceError:
     message = f"not done within {seconds:g} s, the limit of this service; ask for less"
-    return ServiceError(408, message, code="timeout")
+    return ServiceError(408, message, code="timeout", in_vain=True)

@@ -72,7 +72,7 @@ async def rules_of(body: Choosing, service: Service, tokenizer: Tokenizer) -> tu
     service.worker.check_room()
     schema = _schema(body)
     options = RuleOptions(
-        logit_bias=tuple(_biases(body.logit_bias or {}, tokenizer.vocab_size)),
+        logit_bias=tuple(_biases(body.logit_bias or {}, service.vocab_size)),
         repetition_penalty=body.repetition_penalty or 1.0,
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
