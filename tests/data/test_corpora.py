@@ -157,6 +157,8 @@ def test_holding_out_takes_no_label_from_training(write):
     [
         ("a.tsv", "good\tfine\nno tab here\n", r"a\.tsv, line 2: no tab in this line; expected label<TAB>text"),
         ("a.jsonl", '{"text": "a", "label": "b"}\n{"text"\n', r"a\.jsonl, line 2: not JSON \(.*column 8\)"),
+        ("a.jsonl", '{"text": "a", "label": ' + "1" * 5000 + "}\n", r"a\.jsonl, line 1: not read"),
+        ("a.jsonl", "[" * 100_000 + "\n", r"a\.jsonl, line 1: not read"),
         ("a.jsonl", '{"text": "a", "lable": "b"}\n', r'line 1: no "label"; expected .* Its keys are text, lable'),
         ("a.jsonl", "[1, 2]\n", r"line 1: found list"),
         ("a.jsonl", '{"text": "\\ud83d", "label": "b"}\n', r'line 1: "text" is "\\ud83d"; expected whole characters'),

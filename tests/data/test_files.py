@@ -49,7 +49,7 @@ def test_a_large_file_is_the_same_text_in_pieces(tmp_path, monkeypatch, share):
     assert "".join(piece for part in parts for piece in part) == text
 
 
-def test_what_would_fill_a_quarter_of_memory_is_read_in_pieces(tmp_path, monkeypatch):
+def test_what_the_tokenizer_would_need_too_much_memory_for_is_read_in_pieces(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("text " * 100)
     assert read_document(tmp_path / "text.txt") == "text " * 100
     monkeypatch.setattr(files, "memory", lambda: 1000)

@@ -8,7 +8,9 @@ import tokenizers
 from pellucid.config import run
 from pellucid.data import Tokenizer
 from pellucid.data.conventions import conventions
+from pellucid.data.tokenizers import AT_ONCE
 from pellucid.errors import ConfigError, DataError
+from pellucid.inference.stopping import StopStrings
 
 TEXTS = [
     "In 2021 the cat sat on the mat, and in 2021-03-04 it sat there still.",
@@ -159,3 +161,18 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
     torn.write_text('{"version": "1.0", "model": {')
     with pytest.raises(DataError, match=r"torn\.json: is torn or no tokenizer"):
         Tokenizer.load(torn)
+
+
+def test_half_of_a_character_is_told():
+    tokenizer = Tokenizer.train(run.Characters(), ["abc"])
+    for encode in (tokenizer.encode, tokenizer.encode_marked, lambda text: tokenizer.encode_batch(["a", text])):
+        with pytest.raises(DataError, match=r"text: half of a character, '\\ud83d', at place 3; expected whole"):
+            encode("abc\ud83d")
+    with pytest.raises(DataError, match="stop: half of a character"):
+        StopStrings(("\udce9",))
+
+
+def test_many_texts_are_encoded_in_their_order():
+    tokenizer = Tokenizer.train(run.Characters(), ["0123456789"])
+    texts = [str(number) for number in range(2 * AT_ONCE + 3)]
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]

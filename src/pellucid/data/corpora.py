@@ -172,6 +172,8 @@ def _from_json(line: str, where: str) -> Labelled:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(where, f"not JSON ({error.msg} at column {error.colno})", expected) from None
+    except (ValueError, RecursionError) as error:  # of numbers and nestings without end
+        raise DataError(where, f"not read ({error})", expected) from None
     if not isinstance(entry, dict):
         raise DataError(where, f"found {type(entry).__name__}", expected)
     for key in ("text", "label"):

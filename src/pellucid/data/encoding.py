@@ -12,7 +12,7 @@ from numpy import ndarray
 from pellucid.data.files import Document, pieces
 from pellucid.data.tokenizers import Tokenizer
 
-TOGETHER = 256  # pieces handed to the tokenizer at once, which works on them in parallel
+TOGETHER = 16  # pieces of a megabyte handed to the tokenizer at once, which takes up to 170 bytes for each of a text
 
 
 def token_type(vocab_size: int) -> np.dtype:

@@ -28,6 +28,9 @@ KNOWN_AS = {
 
 SENTINEL = "<extra_id_{}>"
 
+AT_ONCE = 4096
+"""Texts that the library encodes at a time: it keeps much more of each than its ids."""
+
 
 class Tokenizer:
     """Cuts text into tokens. ``pad, unk, bos, eos, mask`` are ids of special tokens, or ``None`` where there is none.
@@ -211,15 +214,27 @@ class Tokenizer:
         return self.sentinels[:count]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without special tokens."""
+        """The ids of a text, without special tokens.
+
+        Raises:
+            DataError: for half of a surrogate pair, which is no character.
+        """
+        check_whole(text)
         return self.raw.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of many texts, on all cores."""
-        return [encoding.ids for encoding in self.raw.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """The ids of many texts, on all cores; as :meth:`encode`."""
+        found: list[list[int]] = []
+        for start in range(0, len(texts), AT_ONCE):
+            part = list(texts[start : start + AT_ONCE])
+            for text in part:
+                check_whole(text)
+            found += [encoding.ids for encoding in self.raw.encode_batch_fast(part, add_special_tokens=False)]
+        return found
 
     def encode_marked(self, text: str) -> list[int]:
         """The ids of a text in which special tokens are written out, as in ``the <mask> sat down``."""
+        check_whole(text)
         return self._marked.encode(text, add_special_tokens=False).ids
 
     @cached_property
@@ -320,6 +335,18 @@ class Tokenizer:
                 return cls(vocabularies.byte_values())
             case run.TokenizerFile():
                 return cls.load(config.path)
+
+
+def check_whole(text: str, where: str = "text") -> None:
+    """Raises :class:`DataError` for half of a surrogate pair, which is no character and has no bytes in UTF-8.
+
+    A pair that was cut in two, or bytes of a command line that are no UTF-8, come as such halves.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"half of a character, {text[error.start]!a}, at place {error.start}"
+        raise DataError(where, found, "whole characters", "cut texts between characters; send UTF-8") from None
 
 
 def _part_names(raw: tokenizers.Tokenizer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pellucid.data.tokenizers import Tokenizer
+from pellucid.data.tokenizers import Tokenizer, check_whole
 from pellucid.inference.rules import check
 
 
@@ -17,6 +17,8 @@ class StopStrings:
 
     def __post_init__(self) -> None:
         check(all(self.strings), "stop", "an empty text", "one character or more in each")
+        for string in self.strings:
+            check_whole(string, "stop")
 
     def find(self, text: str) -> int | None:
         """Where the first of them begins; ``None`` where there is none."""
