@@ -63,6 +63,24 @@ def test_completions_do_not_depend_on_their_neighbours(tokenizer):
     assert predict.complete(model, [""], max_new_tokens=3)
 
 
+@pytest.mark.parametrize("family", ["decoder", "encoder-decoder"])
+def test_draws_of_one_call_are_all_others(tokenizer, family, monkeypatch):
+    run = loaded(tokenizer, family)
+    monkeypatch.setattr("pellucid.inference.batches.BATCH_TOKENS", 8)  # batches of a few rows
+    write = predict.complete if family == "decoder" else predict.translate
+    asked = {"max_new_tokens": 12, "rules": [Never(tuple(tokenizer.special_ids))], "sampling": Sampling(seed=5)}
+    drawn = write(run, ["ab"] * 24, **asked)
+    assert len(set(drawn)) == 24
+    assert write(run, ["ab"] * 24, **asked) == drawn
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_rules_that_bar_everything_leave_an_empty_text(tokenizer, beams):
+    run = loaded(tokenizer, "encoder-decoder")
+    nothing = [Never(tuple(range(tokenizer.vocab_size)))]
+    assert predict.translate(run, ["abba", "cab"], beams=beams, rules=nothing) == ["", ""]
+
+
 def test_lengths_do_not_depend_on_their_neighbours(tokenizer):
     model = loaded(tokenizer, "encoder-decoder")
     assert predict.translate(model, TEXTS) == [predict.translate(model, [text])[0] for text in TEXTS]

@@ -211,6 +211,7 @@ class Search:
             before = zip(self.texts, self.totals, strict=True)
             if not self.found:
                 self._file([(text, t, None) for text, t in before if t > -math.inf and text], length - 1)
+            self.found = self.found or [Hypothesis((), 0.0, None)]  # nothing can be written at all
             self.is_over = True
             return
         idle = [(kept[0][0], -math.inf)] * (self.beams.width - len(kept))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -120,9 +121,12 @@ def completions(
     tokenizer, strings = loaded.tokenizer, StopStrings(tuple(stop))
     choose = replace(sampling, filters=(*rules, *barred(tokenizer), *sampling.filters))
 
+    batches = count()
+
     def run(rows: list[list[int]]) -> list[Output]:
+        draws = choose.of_batch(next(batches))
         stops = [Stop(tokenizer, strings, tuple(row)) for row in rows] if stop else None
-        asked: dict[str, Any] = {"max_new_tokens": max_new_tokens, "ends": tokenizer.ends, "sampling": choose,
+        asked: dict[str, Any] = {"max_new_tokens": max_new_tokens, "ends": tokenizer.ends, "sampling": draws,
                                  "stops": stops, "logprobs": logprobs}  # fmt: skip
         if guesser is None:
             tokens, keep = padded(rows, tokenizer.require("pad"), model.device)

@@ -6,7 +6,7 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor
 from pellucid.inference.rules import AnyRule, Filter, Rule, Written, apply, check, impossible
 from pellucid.trace import Elementwise, Operation, Softmax, Step, Tapped
 from pellucid.trace.working import Index, Operand, Working, along, at, literal, picked, row, worked
+
+APART = 0x1E3779B97F4A7C15
+"""How far the seeds of two batches are apart: so far that nobody counts from one to the other."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,10 @@ class Sampling:
 
     filters: Sequence[AnyRule] = ()
     seed: int | None = None
+
+    def of_batch(self, number: int) -> Sampling:
+        """The same for a later batch, whose draws are others; the first, 0, has those of the seed."""
+        return self if self.seed is None else replace(self, seed=(self.seed + number * APART) % (1 << 63))
 
     def chooser(self, device: torch.device) -> Chooser:
         """A function from scores to tokens that draws the same sequence every time it is made anew."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 
@@ -105,7 +106,12 @@ def translations(
         loaded, tokenizer, search, max_new_tokens, sampling, tuple(rules), prefix_bias, tuple(stop), replace_unknown,
         logprobs,
     )  # fmt: skip
-    return in_batches(rows, asked.run, rows_at_once=max(1, 256 // search.beams), length=lambda row: len(row[0]))
+    batches = count()
+
+    def run(part: list[tuple[list[int], list[int], str]]) -> list[list[Output]]:
+        return replace(asked, sampling=sampling.of_batch(next(batches))).run(part)
+
+    return in_batches(rows, run, rows_at_once=max(1, 256 // search.beams), length=lambda row: len(row[0]))
 
 
 @dataclass(frozen=True)

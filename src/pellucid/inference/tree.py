@@ -45,7 +45,7 @@ class Tree:
     Attributes:
         nodes: in the order looked at, so that parents come first.
         found: the texts that :func:`pellucid.inference.beam.beam_search` returns, the best first.
-        leaves: the node that each of them ends in.
+        leaves: the node that each of them ends in; -1 where rules left nothing to be written.
     """
 
     nodes: tuple[Node, ...]
@@ -119,4 +119,5 @@ def _leaf(tree: Tree, text: Hypothesis) -> int:
             tokens = [tree.nodes[step].token for step in tree.path(place)]
             if tuple(tokens[: len(tokens) - (node.fate == "finished")]) == text.tokens:
                 return place
-    raise AssertionError("every text that is found was looked at")
+    assert not text.tokens, "every text that is found was looked at"
+    return -1
