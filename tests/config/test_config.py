@@ -219,6 +219,12 @@ def test_a_kind_leaves_what_is_given_beside_it_whatever_their_order(kind):
         assert from_dict(run.Run, with_overrides(plain, both)).training.schedule == Linear(peak=5e-3)
 
 
+def test_what_goes_on_has_learned_to_read_long_texts():
+    learned = default_run("decoder", run.TextFiles(train=("a.txt",)))
+    objective = replace(learned.objective, curriculum_steps=2000)
+    assert continued_run(learned.model, objective, "runs/a", None, learned.data).objective.curriculum_steps == 0
+
+
 def test_what_goes_on_from_pairs_or_text_is_trained_by_what_these_are_about():
     pairs, text = run.ParallelFiles(source="a", target="b"), run.TextFiles(train=("a.txt",))
     spans = default_run("encoder-decoder", text)

@@ -217,7 +217,8 @@ def test_a_name_that_is_nowhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
-        UserError, match=r"config\.json, model\.safetensors and tokenizer\.json are not all in the cache|need the hub extra"
+        UserError,
+        match=r"config\.json, model\.safetensors and tokenizer\.json are not all in the cache|need the hub extra",
     ):
         load("nobody/nothing")
     with pytest.raises(CheckpointError, match="no such folder"):

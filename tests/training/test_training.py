@@ -18,7 +18,7 @@ from pellucid.errors import TrainingError, UserError
 from pellucid.models import tower
 from pellucid.models.build import build
 from pellucid.models.tower import Learning, set_learning
-from pellucid.training.evaluate import evaluate, translation_scores
+from pellucid.training.evaluate import Evaluation, evaluate, quality, translation_scores
 from pellucid.training.loop import train
 from pellucid.training.objectives import loss_function
 from pellucid.training.optim import optimizer
@@ -211,6 +211,14 @@ def test_perplexity_and_bits_per_byte():
     evaluation = evaluate(model, [text_batch()], Causal())
     assert evaluation.perplexity == pytest.approx(math.exp(evaluation.loss))
     assert evaluation.bits_per_byte(100) == pytest.approx(evaluation.loss * evaluation.count / math.log(2) / 100)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_bits_per_byte_are_told_where_every_token_was_asked_for(apart):
+    model, corpus = small("decoder"), Corpus("text", ["abc", "def"], ["abc", "def"])
+    objective = Causal(separate_documents=apart)
+    figures = quality(model, corpus, objective, corpus.validation, Evaluation(1.0, 0.5, 4), lambda sources: sources)
+    assert ("bits_per_byte" in figures) is not apart
 
 
 def test_bleu_of_text_that_was_split_by_moses():

@@ -58,6 +58,9 @@ def device_of(name: str) -> str:
         raise UserError("--device", f'found "{name}"', "cpu, cuda, mps or auto")
     if not there[kind]:
         raise UserError("--device", f'no "{name}" on this machine', "one of " + ", ".join(k for k in there if there[k]))
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if (number := name.removeprefix(kind).removeprefix(":")) and not (number.isdecimal() and int(number) < count):
+        raise UserError("--device", f'no "{name}" on this machine', f"{kind}:0 to {kind}:{count - 1}")
     return name
 
 

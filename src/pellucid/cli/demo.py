@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -15,7 +16,9 @@ import typer
 
 from pellucid.cli.common import Debug, Device, Json, Report, Seed, device_of, end_card, print_json, say
 from pellucid.config.defaults import DEMOS, demo_run
-from pellucid.config.run import NamedData
+from pellucid.config.files import load_config
+from pellucid.config.run import Data, NamedData, Run
+from pellucid.errors import UserError
 
 if TYPE_CHECKING:
     from pellucid.data.corpus import Pair
@@ -51,6 +54,7 @@ def demo(
 
     keep_freed_memory()
     folder = out or Path("runs") / f"demo-{family}"
+    _check_free(folder, run)
     say("making the data and training the tokenizer …", json)
     session = prepare(run, device=device_of(device))
     parameters = sum(p.numel() for p in session.model.parameters())
@@ -66,6 +70,17 @@ def demo(
     else:
         say(f"\n{figures['seconds']} s in all; saved in {folder} ({_size(folder) / 1e6:.2f} MB). Go on with\n")
         say(f"    {_next(family, folder)}")
+
+
+def _check_free(folder: Path, run: Run) -> None:
+    """Raises :class:`UserError` where something else is in a folder than this demonstration, which may be repeated."""
+    if not any((folder / name).exists() for name in ("config.toml", "config.json", "model.safetensors", "checkpoints")):
+        return
+    data: Data | None = None
+    with suppress(UserError):
+        data = load_config(folder / "config.toml", Run).data
+    if data != run.data:
+        raise UserError(folder, "another model is there already", "a folder of its own", "choose another --out")
 
 
 def _dates(session: Session, loaded: Loaded, quiet: bool) -> Figures:

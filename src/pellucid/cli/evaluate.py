@@ -81,6 +81,8 @@ def _examples(loaded: Any, test: str | None, given: Data | None, mirror: str | N
     from pellucid.data.corpora import load_corpus
 
     data = None if loaded.is_published else loaded.run.data
+    if mirror and (given is not None or not isinstance(data, NamedData)):
+        raise UserError("--mirror", "data that are no set of the catalogue", "a run that was trained on one")
     match given:
         case TextFiles(train=texts):
             data = replace(given, validation=texts)
@@ -88,7 +90,7 @@ def _examples(loaded: Any, test: str | None, given: Data | None, mirror: str | N
             data = replace(given, validation_source=source, validation_target=target)
         case LabelledFiles(train=examples):
             data = replace(given, validation=examples)
-        case _ if mirror and isinstance(data, NamedData):
+        case None if mirror and isinstance(data, NamedData):
             data = replace(data, mirror=mirror)
     if data is None:
         raise UserError("evaluate", "a published model says no data", "--text, --source and --target, or --labelled")
@@ -118,4 +120,4 @@ def _scores(loaded: Any, corpus: Any, examples: Any, write: Callable[[list[str]]
     labels = labels_of(model)
     batches = evaluation_batches(examples, loaded.tokenizer, objective, batch_tokens=batch_tokens, labels=labels)
     evaluation = measure(loaded.model, batches, objective)
-    return quality(loaded.model, corpus, examples, evaluation, write)
+    return quality(loaded.model, corpus, objective, examples, evaluation, write)

@@ -95,6 +95,8 @@ def generate(
         raise UserError("--draft", "--lookup too", "one way to guess")
     if guesses is not None and not lookup and draft is None:
         raise UserError("--guesses", "nothing that guesses", "--lookup or --draft beside it")
+    if logprobs is not None and not json:
+        raise UserError("--logprobs", "texts alone", "--json beside it")
     sampling = sampling_of(temperature, top_k, top_p, min_p, seed, typical=typical)
     asked = rule_options(
         repetition=repetition_penalty, presence=presence_penalty, frequency=frequency_penalty, no_repeat=no_repeat,

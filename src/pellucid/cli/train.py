@@ -222,7 +222,7 @@ def _judged(session: Session, folder: Path, results: dict[str, Any], quiet: bool
         return translate(fast(load_run(folder, device=str(session.model.device))), sources)
 
     try:
-        figures = quality(session.model, corpus, examples, evaluation, write)
+        figures = quality(session.model, corpus, session.run.objective, examples, evaluation, write)
     except (Exception, KeyboardInterrupt) as error:  # whatever it fails of must not lose the end of a run
         say(f"what it writes was not judged ({str(error) or type(error).__name__})", quiet)
         return {}
@@ -272,6 +272,8 @@ def _continued(
 
     if given is None:
         raise UserError("train --from", "no data", "--text, --source and --target, --labelled or --data")
+    if idle := [each for each in settings if each.startswith("tokenizer.")]:
+        raise UserError(idle[0], "a tokenizer beside --from", f"that of {start}, which its model was trained with")
     model, objective, _ = describe(start)
     run = continued_run(model, objective, str(start), what, given)
     low_rank = None if lora is None else LoRA(rank=lora, alpha=2.0 * lora)
@@ -321,6 +323,8 @@ def given_data(
         found.append(LabelledFiles(train=str(labelled)))
     if name:
         found.append(NamedData(name=name, mirror=mirror))
+    if mirror is not None and found and name is None:
+        raise UserError("--mirror", "files of your own", "a set of the catalogue beside it")
     if len(found) > 1:
         raise UserError("data", f"{len(found)} kinds", "one of --text, --source and --target, --labelled, --data")
     return found[0] if found else None

@@ -93,6 +93,8 @@ def translate(
     search = {"beams": beams, "penalty": penalty_of(length_penalty), "patience": patience, "best": best}
     searching = {"--length-penalty": length_penalty, "--patience": patience, "--coverage": coverage or None}
     _refuse_idle({} if beams > 1 else searching, "one beam, which is not searched with", "--beams 4 or so beside it")
+    shown = {"--logprobs": logprobs, "--align": align or None}
+    _refuse_idle({} if json else shown, "texts alone", "--json beside it")
     _refuse_idle({} if prefix else {"--prefix-bias": prefix_bias}, "no prefix", "--prefix beside it")
     loaded, sources = open_fast(run, device, verify, weights), texts_or_stdin(text)
     settings = {
@@ -100,8 +102,11 @@ def translate(
         "prefixes": None if prefix is None else [prefix] * len(sources), "prefix_bias": prefix_bias,
         "replace_unknown": replace_unknown, "rules": asked.rules(loaded.tokenizer.target),
     }  # fmt: skip
+    from pellucid.models.checkpoint import Loaded
+
+    told_of = Loaded(loaded.model, loaded.tokenizer.in_languages(from_language, to_language), None)
     for source, found in zip(sources, _found(loaded, sources, search, coverage, settings), strict=True):
-        _print(loaded, source, found, json=json, align=align)
+        _print(told_of, source, found, json=json, align=align)
 
 
 def _refuse_idle(options: dict[str, Any], found: str, expected: str) -> None:

@@ -116,6 +116,8 @@ def continued_run(source: Model, objective: Objective | None, path: str, family:
     tells = isinstance(data, TextFiles | ParallelFiles)  # a name does not say what kind of data it stands for
     if family != own or objective is None or (tells and type(objective) is not type(run.objective)):
         objective = fitted(run.objective, model)
+    if isinstance(objective, Causal):
+        objective = replace(objective, curriculum_steps=0)  # what is fine-tuned has learned to read long texts
     # A tenth of the rate that starts at nothing: what was learned should not be shaken off.
     training = replace(run.training, steps=1000, schedule=Cosine(peak=3e-4, warmup_steps=50))
     return replace(run, model=model, objective=objective, training=training, start=Pretrained(path=path))

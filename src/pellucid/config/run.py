@@ -347,7 +347,7 @@ class Run:
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        check(self.seed >= 0, "seed", self.seed, "0 or more")
+        check(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, and less than 2^63")
         wanted = fitting_objectives(self.model)
         check(
             NoObjective not in wanted or isinstance(self.objective, NoObjective),

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from pellucid.config.run import Objective
+from pellucid.config.run import Causal, Objective
 from pellucid.data.batch import Batch
 from pellucid.data.corpus import Corpus, Examples, Pair
 from pellucid.data.files import Document, pieces
@@ -69,7 +69,12 @@ def evaluate(
 
 
 def quality(
-    model: Model, corpus: Corpus, examples: Examples, evaluation: Evaluation, write: Callable[[list[str]], list[str]]
+    model: Model,
+    corpus: Corpus,
+    objective: Objective,
+    examples: Examples,
+    evaluation: Evaluation,
+    write: Callable[[list[str]], list[str]],
 ) -> dict[str, Any]:
     """The figures of a model by name: those of an evaluation, and what else goes with the kind of data.
 
@@ -78,7 +83,8 @@ def quality(
         write: the target of each source.
     """
     figures = evaluation.as_dict()
-    if corpus.kind == "text" and isinstance(model, Decoder):
+    asks_all = isinstance(objective, Causal) and not objective.separate_documents  # else first tokens are not asked for
+    if corpus.kind == "text" and isinstance(model, Decoder) and asks_all:
         figures["bits_per_byte"] = evaluation.bits_per_byte(text_bytes(cast("Sequence[Document]", examples)))
     if corpus.kind == "pairs":
         pairs = cast("Sequence[Pair]", examples)

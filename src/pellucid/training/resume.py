@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,8 @@ def _restore_moments(learner: Learner, path: Path) -> None:
 def _computed_by(device: torch.device) -> dict[str, Any]:
     """What decides the order in which sums are taken, and with it the last bits."""
     processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    return {"device": device.type, "processes": processes, "threads": torch.get_num_threads()}
+    name = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+    return {"device": name, "processes": processes, "threads": torch.get_num_threads()}
 
 
 def _restored_threads(path: Path, state: Mapping[str, Any], device: torch.device) -> list[str]:
@@ -171,8 +173,8 @@ def _restored_threads(path: Path, state: Mapping[str, Any], device: torch.device
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state |= {f"cuda:{i}": value for i, value in enumerate(torch.cuda.get_rng_state_all())}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     if device.type == "mps":
         state["mps"] = torch.mps.get_rng_state()
     return state
@@ -180,17 +182,17 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
 
 def _restore_random(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
-    devices = [value for name, value in sorted(state.items()) if name.startswith("cuda:")]
-    if devices and torch.cuda.device_count() == len(devices):
-        torch.cuda.set_rng_state_all(devices)
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
     if device.type == "mps" and "mps" in state:
         torch.mps.set_rng_state(state["mps"])
 
 
 def _sync(folder: Path) -> None:
-    """Makes a rename last through a power cut, where folders can be synced."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Makes a rename last through a power cut, where folders can be synced: not on Windows, nor on every network's."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
