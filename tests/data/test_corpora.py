@@ -275,3 +275,18 @@ def test_reversing_twice_changes_nothing():
 
 def test_notes_are_plain(write):
     json.dumps(load_corpus(run.TextFiles(train=(write("a.txt", "0123456789"),))).notes)
+
+
+def test_a_fingerprint_changes_with_what_is_trained_on_and_validated_with(tmp_path):
+    (tmp_path / "a.txt").write_text("ab" * 40 + "\n")
+    large, shorter = (LargeFile(tmp_path / "a.txt", start, 81) for start in (0, 2))
+    corpora = [
+        Corpus("text", ["a", "b"], ["c"]), Corpus("text", ["ab"], ["c"]), Corpus("text", ["a"], ["b", "c"]),
+        Corpus("text", ["b", "a"], ["c"]), Corpus("text", [large], ["c"]), Corpus("text", [shorter], ["c"]),
+        Corpus("pairs", [Pair("a", "b")], []), Corpus("pairs", [Pair("b", "a")], []),
+        Corpus("labelled", [Labelled("a\ud83d", "b")], []),
+    ]  # fmt: skip
+    assert len({corpus.fingerprint for corpus in corpora}) == len(corpora)
+    assert Corpus("text", ["a", "b"], ["c"], {"test": ["d"]}).fingerprint == corpora[0].fingerprint
+    (tmp_path / "b.txt").write_bytes((tmp_path / "a.txt").read_bytes())
+    assert Corpus("text", [LargeFile(tmp_path / "b.txt", 0, 81)], ["c"]).fingerprint == corpora[4].fingerprint

@@ -214,6 +214,13 @@ def test_what_makes_bits_differ_is_told_and_leaves_the_threads(tmp_path, changes
     assert torch.get_num_threads() == threads
 
 
+def test_data_that_are_others_now_are_told(tmp_path):
+    list(fit(session("decoder"), tmp_path))
+    changed_state(tmp_path, data="0" * 16)
+    (resumed,) = fit(session("decoder"), tmp_path, resume=True)
+    assert "the data are others than before" in resumed.remarks[0]
+
+
 def test_as_many_threads_as_before_where_nothing_else_differs(tmp_path):
     list(fit(session("decoder"), tmp_path))
     changed_state(tmp_path, threads=1)

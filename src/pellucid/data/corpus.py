@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
-from pellucid.data.files import Document, pieces
+from pellucid.data.files import Document, LargeFile, pieces
 
 
 class Pair(NamedTuple):
@@ -58,6 +61,16 @@ class Corpus:
         """All text of the training examples, which a tokenizer learns from; can be read more than once."""
         return TrainingTexts(self)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with what is trained on and validated with."""
+        told = hashlib.sha256()
+        for examples in (self.train, self.validation):
+            for part in chain.from_iterable(map(_told_by, examples)):
+                told.update(part + b"\x00")
+            told.update(b"\x01")
+        return told.hexdigest()[:16]
+
     def reversed(self) -> Corpus:
         """The corpus of pairs with source and target exchanged."""
         tests = {name: _swapped(pairs) for name, pairs in self.tests.items()}
@@ -81,6 +94,14 @@ class TrainingTexts:
                     yield example.text
                 case _:
                     yield from pieces(example)
+
+
+def _told_by(example: Document | Pair | Labelled) -> Iterable[bytes]:
+    """What tells an example from others; of a large file its size and its ends."""
+    if isinstance(example, LargeFile):
+        return (str(example.stop - example.start).encode(), *example.ends())
+    texts = (example,) if isinstance(example, str) else example
+    return (text.encode("utf-8", "surrogatepass") for text in texts)
 
 
 def _swapped(pairs: Sequence[Any]) -> list[Pair]:

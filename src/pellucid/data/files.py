@@ -33,6 +33,14 @@ class LargeFile:
                     data += file.readline()
                 yield decoded(data, self.path, before)
 
+    def ends(self) -> tuple[bytes, bytes]:
+        """Its first and its last megabyte."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            first = file.read(min(CHUNK, self.stop - self.start))
+            file.seek(max(self.start, self.stop - CHUNK))
+            return first, file.read(self.stop - file.tell())
+
     def split(self, share: float) -> tuple[LargeFile, LargeFile]:
         """Two documents, the first of about this share of the bytes, cut at the end of a line."""
         with self.path.open("rb") as file:

@@ -124,11 +124,15 @@ def fit(
     run = session.run
     batches, validation = _batches(session), validation_batches(session)
     criterion = world.spread(Criterion(session.model, run.objective))  # before the optimiser sees the weights
-    learner, position = _learner(session), Position()
+    learner, position = _learner(session), Position(data=session.corpus.fingerprint)
     remarks: list[str] = []
     if resume:
-        position, told = restore(folder, learner)
-        yield Resumed(position.step, told + doubts(run.training.precision, learner.model.device))
+        saved, told = restore(folder, learner)
+        told += doubts(run.training.precision, learner.model.device)
+        if saved.data not in ("", position.data):
+            told.append(f"{folder}: the data are others than before: texts for validation may have been trained on")
+        position = replace(saved, data=position.data)
+        yield Resumed(position.step, told)
     elif world.leads:
         remarks += _begun(session, folder, batches)
     opened = open_sinks(folder, position.step, watchers, remarks.append) if world.leads else Sinks(NoSink())

@@ -35,11 +35,16 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come: steps done, the best validation loss so far, evaluations since without a better one."""
+    """How far a run has come: steps done, the best validation loss so far, evaluations since without a better one.
+
+    Attributes:
+        data: what it came so far with, by :attr:`~pellucid.data.corpus.Corpus.fingerprint`.
+    """
 
     step: int = 0
     best: float = float("inf")
     stale: int = 0
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def restore(folder: Path, learner: Learner) -> tuple[Position, list[str]]:
         _restore_moments(learner, path / OPTIMIZER)
         _restore_random(load_file(path / RANDOM), learner.model.device)
         passed_over += _restored_threads(path, state, learner.model.device)
-        return Position(state["step"], state["best"], state["stale"]), passed_over
+        return Position(state["step"], state["best"], state["stale"], state.get("data", "")), passed_over
     found = "; ".join(passed_over) or "no checkpoint"
     raise CheckpointError(folder / CHECKPOINTS, found, "one to go on from", "start the run anew with --force")
 
