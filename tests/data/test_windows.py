@@ -42,6 +42,34 @@ def test_evaluation_reads_every_token_exactly_once(length):
     assert torch.cat(real).tolist() == BYTES.encode(TEXT)
 
 
+@pytest.mark.parametrize("length", [7, 16, 5000])
+def test_what_a_published_model_sees_around_a_text_is_read_and_not_asked_for(length):
+    bos, eos = BYTES.bos, BYTES.eos
+    conventions = run.Conventions(
+        pad=BYTES.pad, mask=BYTES.mask, before=(bos,), after=(eos,), start=(bos,), ends=(eos,)
+    )
+    published = Tokenizer(BYTES.raw, conventions)
+    written = [*evaluation_batches([TEXT], published, run.Causal(length=length), batch_tokens=64)]
+    assert all(batch.tokens.size(1) <= length and (batch.tokens[:, 0] == bos).all() for batch in written)
+    labels = torch.cat([batch.labels.flatten() for batch in written])
+    assert labels[labels != IGNORE].tolist() == BYTES.encode(TEXT)[1:]
+
+    read = b""
+    for batch in evaluation_batches([TEXT], published, run.Masked(length=length), batch_tokens=64):
+        restored = torch.where(batch.labels == IGNORE, batch.tokens, batch.labels)
+        for row, real in enumerate(torch.ones_like(restored).bool() if batch.keep is None else batch.keep):
+            first, *text, last = restored[row][real].tolist()
+            assert (first, last, len(text) <= length - 2) == (bos, eos, True)
+            read += published.decode(text).encode()
+    assert read.decode() == TEXT
+
+
+def test_a_window_has_room_for_text():
+    conventions = run.Conventions(pad=BYTES.pad, before=(1, 2), start=(1,), ends=(2,))
+    with pytest.raises(DataError, match=r"objective\.length: windows of 2, of which 2 stand around the text"):
+        evaluation_batches([TEXT], Tokenizer(BYTES.raw, conventions), run.Causal(length=2), batch_tokens=64)
+
+
 def test_labels_are_the_tokens_one_further_on():
     batch = read([TEXT], run.Causal(length=16), training=True)[5]
     assert batch.tokens.shape == (4, 16)

@@ -71,19 +71,32 @@ def evaluation_batches(
 
 
 def task(objective: run.Causal | run.Masked | run.SpanCorruption, tokenizer: Tokenizer) -> Task:
-    """What is asked about a window of text."""
-    pad = tokenizer.require("pad")
+    """What is asked about a window of text, of which what stands around texts takes its part.
+
+    Raises:
+        DataError: for a special token that is missing, or windows that have no room beside what stands around them.
+    """
+    pad, around = tokenizer.require("pad"), tokenizer.conventions
+    before, after = (around.before, around.after) if around else ((), ())
     match objective:
         case run.Causal():
             eos = tokenizer.require("eos") if objective.separate_documents else None
-            return NextToken(objective.length, pad, eos)
+            return NextToken(_room(objective, before), pad, eos, before)
         case run.Masked():
             mask = tokenizer.require("mask")
             masking = Masking(objective.rate, mask, tokenizer.vocab_size, tokenizer.special_ids)
-            return HiddenTokens(objective.length, pad, masking)
+            return HiddenTokens(_room(objective, before + after), pad, masking, before, after)
         case run.SpanCorruption():
             spans = Spans(objective.rate, objective.span, tokenizer.require_sentinels(objective.sentinels))
             return HiddenSpans(objective.length, pad, tokenizer.start, tokenizer.require("eos"), spans)
+
+
+def _room(objective: run.Causal | run.Masked, around: tuple[int, ...]) -> int:
+    """The tokens of text in a window."""
+    if objective.length <= len(around):
+        found = f"windows of {objective.length}, of which {len(around)} stand around the text"
+        raise DataError("objective.length", found, f"{len(around) + 1} or more")
+    return objective.length - len(around)
 
 
 def example_rows(

@@ -42,24 +42,38 @@ class NextToken:
 
     Documents kept apart restart their positions after each eos, where nothing is asked: the end of one text says
     nothing about the beginning of another.
+
+    Attributes:
+        before: what a published model was taught that a text begins with; read before each window, and not asked for.
     """
 
     length: int
     pad: int
     eos: int | None = None
+    before: tuple[int, ...] = ()
     overlap: int = 1  # the last token of a window is a label there and read by the next one
 
     def batch(self, windows: Sequence[Int[ndarray, "tokens"]], random: np.random.Generator) -> Batch:
         """Windows of n + 1 tokens, of which n are read and n predicted."""
-        whole, real = Ragged.of_arrays(windows).padded(np.arange(len(windows)), self.pad)
+        whole, real = Ragged.of_arrays(framed(windows, self.before)).padded(np.arange(len(windows)), self.pad)
         keep = real[:, 1:]  # a token is read where there is one to predict after it
         tokens = np.where(keep, whole[:, :-1], self.pad)
         labels = np.where(keep, whole[:, 1:], IGNORE)
+        labels[:, : len(self.before)] = IGNORE
         if self.eos is None:
             return Batch(ids(tokens), ids(labels), keep_or_none(keep))
         segments, positions = documents(tokens, self.eos)
         labels[tokens == self.eos] = IGNORE
         return Batch(ids(tokens), ids(labels), keep_or_none(keep), positions=ids(positions), segments=ids(segments))
+
+
+def framed(
+    windows: Sequence[Int[ndarray, "tokens"]], before: Sequence[int], after: Sequence[int] = ()
+) -> Sequence[Int[ndarray, "tokens"]]:
+    """Windows with some tokens around each."""
+    if not before and not after:
+        return windows
+    return [np.concatenate([np.asarray(part, window.dtype) for part in (before, window, after)]) for window in windows]
 
 
 def documents(tokens: Int[ndarray, "B T"], eos: int) -> tuple[Int[ndarray, "B T"], Int[ndarray, "B T"]]:
@@ -72,16 +86,24 @@ def documents(tokens: Int[ndarray, "B T"], eos: int) -> tuple[Int[ndarray, "B T"
 
 @dataclass(frozen=True)
 class HiddenTokens:
-    """Some tokens are hidden, and are to be restored from all others."""
+    """Some tokens are hidden, and are to be restored from all others.
+
+    Attributes:
+        before, after: what a published model was taught that stands around a text; never hidden.
+    """
 
     length: int
     pad: int
     masking: Masking
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
     overlap: int = 0
 
     def batch(self, windows: Sequence[Int[ndarray, "tokens"]], random: np.random.Generator) -> Batch:
         """Windows read whole, with the hidden tokens as labels."""
-        tokens, keep = Ragged.of_arrays(windows).padded(np.arange(len(windows)), self.pad)
+        tokens, keep = Ragged.of_arrays(framed(windows, self.before, self.after)).padded(
+            np.arange(len(windows)), self.pad
+        )
         hidden, labels = self.masking.hide(tokens, keep, random)
         return Batch(ids(hidden), ids(labels), keep_or_none(keep))
 
