@@ -101,9 +101,8 @@ class HiddenTokens:
 
     def batch(self, windows: Sequence[Int[ndarray, "tokens"]], random: np.random.Generator) -> Batch:
         """Windows read whole, with the hidden tokens as labels."""
-        tokens, keep = Ragged.of_arrays(framed(windows, self.before, self.after)).padded(
-            np.arange(len(windows)), self.pad
-        )
+        whole = Ragged.of_arrays(framed(windows, self.before, self.after))
+        tokens, keep = whole.padded(np.arange(len(windows)), self.pad)
         hidden, labels = self.masking.hide(tokens, keep, random)
         return Batch(ids(hidden), ids(labels), keep_or_none(keep))
 
