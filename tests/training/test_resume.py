@@ -114,6 +114,16 @@ def test_ctrl_c_between_two_evaluations_changes_nothing(tmp_path, settings):
     assert_equal(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_a_run_that_keeps_no_checkpoint_has_none_at_its_end(tmp_path):
+    settings = {"checkpoints": Checkpoints(keep=0)}
+    for event in fit(session("decoder", **settings), tmp_path):
+        if isinstance(event, Step) and event.step == 3:
+            signal.raise_signal(signal.SIGINT)
+    assert (tmp_path / "checkpoints/step-4").exists()
+    list(fit(session("decoder", **settings), tmp_path, resume=True))
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_ctrl_c_before_any_evaluation_saves_the_average(tmp_path):
     for event in fit(session("decoder", average=ExponentialAverage(decay=0.9)), tmp_path):
         if isinstance(event, Step) and event.step == 3:

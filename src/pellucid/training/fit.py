@@ -27,7 +27,7 @@ from pellucid.training.loop import Step, train
 from pellucid.training.objectives import Criterion
 from pellucid.training.optim import optimizer
 from pellucid.training.precision import doubts
-from pellucid.training.resume import Learner, Position, restore, save_checkpoint
+from pellucid.training.resume import Learner, Position, drop_checkpoints, restore, save_checkpoint
 from pellucid.training.samples import samples
 from pellucid.training.session import Session, validation_batches
 from pellucid.training.watch import METRICS, NoSink, Opener, Sinks, best_of, open_sinks, read_records
@@ -255,6 +255,8 @@ class _Keeper:
             self.sample()
         if ends or self.ended:
             yield from self.average()
+        if ends and training.checkpoints.keep == 0 and self.world.leads:
+            drop_checkpoints(self.folder)  # of a Ctrl-C on the way: nobody goes on from there
         if cut and not self.ended:
             self.make_usable()
             self.ended = INTERRUPTED

@@ -113,6 +113,11 @@ def restore(folder: Path, learner: Learner) -> tuple[Position, list[str]]:
     raise CheckpointError(folder / CHECKPOINTS, found, "one to go on from", "start the run anew with --force")
 
 
+def drop_checkpoints(folder: Path) -> None:
+    """Removes them all."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
 def _verified(path: Path) -> dict[str, Any]:
     try:
         state = json.loads((path / STATE).read_text())
