@@ -41,12 +41,18 @@ class ServiceError(Exception):
     """
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int = 0,
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int = 0,
         in_vain: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(message)
-        self.in_vain = in_vain
-        self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.retry_after, self.in_vain = retry_after, in_vain
 
     def body(self) -> dict[str, Any]:
         """As JSON."""
