@@ -93,8 +93,7 @@ def translate(
     search = {"beams": beams, "penalty": penalty_of(length_penalty), "patience": patience, "best": best}
     searching = {"--length-penalty": length_penalty, "--patience": patience, "--coverage": coverage or None}
     _refuse_idle({} if beams > 1 else searching, "one beam, which is not searched with", "--beams 4 or so beside it")
-    shown = {"--logprobs": logprobs, "--align": align or None}
-    _refuse_idle({} if json else shown, "texts alone", "--json beside it")
+    _refuse_idle({} if json else {"--logprobs": logprobs, "--align": align or None}, "texts alone", "--json beside it")
     _refuse_idle({} if prefix else {"--prefix-bias": prefix_bias}, "no prefix", "--prefix beside it")
     loaded, sources = open_fast(run, device, verify, weights), texts_or_stdin(text)
     settings = {
@@ -102,11 +101,8 @@ def translate(
         "prefixes": None if prefix is None else [prefix] * len(sources), "prefix_bias": prefix_bias,
         "replace_unknown": replace_unknown, "rules": asked.rules(loaded.tokenizer.target),
     }  # fmt: skip
-    from pellucid.models.checkpoint import Loaded
-
-    told_of = Loaded(loaded.model, loaded.tokenizer.in_languages(from_language, to_language), None)
     for source, found in zip(sources, _found(loaded, sources, search, coverage, settings), strict=True):
-        _print(told_of, source, found, json=json, align=align)
+        _print(loaded, source, found, settings["languages"], json=json, align=align)
 
 
 def _refuse_idle(options: dict[str, Any], found: str, expected: str) -> None:
@@ -126,18 +122,22 @@ def _found(
     return translations(loaded, sources, Searching(**search, coverage=covering), **settings)
 
 
-def _print(loaded: Any, source: str, found: list[Any], *, json: bool, align: bool) -> None:
+def _print(
+    loaded: Any, source: str, found: list[Any], languages: tuple[str | None, str | None], *, json: bool, align: bool
+) -> None:
     for one in found:
         if json:
-            more = _aligned(loaded, source, one.text) if align else {}
+            more = _aligned(loaded, source, one.text, languages) if align else {}
             print_json({"source": source, "target": one.text, **told(one, loaded.tokenizer.target), **more})
         else:
             print(one.text)
 
 
-def _aligned(loaded: Any, source: str, target: str) -> dict[str, Any]:
+def _aligned(loaded: Any, source: str, target: str, languages: tuple[str | None, str | None]) -> dict[str, Any]:
     """The words of both texts, and for each of the target's the source's that it looked at most."""
     from pellucid.inference.alignments import align
+    from pellucid.models.checkpoint import Loaded
 
-    (found,) = align(loaded, [source], [target], words=True)
+    wrote = Loaded(loaded.model, loaded.tokenizer.in_languages(*languages), None)
+    (found,) = align(wrote, [source], [target], words=True)
     return {"words": {"source": found.source, "target": found.target, "pairs": found.pairs}}

@@ -265,7 +265,7 @@ def beam_search(
 
     A row ends when no beginning could still beat its worst finished text, or at ``max_new_tokens``, where what is
     unfinished competes as it stands; with ``patience`` as :class:`Beams` says. A row in which rules leave no way on
-    ends with what it has.
+    ends with what it has, an empty text where that is nothing.
 
     Args:
         ends: tokens that end a text.

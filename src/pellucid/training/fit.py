@@ -127,12 +127,8 @@ def fit(
     learner, position = _learner(session), Position(data=session.corpus.fingerprint)
     remarks: list[str] = []
     if resume:
-        saved, told = restore(folder, learner)
-        told += doubts(run.training.precision, learner.model.device)
-        if saved.data not in ("", position.data):
-            told.append(f"{folder}: the data are others than before: texts for validation may have been trained on")
-        position = replace(saved, data=position.data)
-        yield Resumed(position.step, told)
+        position, told = _restored(folder, learner, position.data)
+        yield Resumed(position.step, told + doubts(run.training.precision, learner.model.device))
     elif world.leads:
         remarks += _begun(session, folder, batches)
     opened = open_sinks(folder, position.step, watchers, remarks.append) if world.leads else Sinks(NoSink())
@@ -150,6 +146,14 @@ def fit(
             if keeper.ended:
                 yield Stopped(step.step, keeper.ended)
                 return
+
+
+def _restored(folder: Path, learner: Learner, data: str) -> tuple[Position, list[str]]:
+    """Where a run stands that goes on with some data, and what is to be said of that."""
+    position, told = restore(folder, learner)
+    if position.data not in ("", data):
+        told.append(f"{folder}: the data are others than before: texts for validation may have been trained on")
+    return replace(position, data=data), told
 
 
 def _learner(session: Session) -> Learner:
