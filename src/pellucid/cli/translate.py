@@ -96,13 +96,14 @@ def translate(
     _refuse_idle({} if json else {"--logprobs": logprobs, "--align": align or None}, "texts alone", "--json beside it")
     _refuse_idle({} if prefix else {"--prefix-bias": prefix_bias}, "no prefix", "--prefix beside it")
     loaded, sources = open_fast(run, device, verify, weights), texts_or_stdin(text)
+    languages = (from_language, to_language)
     settings = {
-        "max_new_tokens": tokens, "languages": (from_language, to_language), "stop": stop or (), "logprobs": logprobs,
+        "max_new_tokens": tokens, "languages": languages, "stop": stop or (), "logprobs": logprobs,
         "prefixes": None if prefix is None else [prefix] * len(sources), "prefix_bias": prefix_bias,
         "replace_unknown": replace_unknown, "rules": asked.rules(loaded.tokenizer.target),
     }  # fmt: skip
     for source, found in zip(sources, _found(loaded, sources, search, coverage, settings), strict=True):
-        _print(loaded, source, found, settings["languages"], json=json, align=align)
+        _print(loaded, source, found, languages, json=json, align=align)
 
 
 def _refuse_idle(options: dict[str, Any], found: str, expected: str) -> None:
