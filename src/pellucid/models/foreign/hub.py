@@ -10,15 +10,17 @@ from pathlib import Path
 from pellucid.errors import CheckpointError, UserError
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-CONFIGS: tuple[str, ...] = (
+CONFIGS = (
     "config.json",
     "generation_config.json",
     "modules.json",
     "sentence_bert_config.json",
     "1_Pooling/config.json",
+    "preprocessor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
 )
-CONFIGS += ("preprocessor_config.json", "tokenizer_config.json", "special_tokens_map.json")
-CONFIGS += ("chat_template.jinja",)
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 HINT = "check the name and the network, or give a folder"
 TEXTS = ("tokenizer.json", "vocab.txt", "vocab.json", "target_vocab.json", "merges.txt", "*.model", "*.spm")
