@@ -137,3 +137,9 @@ def test_half_precision_halves_the_file(tmp_path):
     load_weights(again, tmp_path / "half")
     for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0.01)
+
+
+def test_others_may_read_what_the_system_lets_them(tmp_path):
+    files.write_tensors({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+    (tmp_path / "y").touch()
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "y").stat().st_mode

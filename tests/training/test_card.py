@@ -236,6 +236,16 @@ def test_costs_come_from_the_metrics(tmp_path, known_machine):
     assert card_rows(session, tmp_path, {}, costs)["time"] == "12.3 s"
 
 
+def test_several_processes_have_several_machines_products(tmp_path, known_machine):
+    MetricsFile(tmp_path).scalars(1, {"loss": 1.0, "tokens": 100, "seconds": 0.2})
+    session, batch = a_session(), a_batch("decoder")
+    costs = measure(session, tmp_path, batch, seconds=12.3, processes=4, resumed=True)
+    assert costs.share_of_peak == pytest.approx(500 * costs.flops_per_token / 4e12)
+    rows = card_rows(session, tmp_path, {}, costs)
+    assert "of 4 processes' matrix products (1 TFLOP/s in float32 each)" in rows["share of peak"]
+    assert rows["time"] == "12.3 s since it was resumed"
+
+
 def test_a_run_without_metrics_has_a_card(tmp_path, known_machine):
     costs = measure(a_session(), tmp_path, a_batch("decoder"))
     assert costs.share_of_peak is None

@@ -93,30 +93,45 @@ def test_what_the_first_process_finds_or_meets_is_told_to_all(monkeypatch, found
                 World(rank, 2).told(ask)
 
 
+def test_a_run_is_known_by_who_has_begun_it(tmp_path):
+    """A refusal is a lost process to torchrun, which starts all again: what was refused is not begun."""
+    mine, other = (World(0, 2, launchers=frozenset(names)) for names in ({"a 7", "b 8"}, {"a 9"}))
+    assert not mine.has_begun(tmp_path)
+    list(fit(session("decoder"), tmp_path))
+    assert not (tmp_path / ".torchrun").exists()  # by no torchrun
+    mine.sign(tmp_path)
+    assert mine.has_begun(tmp_path)
+    assert World(1, 2, launchers=frozenset({"b 8", "c 3"})).has_begun(tmp_path)  # a machine was replaced
+    assert not other.has_begun(tmp_path)
+    assert not World().has_begun(tmp_path)
+    list(fit(session("decoder"), tmp_path))
+    assert not mine.has_begun(tmp_path)
+
+
 def test_what_is_started_again_goes_on_or_begins_anew(tmp_path):
     """It never replaces another run: that one was refused when all processes started first."""
     before = session("decoder", checkpoints=Checkpoints(keep=0))
     asked = partial(_goes_on, tmp_path, before.run, force=False)
     (tmp_path / "checkpoints/.part").mkdir(parents=True)
-    assert not asked(restarted=True)  # nothing to go on from
+    assert not asked(begun=True)  # nothing to go on from
     list(fit(before, tmp_path))
     model = replace(before.run.model, front=replace(before.run.model.front, vocab_size=0))
     unsaid = replace(before.run, model=model, training=replace(before.run.training, precision="auto"))
-    assert not asked(restarted=True)
-    assert not _goes_on(tmp_path, unsaid, force=False, restarted=True)
+    assert not asked(begun=True)
+    assert not _goes_on(tmp_path, unsaid, force=False, begun=True)
     other = replace(before.run, seed=7)
-    for run, restarted in ((before.run, False), (other, True)):
+    for run, begun in ((before.run, False), (other, True)):
         with pytest.raises(UserError, match="a run is there already"):
-            _goes_on(tmp_path, run, force=False, restarted=restarted)
-    assert not _goes_on(tmp_path, other, force=True, restarted=True)
+            _goes_on(tmp_path, run, force=False, begun=begun)
+    assert not _goes_on(tmp_path, other, force=True, begun=True)
     (tmp_path / "checkpoints/step-6").mkdir(parents=True)
-    assert asked(restarted=True)
+    assert asked(begun=True)
     with pytest.raises(UserError, match="a run is there already"):
-        _goes_on(tmp_path, other, force=False, restarted=True)
-    assert not _goes_on(tmp_path, other, force=True, restarted=True)
+        _goes_on(tmp_path, other, force=False, begun=True)
+    assert not _goes_on(tmp_path, other, force=True, begun=True)
     (tmp_path / "config.toml").unlink()  # nobody knows whose it is
     with pytest.raises(UserError, match="a run is there already"):
-        asked(restarted=True)
+        asked(begun=True)
 
 
 def test_a_head_that_was_given_the_labels_of_the_data_is_of_the_same_run(tmp_path):
@@ -150,6 +165,11 @@ def losses(folder):
     return [line.get("loss", line.get("validation", {}).get("loss")) for line in lines]
 
 
+def steps(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "gradient_norm" in line]
+
+
 @pytest.fixture(scope="module")
 def alone(text):
     run(text, 1, "decoder", "--text", "text.txt", "--out", "alone", *SETTINGS)
@@ -166,6 +186,19 @@ def test_several_processes_train_as_one(text, alone, processes, shard):
     one, many = (load_file(folder / "model.safetensors") for folder in (alone, text / name))
     for key, value in one.items():
         torch.testing.assert_close(many[key], value, atol=2e-4, rtol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adam_w", "muon"])
+def test_split_weights_learn_from_every_part_in_bfloat16(text, optimizer):
+    """Each part rounds the weights: gradients of those that an earlier one has rounded arrived too late."""
+    settings = [*SETTINGS, "training.precision=bfloat16", f"training.optimizer.kind={optimizer}"]
+    for name, processes, flags in (("rounded", 1, []), (f"rounded-split-{optimizer}", 2, ["--shard"])):
+        run(text, processes, "decoder", "--text", "text.txt", "--out", name, "--force", *flags, *settings)
+    split = steps(text / f"rounded-split-{optimizer}")
+    for one, other in zip(steps(text / "rounded"), split, strict=True):
+        assert other["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=0.02)
+        assert other["loss"] == pytest.approx(one["loss"], rel=2e-3)
 
 
 @pytest.mark.slow
@@ -211,3 +244,16 @@ def test_a_killed_process_is_started_again_and_no_bit_differs(text):
     one, other = (load_file(text / name / "model.safetensors") for name in ("undisturbed", "killed"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert losses(text / "killed") == losses(text / "undisturbed")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_refused_is_not_replaced_when_started_again(text):
+    arguments = ["decoder", "--text", "text.txt", "--out", "finished", *SETTINGS, "training.checkpoints.keep=0"]
+    run(text, 1, *arguments)
+    before = (text / "finished/metrics.jsonl").read_text()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command = [sys.executable, *launcher, "-m", "pellucid", "train", *arguments]
+    done = subprocess.run(command, cwd=text, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert done.stderr.count("a run is there already") >= 2  # when first started, and again
+    assert (text / "finished/metrics.jsonl").read_text() == before

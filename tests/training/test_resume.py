@@ -159,6 +159,18 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
     assert "optimizer.safetensors: torn" in first.remarks[0]
 
 
+def test_a_torn_checkpoint_is_not_kept_in_the_place_of_a_whole_one(tmp_path):
+    for event in fit(session("decoder", evaluate_every=0, checkpoints=KEPT), tmp_path):
+        if isinstance(event, Step) and event.step == 11:
+            break
+    (tmp_path / "checkpoints/step-10/optimizer.safetensors").write_bytes(b"torn")
+    for event in fit(session("decoder", checkpoints=Checkpoints(keep=1)), tmp_path, resume=True):
+        if isinstance(event, Step) and event.step == 7:
+            signal.raise_signal(signal.SIGINT)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-8"]
+    list(fit(session("decoder", checkpoints=Checkpoints(keep=1)), tmp_path, resume=True))
+
+
 def test_no_checkpoint_is_told(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint; expected one to go on from"):
         next(fit(session("decoder"), tmp_path, resume=True))

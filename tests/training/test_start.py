@@ -132,6 +132,7 @@ def test_a_replaced_run_leaves_nothing_behind(runs, tmp_path):
     list(fit(replace(begun, run=replace(begun.run, training=averaging)), tmp_path))
     assert (tmp_path / "adapter").exists()
     assert (tmp_path / "snapshots").exists()
+    (tmp_path / "README.md").write_text("the loss of other weights")
     events = fit(session("encoder"), tmp_path)
     for event in events:
         if isinstance(event, Step) and event.step == 2:
@@ -139,6 +140,7 @@ def test_a_replaced_run_leaves_nothing_behind(runs, tmp_path):
     assert type(load_run(tmp_path, verify=True).model).__name__ == "Encoder"
     assert not (tmp_path / "adapter").exists()
     assert not (tmp_path / "snapshots").exists()
+    assert not (tmp_path / "README.md").exists()
 
 
 def test_data_of_another_kind_is_refused_before_anything_is_built():

@@ -196,7 +196,14 @@ class Report:
 
 
 def end_card(
-    session: Session, folder: Path, command: str, results: dict[str, Any], *, seconds: float
+    session: Session,
+    folder: Path,
+    command: str,
+    results: dict[str, Any],
+    *,
+    seconds: float,
+    processes: int = 1,
+    resumed: bool = False,
 ) -> dict[str, str]:
     """Draws the curves of a run and writes its card; returns the card's rows for the terminal."""
     from pellucid.training.card import card_rows, measure, write_card
@@ -209,6 +216,7 @@ def end_card(
     except Exception as error:  # whatever a picture fails of must not lose the end of a run
         drawn = {"pictures": f"could not be drawn ({error})"}
     batches = validation_batches(session)
-    costs = measure(session, folder, batches[len(batches) // 2], seconds=seconds)
+    batch = batches[len(batches) // 2]
+    costs = measure(session, folder, batch, seconds=seconds, processes=processes, resumed=resumed)
     write_card(session, folder, command=command, results=results, costs=costs, chosen=session.chosen)
     return {**card_rows(session, folder, results, costs), **drawn}

@@ -132,7 +132,8 @@ def _train(
             raise UserError("--shard", "one process alone", "several, as `torchrun` starts them")
         quiet = json or not world.leads
         restarted = world.any(world.restarted)  # where no process was lost, torchrun counts no restart
-        if run is not None and world.told(partial(_goes_on, folder, run, force=force, restarted=restarted)):
+        begun = restarted and world.has_begun(folder)
+        if run is not None and world.told(partial(_goes_on, folder, run, force=force, begun=begun)):
             run = None  # torchrun started us again after a process was lost
         keep_freed_memory()
         say("reading the data and training the tokenizer …" if run else "reading the data …", quiet)
@@ -193,7 +194,8 @@ def _follow(
     if not any(isinstance(event, Stopped) and event.why == INTERRUPTED for event in others):
         results |= _judged(session, folder, results, quiet)
     command = "pellucid " + shlex.join(sys.argv[1:])
-    rows = end_card(session, folder, command, results, seconds=time.perf_counter() - began)
+    took = time.perf_counter() - began
+    rows = end_card(session, folder, command, results, seconds=took, processes=world.size, resumed=resume)
     if json:
         print_json({"run": str(folder), "parameters": parameters, **results})
         return
@@ -229,15 +231,16 @@ def _judged(session: Session, folder: Path, results: dict[str, Any], quiet: bool
     return figures | ({"translated": len(examples)} if translates else {})
 
 
-def _goes_on(folder: Path, run: Run, *, force: bool, restarted: bool) -> bool:
-    """Whether to go on with what is in a folder: only with this run, where ``torchrun`` has started us again.
+def _goes_on(folder: Path, run: Run, *, force: bool, begun: bool) -> bool:
+    """Whether to go on with what is in a folder: only with this run, and only where we have begun it before
+    ``torchrun`` started us again. A run that was refused when we first came is refused again.
 
     Raises:
         UserError: for another run that is there already, unless it is to be replaced.
     """
     checkpoints = any((folder / "checkpoints").glob("step-*"))
     in_the_way = checkpoints or (folder / "model.safetensors").exists()
-    ours = in_the_way and restarted and _is_same(folder, run)
+    ours = in_the_way and begun and _is_same(folder, run)
     if in_the_way and not ours and not force:
         hint = "choose another --out, go on with it by --resume, or replace it with --force"
         raise UserError(folder, "a run is there already", hint=hint)

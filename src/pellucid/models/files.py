@@ -65,7 +65,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     part = path.with_name(f".part-{path.name}")  # the same suffix, since some writers choose the form by it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode & 0o777  # as the system gives it: safetensors lets nobody else read what it writes
         write(part)
+        part.chmod(mode)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pellucid.training.session import Session
 
 CARD = "README.md"
+SHOWN = (CARD, CURVES, CURVES_PNG, SAMPLES_SVG)
+"""What is shown of a run beside what it was read from."""
 
 MEANING = {
     "step": "the update after which these weights were saved",
@@ -106,9 +108,12 @@ class Costs:
     Attributes:
         tokens_per_second: the median over the logged steps, source and target together; ``None`` where none are.
         flops_per_token: as :func:`flops_per_token` counts them.
-        matrix_peak: FLOP/s of a large matrix product in the run's precision.
-        memory: the peak in bytes: resident, or on a GPU allocated by torch; ``None`` where the system does not tell.
-        seconds: from beginning to end; ``None`` where nobody took the time.
+        matrix_peak: FLOP/s of a large matrix product in the run's precision, of one process.
+        memory: the peak in bytes of one process: resident, or on a GPU allocated by torch; ``None`` where the system
+            does not tell.
+        seconds: from the beginning, or from where it was resumed, to the end; ``None`` where nobody took the time.
+        processes: that trained together.
+        resumed: the run went on from a checkpoint.
     """
 
     tokens_per_second: float | None
@@ -116,15 +121,25 @@ class Costs:
     matrix_peak: float
     memory: int | None
     seconds: float | None
+    processes: int = 1
+    resumed: bool = False
 
     @property
     def share_of_peak(self) -> float | None:
         """The share of the machine's matrix products that the model's own arithmetic amounts to."""
         speed = self.tokens_per_second
-        return None if speed is None else speed * self.flops_per_token / self.matrix_peak
+        return None if speed is None else speed * self.flops_per_token / (self.matrix_peak * self.processes)
 
 
-def measure(session: Session, folder: Path, batch: Batch, *, seconds: float | None = None) -> Costs:
+def measure(
+    session: Session,
+    folder: Path,
+    batch: Batch,
+    *,
+    seconds: float | None = None,
+    processes: int = 1,
+    resumed: bool = False,
+) -> Costs:
     """Reads what the metrics tell and measures the rest, in about a second.
 
     Args:
@@ -132,6 +147,8 @@ def measure(session: Session, folder: Path, batch: Batch, *, seconds: float | No
         folder: of the run.
         batch: one as the run is trained on, or of the validation data.
         seconds: how long it all took.
+        processes: that trained together.
+        resumed: the run went on from a checkpoint.
     """
     device = session.model.device
     return Costs(
@@ -140,6 +157,8 @@ def measure(session: Session, folder: Path, batch: Batch, *, seconds: float | No
         matrix_peak(device, session.run.training.precision),
         peak_memory(device),
         seconds,
+        processes,
+        resumed,
     )
 
 
@@ -256,11 +275,13 @@ def _cost_rows(session: Session, costs: Costs) -> dict[str, str]:
     if costs.tokens_per_second is not None and costs.share_of_peak is not None:
         rows["speed"] = f"{costs.tokens_per_second:,.0f} tokens/s"
         peak = f"{_rate(costs.matrix_peak)} in {precision}"
-        rows["share of peak"] = f"{costs.share_of_peak:.0%} of this machine's matrix products ({peak})"
+        whose = "this machine's" if costs.processes == 1 else f"{costs.processes} processes'"
+        each = "" if costs.processes == 1 else " each"
+        rows["share of peak"] = f"{costs.share_of_peak:.0%} of {whose} matrix products ({peak}{each})"
     if costs.memory is not None:
-        rows["peak memory"] = f"{costs.memory / 1e9:.2f} GB"
+        rows["peak memory"] = f"{costs.memory / 1e9:.2f} GB" + (" in the first process" if costs.processes > 1 else "")
     if costs.seconds is not None:
-        rows["time"] = _duration(costs.seconds)
+        rows["time"] = _duration(costs.seconds) + (" since it was resumed" if costs.resumed else "")
     rows["machine"] = f"{_processor(device)}, {platform.system()}"
     rows["threads"] = f"{torch.get_num_threads()} of {os.cpu_count()}"
     rows["software"] = f"torch {torch.__version__}, Python {platform.python_version()}"

@@ -8,9 +8,11 @@ processes; a run can go on with another number. Weights are copied to all (DDP) 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -24,9 +26,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.errors import UserError
+from pellucid.models.files import write_whole
 from pellucid.training.objectives import Criterion
 
 Found = TypeVar("Found")
+
+BEGUN_BY = ".torchrun"
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,14 @@ class World:
         size: how many there are.
         sharded: weights, gradients and moments are split among them.
         restarted: ``torchrun`` has started this machine's processes again, after one was lost. Machines count apart.
+        launchers: the ``torchrun`` of every machine, which stay when they start processes again; none without it.
     """
 
     rank: int = 0
     size: int = 1
     sharded: bool = False
     restarted: bool = False
+    launchers: frozenset[str] = frozenset()
 
     @property
     def leads(self) -> bool:
@@ -124,6 +131,19 @@ class World:
         assert found is not None  # the first process has found something
         return found
 
+    def sign(self, folder: Path) -> None:
+        """Leaves word in a run folder of who has begun its run."""
+        if self.launchers:
+            write_whole(folder / BEGUN_BY, lambda path: path.write_text("\n".join(sorted(self.launchers)) + "\n"))
+
+    def has_begun(self, folder: Path) -> bool:
+        """Whether the run in a folder was begun by those that started these processes."""
+        try:
+            signed = (folder / BEGUN_BY).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return False
+        return not self.launchers.isdisjoint(signed)
+
     def seed(self, seed: int, step: int) -> None:
         """Gives each process random numbers of its own, the same whenever this step is done by as many."""
         if self.size > 1:
@@ -146,7 +166,7 @@ def joined(device: str, *, sharded: bool = False) -> Iterator[tuple[World, str]]
     store, rank, size = next(rendezvous("env://"))
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=_fresh(store), rank=rank, world_size=size)
     try:
-        yield World(rank, size, sharded, _restarts() > 0), device
+        yield World(rank, size, sharded, _restarts() > 0, _launchers(size)), device
     finally:
         dist.destroy_process_group()
 
@@ -160,6 +180,13 @@ def _fresh(store: dist.Store) -> dist.Store:
     if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
         return store
     return PrefixStore(f"start {_restarts()}", store)
+
+
+def _launchers(size: int) -> frozenset[str]:
+    """By machine and number of the process: some of them stay, even where a machine is lost."""
+    found = [""] * size
+    dist.all_gather_object(found, f"{socket.gethostname()} {os.getppid()}")
+    return frozenset(found)
 
 
 def _restarts() -> int:

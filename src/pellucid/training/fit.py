@@ -19,9 +19,10 @@ from pellucid.data.batch import EvaluationBatches, TrainingBatches
 from pellucid.data.batches import training_batches
 from pellucid.data.buckets import TrainingBuckets
 from pellucid.errors import UserError
-from pellucid.models.checkpoint import WEIGHTS, clear_run, save_description, save_run
+from pellucid.models.checkpoint import CONFIG, WEIGHTS, clear_run, save_description, save_run
 from pellucid.training.average import Running, Snapshots
-from pellucid.training.distributed import ALONE, World
+from pellucid.training.card import SHOWN
+from pellucid.training.distributed import ALONE, BEGUN_BY, World
 from pellucid.training.evaluate import Evaluation, evaluate
 from pellucid.training.loop import Step, train
 from pellucid.training.objectives import Criterion
@@ -130,7 +131,7 @@ def fit(
         position, told = _restored(folder, learner, position.data)
         yield Resumed(position.step, told + doubts(run.training.precision, learner.model.device))
     elif world.leads:
-        remarks += _begun(session, folder, batches)
+        remarks += _begun(session, folder, batches, world)
     opened = open_sinks(folder, position.step, watchers, remarks.append) if world.leads else Sinks(NoSink())
     with opened as sinks, observer(learner, batches, position.step) as look, _interrupts() as interrupted:
         keeper = _Keeper(session, folder, learner, validation, criterion, world, sinks, remarks.append, position)
@@ -174,9 +175,13 @@ def _batches(session: Session) -> TrainingBatches:
     )
 
 
-def _begun(session: Session, folder: Path, batches: TrainingBatches) -> list[str]:
+def _begun(session: Session, folder: Path, batches: TrainingBatches, world: World) -> list[str]:
     """Makes room for a run in its folder; returns a word on examples that lose their end, where some do."""
+    if (folder / CONFIG).exists():  # else what is called so is no run's
+        for name in (*SHOWN, BEGUN_BY):
+            (folder / name).unlink(missing_ok=True)
     clear_run(folder)
+    world.sign(folder)
     save_description(folder, session.tokenizer, session.run)
     if not isinstance(batches, TrainingBuckets) or not batches.num_cut:
         return []

@@ -121,16 +121,17 @@ def _backward(
     count = max(sum(counts), 1)
     mean, of_part = torch.zeros((), device=device), None
     compares = measures and len(parts) > 1 and world.size == 1
-    with products(device, precision):
-        for i, part in enumerate(parts):
-            own = world.share(part).to(device)
-            with world.exchange(criterion, now=i == len(parts) - 1):
-                total = criterion(own).total
-                # Gradients are averaged over the processes; what is wanted is their sum.
-                (total * (world.size / count)).backward()
-            mean += total.detach() / count
-            if compares and i == 0:
-                of_part = _norm(criterion).item() * count / max(counts[0], 1)
+    for i, part in enumerate(parts):
+        own = world.share(part).to(device)
+        # Each part rounds the weights anew: split among processes, those that an earlier part has rounded belong to
+        # gradients that have been exchanged when the last one's arrive.
+        with world.exchange(criterion, now=i == len(parts) - 1), products(device, precision):
+            total = criterion(own).total
+            # Gradients are averaged over the processes; what is wanted is their sum.
+            (total * (world.size / count)).backward()
+        mean += total.detach() / count
+        if compares and i == 0:
+            of_part = _norm(criterion).item() * count / max(counts[0], 1)
     noise = None if of_part is None else _noise(of_part**2, _norm(criterion).item() ** 2, counts[0], count)
     return world.total(mean), noise
 

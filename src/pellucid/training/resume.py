@@ -59,6 +59,8 @@ class Learner:
 def save_checkpoint(folder: Path, learner: Learner, position: Position, keep: int) -> None:
     """Writes ``checkpoints/step-N`` of a run folder and removes all but the newest ``keep``.
 
+    One of a later step goes too: that the run stands here shows that it was torn.
+
     Raises:
         CheckpointError: when it cannot be written; earlier checkpoints stay.
     """
@@ -81,8 +83,10 @@ def save_checkpoint(folder: Path, learner: Learner, position: Position, keep: in
         raise CheckpointError(final, f"cannot be written ({error})", hint="earlier checkpoints are untouched") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    for old in list(_newest_first(folder))[max(keep, 1) :]:
-        shutil.rmtree(old)
+    found = list(_newest_first(folder))
+    newest = found.index(final)
+    for old in found[:newest] + found[newest + max(keep, 1) :]:
+        shutil.rmtree(old, ignore_errors=True)  # one that cannot be removed ends no run
 
 
 def restore(folder: Path, learner: Learner) -> tuple[Position, list[str]]:
