@@ -3,12 +3,15 @@
 Written down from the files on the hub; where a count is given it is that of the model of ``architectures``.
 """
 
+import time
+
 import pytest
 
 from pellucid.errors import ConfigError
 from pellucid.models.build import build_empty
 from pellucid.models.foreign.folder import layout_of
 from pellucid.models.foreign.layout import Folder
+from pellucid.models.foreign.llama import VARIANTS, _windows
 from pellucid.models.foreign.settings import Settings
 
 GPT2 = {
@@ -233,3 +236,14 @@ def test_two_labels_of_one_name():
     assert labels[134] == "crane (134)"
     assert labels[517] == "crane (517)"
     assert labels[0] == "class 0"
+
+
+def test_the_period_of_thousands_of_windows():
+    layers = 10_000
+    told = {"num_hidden_layers": layers, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 9_999}
+    began = time.perf_counter()
+    windows = _windows(Settings(told, "config.json"), VARIANTS["qwen2"])
+    assert (len(windows), windows[0], windows[-1]) == (layers, 0, 4)
+    assert time.perf_counter() - began < 5
+    told["layer_types"] = ["full_attention", "sliding_attention", "sliding_attention"] * 3_333 + ["full_attention"]
+    assert _windows(Settings(told, "config.json"), VARIANTS["qwen2"]) == (0, 4, 4)

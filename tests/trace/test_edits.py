@@ -1,5 +1,6 @@
 """Edits: each does what it says to the part it names, and leaves nothing behind."""
 
+import json
 from io import StringIO
 
 import pytest
@@ -165,6 +166,35 @@ def test_one_after_another_and_with_gradients():
     )
 
 
+def test_an_edit_whose_name_matches_nothing_is_told():
+    """Silence would say that the tensor makes no difference."""
+    model, typo = small("decoder"), "blocks.0.self_attention.weight"
+    told = rf'edits: no such tensor as "{typo}" among the \d+ of this pass; expected .* Did you mean "{typo}s"\?'
+    with pytest.raises(UserError, match=told), edit(model, {"logits": zero(), typo: zero()}):
+        model(text())
+    with pytest.raises(UserError, match=told):
+        trace(model, text(), edits={typo: zero()})
+    with pytest.raises(UserError, match=told), edit(model, {typo: zero()}):
+        generate(model, Prompt(text()[:1, :3]), max_new_tokens=2)
+    assert torch.equal(model(text()), small("decoder")(text()))  # the model is as it was
+    with edit(model, {typo: zero()}):
+        pass  # nothing ran
+    with edit(model, {"logits@9": zero()}):
+        model(text())  # a step that may not come
+    with pytest.raises(ZeroDivisionError), edit(model, {typo: zero()}):  # what went wrong is told, not this
+        model(text()).add_(1 // 0)
+    with edit(model, {"*.weights": zero(), f"{typo}s": zero()}):
+        model(text())
+
+
+def test_one_number_is_a_part():
+    x = torch.ones(2, 3, 4)
+    assert torch.equal(zero(Where(positions=1))(x), zero(Where(positions=[1]))(x))
+    assert torch.equal(zero(Where(rows=0, units=-1))(x), zero(Where(rows=[0], units=[3]))(x))
+    with pytest.raises(UserError, match=r"found \[3\]; expected numbers below 3"):
+        zero(Where(positions=3))(x)
+
+
 def test_parts_that_are_not_there():
     with pytest.raises(UserError, match=r"shape \[2, 3, 4\] has no heads"):
         zero(Where(heads=[0]))(torch.zeros(2, 3, 4))
@@ -195,6 +225,20 @@ def test_saved_and_read(tmp_path):
     (tmp_path / "tape" / "tensors.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="no tape that can be read"):
         Tape.load(tmp_path / "tape")
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [{"dtype": "float99"}, {"dtype": "nn"}, {"dtype": 3}, {"line": []}, {"line": None}, {"operation": {}}],
+    ids=str,
+)
+def test_entries_that_cannot_be_read(tmp_path, torn):
+    trace(small("encoder"), text()).save(tmp_path)
+    told = json.loads((tmp_path / "tape.json").read_text())
+    told["entries"][0] |= torn
+    (tmp_path / "tape.json").write_text(json.dumps(told))
+    with pytest.raises(CheckpointError, match="no tape that can be read"):
+        Tape.load(tmp_path)
 
 
 def test_what_is_a_part_of_another_is_saved_too(tmp_path):

@@ -26,7 +26,7 @@ def conventions(
         told: the settings for writing, such as ``decoder_start_token_id``.
 
     Raises:
-        ConfigError: for a word of several tokens that may not be written.
+        ConfigError: for a word of several tokens that may not be written, or a longest text that is no number.
     """
 
     def by_role(role: str) -> int | None:
@@ -60,8 +60,15 @@ def conventions(
         never_first=ids_in(told.get("begin_suppress_tokens")),
         latest_start=next(iter(ids_in(told.get("max_initial_timestamp_index"))), 50),
         one_language=told.get("is_multilingual") is False,
-        longest=told.get("max_seq_length"),
+        longest=_longest(told),
     )
+
+
+def _longest(told: Mapping[str, Any]) -> int | None:
+    found = told.get("max_seq_length")
+    if found is not None and (type(found) is not int or found < 1):
+        raise ConfigError("max_seq_length", f"found {found!r}", "a number of tokens, from 1 on")
+    return found
 
 
 def template(raw: tokenizers.Tokenizer) -> Frame:

@@ -5,9 +5,9 @@ Shapes: B images, C channels, Y rows, X columns.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from pellucid.config.files import read_plain
 from pellucid.errors import ConfigError, DataError, UserError
 
 SETTINGS = "preprocessor_config.json"
@@ -25,6 +26,7 @@ HONOURED = {
     "data_format", "return_tensors", "disable_grouping", "device", "processor_class",
 }  # fmt: skip
 HALF = 0.5
+BILINEAR, FILTERS = 2, 6  # Pillow's: one of them, and how many there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,23 +46,19 @@ class ImageReader:
     mean: tuple[float, ...] = (HALF,) * 3
     deviation: tuple[float, ...] = (HALF,) * 3
     scale: float = 1 / 255
-    resample: int = 2
+    resample: int = BILINEAR
 
     @classmethod
     def of(cls, folder: Path, image_size: int, channels: int) -> ImageReader:
         """As the folder of a published model says, or by halves where it says nothing.
 
         Raises:
-            ConfigError: for a step that is not supported.
-            DataError: for a file that cannot be read.
+            ConfigError: for a file that cannot be read, or a step that is not supported.
         """
         path = folder / SETTINGS
         if not path.exists():
             return cls.usual(image_size, channels)
-        try:
-            told: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(path, f"cannot be read ({error})", "a JSON object", "copy it again") from None
+        told = read_plain(path)
         if more := [name for name, value in told.items() if value and name not in HONOURED]:
             raise ConfigError(path, f"{', '.join(more)}: not known here, so not honoured", "resizing and normalising")
         normalises = told.get("do_normalize", True)
@@ -75,8 +73,8 @@ class ImageReader:
             channels=channels,
             mean=_by_channel(told, "image_mean", channels, path) if normalises else (0.0,) * channels,
             deviation=_by_channel(told, "image_std", channels, path) if normalises else (1.0,) * channels,
-            scale=told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 1.0,
-            resample=told.get("resample", 2),
+            scale=_factor(told, path) if told.get("do_rescale", True) else 1.0,
+            resample=_filter(told, path),
         )
 
     @classmethod
@@ -112,7 +110,29 @@ def _by_channel(told: Mapping[str, Any], name: str, channels: int, path: Path) -
     found = told.get(name) or (HALF,) * channels
     if not isinstance(found, list | tuple) or len(found) != channels:
         raise ConfigError(f"{path}: {name}", f"found {found}", f"{channels} numbers, one for each channel")
+    if not all(_is_number(value) for value in found) or (name == "image_std" and 0 in found):
+        raise ConfigError(f"{path}: {name}", f"found {found}", "numbers, and of a deviation none that is 0")
     return tuple(map(float, found))
+
+
+def _factor(told: Mapping[str, Any], path: Path) -> float:
+    """What the bytes are multiplied by."""
+    found = told.get("rescale_factor", 1 / 255)
+    if not _is_number(found):
+        raise ConfigError(f"{path}: rescale_factor", f"found {found!r}", "a number, such as 1/255 written out")
+    return float(found)
+
+
+def _filter(told: Mapping[str, Any], path: Path) -> int:
+    """The number of a filter of Pillow."""
+    found = told.get("resample", BILINEAR)
+    if type(found) is not int or found not in range(FILTERS):
+        raise ConfigError(f"{path}: resample", f"found {found!r}", f"the number of a filter, from 0 to {FILTERS - 1}")
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and isfinite(value)  # type: ignore[arg-type]
 
 
 def open_image(path: str | Path | BinaryIO) -> Any:

@@ -21,7 +21,11 @@ NAMES = (TOKENIZER_CONFIG, "special_tokens_map.json")
 GENERATION = "generation_config.json"
 SENTENCES = "sentence_bert_config.json"
 TOLD = (GENERATION, "config.json", SENTENCES)
-WORD_PIECES, PAIRS, MERGES = "vocab.txt", "vocab.json", "merges.txt"
+WORD_PIECES, PAIRS, MERGES, ADDED = "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json"
+MODULES = "modules.json"  # of sentence-transformers, which cut a text to the tokenizer's longest
+NO_LIMIT = 1 << 30  # tokens, which no text has: a tokenizer without a limit says 10³⁰
+AS_BERT = ("Bert", "DistilBert", "Electra", "MobileBert")  # tokenizers that cut as BERT's does
+SAVE = "save it whole: from transformers import AutoTokenizer; AutoTokenizer.from_pretrained(F).save_pretrained(F)"
 
 
 def published_tokenizer(folder: Path) -> Tokenizer:
@@ -34,12 +38,16 @@ def published_tokenizer(folder: Path) -> Tokenizer:
     settings, told = _merged(folder, NAMES), _merged(folder, TOLD)
     if (folder / SENTENCES).exists() and read_plain(folder / SENTENCES).get("do_lower_case"):
         raise ConfigError(folder / SENTENCES, "do_lower_case is true", "false: lower case is the tokenizer's affair")
+    limit = settings.get("model_max_length")
+    if (folder / MODULES).exists() and type(limit) is int and 0 < limit < NO_LIMIT:
+        told.setdefault("max_seq_length", limit)
     names = {role: name.get("content") if isinstance(name, dict) else name for role, name in settings.items()}
     named = {role: name for role, name in names.items() if role.endswith("_token") and isinstance(name, str)}
     if (folder / TOKENIZER).exists():
         raw = Tokenizer.load(folder / TOKENIZER).raw
     elif (folder / WORD_PIECES).exists():
-        raw = _word_pieces(folder / WORD_PIECES, lowercase=settings.get("do_lower_case", True))
+        kind = {"tokenizer_class": told.get("tokenizer_class", AS_BERT[0])}
+        raw = _word_pieces(folder / WORD_PIECES, kind | settings)
     elif (folder / MERGES).exists():
         raw = _byte_pairs(folder, framed=told.get("model_type") in ("roberta", "bart"))
     else:
@@ -47,13 +55,27 @@ def published_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer(raw, conventions(raw, template(raw), named, told))
 
 
-def _word_pieces(path: Path, *, lowercase: bool) -> tokenizers.Tokenizer:
-    """BERT's vocabulary, one piece a line (Devlin et al. 2019)."""
+def _word_pieces(path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """BERT's vocabulary, one piece a line (Devlin et al. 2019), for a tokenizer that cuts as BERT's does."""
+    kind = str(settings["tokenizer_class"])
+    if kind.removesuffix("Fast").removesuffix("Tokenizer") not in AS_BERT:
+        found = f"a {kind} with {path.name} alone, which does not say how it cuts"
+        raise DataError(path.parent, found, TOKENIZER, SAVE)
     try:
         raw = tokenizers.Tokenizer(models.WordPiece.from_file(str(path), unk_token="[UNK]"))
     except Exception as error:  # the library raises bare exceptions
         raise DataError(path, f"cannot be read ({error})", "one piece a line", "copy it again") from None
-    raw.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    if missing := [name for name in ("[CLS]", "[SEP]", "[UNK]") if raw.token_to_id(name) is None]:
+        raise DataError(path, f"has no {', '.join(missing)}", "a vocabulary of BERT, one piece a line", SAVE)
+    _check_added(path.parent, raw)
+    try:
+        raw.normalizer = normalizers.BertNormalizer(
+            lowercase=settings.get("do_lower_case", True),
+            strip_accents=settings.get("strip_accents"),  # where nothing is said, as lower case has it
+            handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        )
+    except TypeError as error:
+        raise ConfigError(path.parent / TOKENIZER_CONFIG, str(error), "true or false", "mend the setting") from None
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     raw.decoder = decoders.WordPiece()
     _mark_special(raw)
@@ -68,12 +90,20 @@ def _byte_pairs(folder: Path, *, framed: bool) -> tokenizers.Tokenizer:
     except Exception as error:  # the library raises bare exceptions
         raise DataError(folder / MERGES, f"cannot be read ({error})", f"{PAIRS} beside it", "copy both again") from None
     raw = tokenizers.Tokenizer(model)
+    _check_added(folder, raw)
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     _mark_special(raw)
     if framed:
-        _frame(raw, ["<s>"], ["</s>"])
+        _frame(raw, ["<s>"], ["</s>"], ["</s>", "</s>", "$B", "</s>"])
     return raw
+
+
+def _check_added(folder: Path, raw: tokenizers.Tokenizer) -> None:
+    """Raises DataError for a token beside the vocabulary: the file does not say where a text is cut for it."""
+    added = read_plain(folder / ADDED) if (folder / ADDED).exists() else {}
+    if more := [name for name, number in added.items() if raw.token_to_id(name) != number]:
+        raise DataError(folder / ADDED, f"adds {more[0]!r}, without saying how texts are cut there", TOKENIZER, SAVE)
 
 
 def _mark_special(raw: tokenizers.Tokenizer) -> None:
@@ -98,12 +128,15 @@ def _merged(folder: Path, files: Sequence[str]) -> dict[str, Any]:
 # ---- out ---------------------------------------------------------------------------------------
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, family: str, longest: int | None) -> dict[str, Any]:
+def write_tokenizer(
+    folder: Path, tokenizer: Tokenizer, family: str, longest: int | None, *, typed: bool = False
+) -> dict[str, Any]:
     """Writes the files by which Hugging Face's libraries cut texts as we do; returns the special tokens by their ids.
 
     Args:
         family: ``encoder``, ``decoder`` or ``encoder_decoder``, which decides what stands around a text.
         longest: the positions of the model, where they are limited.
+        typed: whether the model is told which text of a pair a token belongs to.
 
     Raises:
         UserError: for a tokenizer that writes in another vocabulary than it reads.
@@ -120,7 +153,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, family: str, longest: in
     roles = {"pad": tokenizer.pad, "unk": tokenizer.unk, "bos": bos, "eos": tokenizer.eos, "mask": tokenizer.mask}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": ["input_ids", "attention_mask"],
+        "model_input_names": ["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **({"model_max_length": longest} if longest else {}),
         **{f"{role}_token": raw.id_to_token(i) for role, i in roles.items() if i is not None},
@@ -145,10 +178,17 @@ def _around(tokenizer: Tokenizer, family: str) -> Frame:
             return (), ()
 
 
-def _frame(raw: tokenizers.Tokenizer, before: list[str], after: list[str]) -> None:
-    """Lets a tokenizer of the library put these tokens around a text."""
+def _frame(raw: tokenizers.Tokenizer, before: list[str], after: list[str], second: list[str] | None = None) -> None:
+    """Lets a tokenizer of the library put these tokens around a text; of a pair, the second follows as in BERT.
+
+    Args:
+        second: what stands behind the first text of a pair, where it is something else.
+    """
     known = [(name, raw.token_to_id(name)) for name in dict.fromkeys(before + after)]
-    raw.post_processor = processors.TemplateProcessing(single=[*before, "$A", *after], special_tokens=known)
+    pair = second or [*after, "$B:1", *(f"{name}:1" for name in after)]
+    raw.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", *after], pair=[*before, "$A", *pair], special_tokens=known
+    )
 
 
 def _ids(tokenizer: Tokenizer, family: str, bos: int | None) -> dict[str, Any]:

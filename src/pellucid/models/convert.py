@@ -9,7 +9,7 @@ from typing import Any
 
 from pellucid.config.defaults import default_run, family_of, fitted
 from pellucid.config.files import read_plain
-from pellucid.config.model import Encoder, EncoderDecoder, stacks
+from pellucid.config.model import Classification, Encoder, EncoderDecoder, Model, Tokens, stacks
 from pellucid.config.run import Causal, NoData, TokenizerFile
 from pellucid.config.schema import kind_of
 from pellucid.data.published import write_tokenizer
@@ -23,11 +23,21 @@ from pellucid.models.load import find, load
 from pellucid.models.onnx import write_onnx
 
 # What a published folder may hold besides config and weights: it goes along as it is.
-COMPANIONS = ("*.json", "*.model", "*.spm", "*.txt", "1_Pooling/config.json")
+COMPANIONS = ("*.json", "*.model", "*.spm", "*.txt", "chat_template.jinja", "1_Pooling/config.json")
 # What says of a folder which model it holds, in either format.
-DESCRIBING = (RUN_CONFIG, CHECKSUMS, TARGET_TOKENIZER, CONFIG)
-# Settings that say nothing of the mathematics.
-CARRIED = ("_token_id", "_tokens", "bad_words_ids", "is_multilingual", "max_position_embeddings")
+DESCRIBING = (RUN_CONFIG, CHECKSUMS, TARGET_TOKENIZER, CONFIG, "*.safetensors", "*.safetensors.index.json", "*.onnx*")
+# What says how its inputs are cut and read, and what is done with its answers: an old file would win over a new one.
+READING = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm"),
+    *("vocab.txt", "vocab.json", "target_vocab.json", "merges.txt", "chat_template.jinja", "preprocessor_config.json"),
+    *("generation_config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"),
+)
+# Settings that say nothing of the mathematics, and what sentence-transformers do with the scores.
+CARRIED = (
+    *("_token_id", "_tokens", "bad_words_ids", "is_multilingual", "max_position_embeddings"),
+    *("sentence_transformers", "sbert_ce_default_activation_function"),
+)
+RAW = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
 
 
 def convert(source: str | Path, dest: Path, to: str, *, force: bool = False) -> dict[str, Any]:
@@ -73,7 +83,7 @@ def _write(loaded: Loaded, source: Path, dest: Path, to: str) -> dict[str, Any]:
 def _move(part: Path, dest: Path) -> None:
     """Puts what was written in its place; of what was there, what says which model it is goes, whatever the format."""
     dest.mkdir(parents=True, exist_ok=True)
-    for pattern in (*DESCRIBING, "*.safetensors", "*.safetensors.index.json", "generation_config.json", "*.onnx*"):
+    for pattern in (*DESCRIBING, *READING):
         for old in dest.glob(pattern):
             old.unlink()
     for path in sorted(part.rglob("*")):
@@ -99,14 +109,24 @@ def _write_texts(loaded: Loaded, source: Path, dest: Path) -> dict[str, Any]:
         (dest / INDEX).unlink(missing_ok=True)
         return ids
     longest = stacks(described)[0 if isinstance(described, EncoderDecoder) else -1].max_length
-    ids = write_tokenizer(dest, loaded.tokenizer, kind_of(type(described)), longest)
+    typed = isinstance(described, Encoder) and isinstance(described.front, Tokens) and described.front.token_types > 1
+    ids = write_tokenizer(dest, loaded.tokenizer, kind_of(type(described)), longest, typed=typed)
     if isinstance(described, Encoder) and pools(described.head):
         conventions = loaded.tokenizer.conventions
         most = conventions.longest if conventions is not None else None
         write_pooling(dest, described.head, described.stack.d_model, most)
+    if _scores_pairs(described):
+        ids |= RAW
     if longest is None and isinstance(loaded.run.objective, Causal):  # the length it has seen
         ids["max_position_embeddings"] = loaded.run.objective.length
     return ids
+
+
+def _scores_pairs(described: Model) -> bool:
+    """Whether sentence-transformers would squeeze its one score between 0 and 1 unless told not to."""
+    if not isinstance(described, Encoder) or not isinstance(described.front, Tokens):
+        return False
+    return isinstance(described.head, Classification) and len(described.head.labels) == 1
 
 
 def _write_run(loaded: Loaded, dest: Path) -> None:

@@ -26,7 +26,7 @@ TOLERANCE = 1e-4  # of the scale of the answer: another library adds up in anoth
 class _Reads(nn.Module):
     """Tokens, and which of them are real."""
 
-    names = ("input_ids", "attention_mask")
+    names: tuple[str, ...] = ("input_ids", "attention_mask")
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -42,6 +42,25 @@ class _Reads(nn.Module):
     def sizes(self) -> tuple[dict[int, Any], ...]:
         """Which axes may be of any size."""
         return ({0: "batch", 1: "length"}, {0: "batch", 1: "length"})
+
+
+class _ReadsPairs(_Reads):
+    """Tokens, which of them are real, and to which text of a pair each belongs."""
+
+    names = ("input_ids", "attention_mask", "token_type_ids")
+
+    def forward(self, tokens: Tensor, keep: Tensor, types: Tensor) -> Tensor:  # type: ignore[override]
+        return self.model(tokens, keep=keep.bool(), token_types=types)
+
+    def example(self, rows: int, length: int) -> tuple[Tensor, ...]:
+        """Inputs of these sizes, some of them padding; every type comes up."""
+        front: Any = self.model.config.front  # type: ignore[union-attr]
+        types = torch.arange(length) * front.token_types // length
+        return *super().example(rows, length), types.repeat(rows, 1)
+
+    def sizes(self) -> tuple[dict[int, Any], ...]:
+        """Which axes may be of any size."""
+        return (*super().sizes(), {0: "batch", 1: "length"})
 
 
 class _Sees(nn.Module):
@@ -141,6 +160,8 @@ def _wrapped(model: Model) -> Any:
             return _ReadsAndWrites(model)
         case described if isinstance(described.front, Patches):
             return _Sees(model)
+        case described if isinstance(described.front, Tokens) and described.front.token_types > 1:
+            return _ReadsPairs(model)
         case _:
             return _Reads(model)
 

@@ -19,12 +19,12 @@ from pellucid.errors import UserError
 from pellucid.trace.tape import Edit, Tape
 from pellucid.trace.taps import trace
 
-Chosen = Sequence[int] | slice | None
+Chosen = int | Sequence[int] | slice | None
 
 
 @dataclass(frozen=True)
 class Where:
-    """A part of a tensor; what is left out is taken whole.
+    """A part of a tensor, by number, numbers or slice; what is left out is taken whole.
 
     Attributes:
         rows: of the batch.
@@ -65,10 +65,13 @@ def _indices(chosen: Chosen, size: int) -> Tensor:
     everything = torch.arange(size)
     if chosen is None:
         return everything
+    if isinstance(chosen, slice):
+        return everything[chosen]
+    numbers = [chosen] if isinstance(chosen, int) else list(chosen)
     try:
-        return everything[chosen if isinstance(chosen, slice) else list(chosen)]
+        return everything[numbers]
     except IndexError:
-        raise UserError("edit", f"found {list(chosen)}", f"numbers below {size}") from None  # type: ignore[arg-type]
+        raise UserError("edit", f"found {numbers}", f"numbers below {size}") from None
 
 
 EVERYWHERE = Where()
@@ -186,5 +189,9 @@ def skip(layer: str) -> dict[str, Edit]:
 
 
 def edit(model: nn.Module, edits: Mapping[str, Edit | Sequence[Edit]]) -> AbstractContextManager[Tape]:
-    """Lets a model run with edits inside a ``with`` block; afterwards, also on an error, it is as it was."""
+    """Lets a model run with edits inside a ``with`` block; afterwards, also on an error, it is as it was.
+
+    Raises (when the block ends):
+        UserError: where the model ran and no tensor has a name that is edited, with the nearest.
+    """
     return trace(model, watch=(), edits=edits)

@@ -60,7 +60,7 @@ def load(folder: Path) -> Tape:
         tensors = load_file(folder / TENSORS)
         tape = Tape(tuple(told["watch"]))
         tape.entries = {described["name"]: _entry(described) for described in told["entries"]}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(folder, f"no tape that can be read ({error})", f"{TENSORS} and {ENTRIES}") from None
     gradient = "gradient of "
     tape.tensors = {name: tensors[name] for name in tape.entries if name in tensors}
@@ -96,11 +96,14 @@ def _described(entry: Entry) -> dict[str, Any]:
 
 
 def _entry(told: dict[str, Any]) -> Entry:
+    dtype = getattr(torch, told["dtype"])
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"{told['dtype']} is no dtype")
     return Entry(
         str(told["name"]),
         str(told["module"]),
         tuple(told["shape"]),
-        getattr(torch, told["dtype"]),
+        dtype,
         Recorded(str(told["operation"]["name"]), str(told["operation"]["formula"])),
         tuple(told["inputs"]),
         (str(told["line"][0]), int(told["line"][1])),

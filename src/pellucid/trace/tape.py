@@ -109,6 +109,7 @@ class Tape:
         self._names: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._statistics: dict[str, Statistics] = {}
         self._bytes = 0
+        self._applied: set[str] = set()
 
     # ---- while the model runs ------------------------------------------------------------------
 
@@ -126,6 +127,7 @@ class Tape:
         edited = tuple(pattern for pattern in self.edits if self._matches(short, pattern))
         for pattern in edited:
             tensor = self.edits[pattern](tensor)
+        self._applied.update(edited)
         entry = Entry(
             name,
             type(module).__name__,
@@ -180,6 +182,18 @@ class Tape:
 
     def _matches(self, name: str, pattern: str) -> bool:
         return fnmatchcase(self._full(name) if "@" in pattern else name, pattern)
+
+    def check_edits(self) -> None:
+        """After the last pass: an edit that changed nothing is a slip of the pen, unless it waits for a step.
+
+        Raises:
+            UserError: for a pattern that no tensor had, with the nearest name.
+        """
+        missed = [pattern for pattern in self.edits if "@" not in pattern and pattern not in self._applied]
+        if missed and self.entries:
+            names = list(dict.fromkeys(name.partition("@")[0] for name in self.names))
+            found = f'no such tensor as "{missed[0]}" among the {len(names)} of this pass'
+            raise UserError("edits", found, "a name or a pattern of names", nearest(missed[0], names))
 
     # ---- afterwards ----------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ def trace(
         lazy: of the watched names those to compute again when asked for, not to keep, as ``("*.scores", "*.weights")``.
 
     Raises:
-        UserError: when more would be recorded than there is room for; the model is as it was.
+        UserError: when more would be recorded than fits, or no tensor has an edit's name; the model is as it was.
         RuntimeError: when the model is being traced already.
     """
     if isinstance(inputs, str):
@@ -168,6 +168,7 @@ def _tracing(model: nn.Module, tape: Tape) -> Iterator[Tape]:
         _attach(model, "", tape, set(), undo)
         with uncompiled():
             yield tape
+        tape.check_edits()
     finally:
         for restore in reversed(undo):
             restore()

@@ -303,8 +303,16 @@ UNREAD = (
     "lm_head.bias",
 )
 
-BERT = Layout(("bert",), read, table, write, prefix="bert.", renamed=OLD_NORMS, unread=UNREAD)
-ROBERTA = Layout(("roberta",), read, table_roberta, write, prefix="roberta.", renamed=OLD_NORMS, unread=UNREAD)
+BERT = Layout(("bert",), read, table, write, prefix="bert.", renamed=OLD_NORMS, unread=UNREAD, heads=("cls.*",))
+ROBERTA = Layout(
+    ("roberta",), read, table_roberta, write, prefix="roberta.", renamed=OLD_NORMS, unread=UNREAD, heads=("lm_head.*",)
+)
 DISTILBERT = Layout(
-    ("distilbert",), read_distilbert, table_distilbert, write_distilbert, prefix="distilbert.", unread=UNREAD
+    ("distilbert",),
+    read_distilbert,
+    table_distilbert,
+    write_distilbert,
+    prefix="distilbert.",
+    unread=UNREAD,
+    heads=("vocab_*",),
 )

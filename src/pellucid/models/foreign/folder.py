@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+import re
+from collections.abc import Collection, Mapping, Set
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from pellucid.models.foreign.weights import Weights, assign, is_beside, read_as
 from pellucid.models.foreign.whisper import WHISPER
 
 LAYOUTS = (GPT2, DISTILBERT, BERT, ROBERTA, T5, BART, MARIAN, LLAMA, GEMMA2, VIT, WHISPER)
-CONFIG = "config.json"
+CONFIG, MODULES = "config.json", "modules.json"
+POOLINGS: Mapping[str, config.Pooling] = {"cls": "first", "mean": "mean", "max": "max"}
 
 
 def is_published(folder: Path) -> bool:
@@ -50,10 +52,9 @@ def load_published(folder: Path, dtype: torch.dtype | None = torch.float32) -> M
     weights = Weights(folder, layout.renamed)
     described = _translated(layout, settings, weights.names, folder)
     model = build_empty(described)
-    found = places(layout.table(described), model)
-    if layout.prefix and not any(name.startswith(layout.prefix) for name in weights.names):
-        found = [_bare(place, layout.prefix) for place in found]
-    unread = {name for name in weights.names if any(fnmatchcase(name, pattern) for pattern in layout.unread)}
+    found = places_among(weights.names, layout, model)
+    patterns = layout.unread + (layout.heads if (folder / MODULES).exists() else ())
+    unread = {name for name in weights.names if any(fnmatchcase(name, pattern) for pattern in patterns)}
     assign(model, found, weights, frozenset(unread), dtype)
     return model
 
@@ -120,26 +121,43 @@ def _declared_pooling(path: Path) -> config.Embedding | None:
     Raises:
         ConfigError: for a module or a pooling that is not supported.
     """
-    modules = path / "modules.json"
+    modules = path / MODULES
     if not modules.exists():
         return None
     try:
         entries = json.loads(modules.read_text(encoding="utf-8"))
         kinds = [str(entry["type"]).rpartition(".")[2] for entry in entries]
         paths = [str(entry.get("path", "")) for entry in entries]
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ConfigError(modules, f"cannot be read ({error})", "a list of modules", "copy it again") from None
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise ConfigError(modules, f"found {', '.join(kinds)}", "Transformer, Pooling and maybe Normalize")
     if not is_beside(paths[1]):
         raise ConfigError(modules, f"found path {paths[1]!r}", "a folder beside it")
     pooling = Settings(read_plain(path / paths[1] / CONFIG), path / paths[1] / CONFIG)
-    modes = {"cls_token": "first", "mean_tokens": "mean", "max_tokens": "max"}
-    chosen = [name for name in pooling.values if name.startswith("pooling_mode_") and pooling.values[name]]
-    names = [name.removeprefix("pooling_mode_") for name in chosen]
-    if len(names) != 1 or names[0] not in modes:
-        raise ConfigError(pooling.where, f"found {', '.join(names) or 'no pooling'}", "one of " + ", ".join(modes))
-    return config.Embedding(pooling=modes[names[0]], normalized=kinds[2:] == ["Normalize"])  # type: ignore[arg-type]
+    return config.Embedding(pooling=_pooling(pooling), normalized=kinds[2:] == ["Normalize"])
+
+
+def _pooling(settings: Settings) -> config.Pooling:
+    """By the present setting ``pooling_mode``, or by the older ones, a switch for each mode."""
+    if not settings.values.get("include_prompt", True):
+        raise ConfigError(f"{settings.where}: include_prompt", "found false", "true: a prompt is pooled like any text")
+    told = settings.values.get("pooling_mode")
+    if told is None:
+        on = [name for name, value in settings.values.items() if name.startswith("pooling_mode_") and value]
+        told = [re.sub("_tokens?$", "", name.removeprefix("pooling_mode_")) for name in on]
+    names = [str(name) for name in (told if isinstance(told, list) else [told])]
+    if len(names) != 1 or names[0] not in POOLINGS:
+        raise ConfigError(settings.where, f"found {', '.join(names) or 'no pooling'}", "one of " + ", ".join(POOLINGS))
+    return POOLINGS[names[0]]
+
+
+def places_among(names: Collection[str], layout: Layout, model: Model) -> list[Place]:
+    """Where each parameter is found among these names, which leave the prefix out where the bare model was saved."""
+    found = places(layout.table(model.config), model)
+    if layout.prefix and not any(name.startswith(layout.prefix) for name in names):
+        return [_bare(place, layout.prefix) for place in found]
+    return found
 
 
 def _bare(place: Place, prefix: str) -> Place:

@@ -70,6 +70,7 @@ class Layout:
         prefix: what stands before the names of a model with a head, and is left out where the bare model was saved.
         renamed: pieces of names that other versions wrote, and what they are in the table.
         unread: patterns of tensors that say nothing of their own: masks, positions counted out, heads not asked for.
+        heads: patterns of the tensors of its heads, which a folder that declares a pooling does without.
     """
 
     model_types: tuple[str, ...]
@@ -79,6 +80,7 @@ class Layout:
     prefix: str = ""
     renamed: tuple[tuple[str, str], ...] = ()
     unread: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
 
 
 def heads(settings: Settings, number: int, groups: int, width: int, head_dim: int | None, **given: Any) -> Attention:

@@ -175,7 +175,7 @@ def _windows(settings: Settings, variant: Variant) -> tuple[int, ...]:
         wanted = f"{layers} of " + ", ".join(known)
         raise ConfigError(f"{settings.where}: layer_types", f"found {kinds!r}", wanted)
     windows = tuple(known[kind] for kind in kinds)
-    period = next((n for n in range(1, layers + 1) if windows == (windows[:n] * layers)[:layers]), 1)
+    period = next((n for n in range(1, layers + 1) if windows[n:] == windows[:-n]), 1)
     return windows[:period] or (0,)
 
 

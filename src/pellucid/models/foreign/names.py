@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from torch import nn
 
 from pellucid.models.build import build_empty
-from pellucid.models.foreign.folder import layout_of
+from pellucid.models.foreign.folder import layout_of, places_among
 from pellucid.models.foreign.layout import Folder
 from pellucid.models.foreign.settings import Settings
-from pellucid.models.foreign.table import Row, places
+from pellucid.models.foreign.table import Row
 
 SITE = ("q", "k", "v", "mask", "scores", "weights", "context")
 PROJECTIONS = ("query", "key", "value")
@@ -38,8 +38,9 @@ def our_names(model: nn.Module) -> dict[str, str]:
     told = model.config.to_dict()  # type: ignore[operator, union-attr]
     settings = Settings(told | {"architectures": [type(model).__name__]}, type(model).__name__)
     layout = layout_of(settings)
-    described = layout.read(Folder(settings, list(model.state_dict())))
-    rows = [row for place in places(layout.table(described), build_empty(described)) for row in place.rows]
+    names = list(model.state_dict())
+    described = layout.read(Folder(settings, names))
+    rows = [row for place in places_among(names, layout, build_empty(described)) for row in place.rows]
     return dict(_of_rows(rows))
 
 
