@@ -48,6 +48,13 @@ def nothing():
     pass
 
 
+def talks():
+    print("loading the weights")
+    model, run = GPT(), GPT.forward
+    model.forward = lambda ids: print("reading") or run(model, ids)
+    return model
+
+
 def broken():
     raise ValueError("the weights are gone")
 
@@ -136,6 +143,12 @@ def test_a_faulty_model_is_told_and_the_exit_code_is_1(doctor):
     assert "FAIL causal.prefix_invariance" in told.out
     assert "\x1b[" not in told.out, "colours are for terminals"
     assert re.search(r"where: blocks\.0\S* \(\w+, faulty\.py:\d+\)", told.out)
+
+
+def test_json_stays_json_where_the_code_prints(doctor):
+    told = doctor("others:talks", *QUICK, "--vocab-size", faulty.V, "--only", "causal", "--json")
+    assert json.loads(told.out)["healthy"]
+    assert told.err.startswith("loading the weights\nreading\n")
 
 
 def test_json_is_one_object_and_the_same_twice(doctor):

@@ -1,6 +1,7 @@
 """An examination leaves a model, and the random numbers, as they were: at every level, whatever happens within."""
 
 import random
+import weakref
 
 import callable_models as models
 import numpy as np
@@ -192,6 +193,86 @@ def test_a_part_that_is_exchanged_comes_back():
     before = state(model)
     pl.doctor(model, level="quick")
     assert state(model) == before
+
+
+class Turning:
+    """What turns queries, and is no module: its tables are cast when it meets another precision."""
+
+    def __init__(self):
+        self.tables, self.lengths, self.read = {}, [], torch.zeros(1)
+
+    def __call__(self, x):
+        length = x.size(1)
+        self.lengths.append(length)
+        self.read += 1  # in place
+        table = self.tables.get("turn")
+        if table is None or table.size(0) < length:
+            table = torch.outer(torch.arange(length) + 1.0, torch.ones(models.WIDTH) / 3).sin()
+        if table.dtype != x.dtype:
+            table = table.to(x.dtype)
+        self.tables["turn"] = table
+        return x * (1 + table[:length])
+
+
+class TurningModule(nn.Module):
+    """The same in a module that is registered nowhere."""
+
+    def __init__(self):
+        super().__init__()
+        Turning.__init__(self)
+
+    forward = Turning.__call__
+
+
+class Turned(models.Body):
+    def __init__(self, kind):
+        super().__init__()
+        self.helpers = [kind()]  # an object in a container
+        self.norm.register_forward_pre_hook(lambda _, given: self.helpers[0](given[0]))
+
+    def forward(self, ids):
+        return self.logits(ids)
+
+
+@pytest.mark.parametrize("kind", [Turning, TurningModule])
+@pytest.mark.parametrize("used", [True, False])
+def test_what_an_object_that_is_no_part_keeps_comes_back(used, kind):
+    torch.manual_seed(0)
+    model = Turned(kind).eval()
+    ids = torch.randint(0, models.VOCAB, (2, 12))
+    turning = model.helpers[0]
+    with torch.no_grad():
+        before = model(ids) if used else None
+    held, lengths, read = dict(turning.tables), list(turning.lengths), turning.read.clone()
+    assert pl.doctor(model)["precision.drift"].status is Status.PASS
+    assert model.helpers == [turning]
+    assert turning.tables.keys() == held.keys()
+    assert all(turning.tables[name] is held[name] for name in held)
+    assert turning.lengths == lengths
+    assert torch.equal(turning.read, read)
+    with torch.no_grad():
+        assert not used or torch.equal(model(ids), before)
+
+
+def test_who_trains_a_model_is_left_alone():
+    class Trainer:
+        pass
+
+    trainer, model = Trainer(), models.Plain()
+    trainer.steps = []
+    model.trainer = weakref.proxy(trainer)
+    model.layers[0].register_forward_hook(lambda *_: trainer.steps.append(1))
+    assert pl.doctor(model, level="quick").healthy
+    assert trainer.steps
+
+
+def test_a_model_in_torchscript_is_examined():
+    traced = torch.jit.trace(models.Plain().eval(), torch.zeros(1, 8, dtype=torch.long))
+    digest = digests(dict(traced.named_parameters()))
+    report = pl.doctor(traced, level="quick")
+    assert report.healthy
+    assert report["prefix.length_invariance"].status is Status.PASS
+    assert digests(dict(traced.named_parameters())) == digest
 
 
 def test_the_same_twice_and_after_another():

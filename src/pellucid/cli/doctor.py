@@ -15,8 +15,9 @@ Examples:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,9 +84,10 @@ def doctor(
         "kind": kind, "vocab_size": vocab_size, "max_length": max_length, "window": window, "pad_id": pad_id,
         "bos_id": bos_id, "eos_id": eos_id, "declare": frozenset(declare or ()),
     }  # fmt: skip
-    told = Spec(**said) if spec is None else Spec(**said).over(spec_named(spec))
-    found = opened(target, device=device_of(device), seed=seed)
-    report = _examined(target, found, told.over(found.spec), level, only or [], seed, quiet=json)
+    with redirect_stdout(sys.stderr) if json else nullcontext():  # code that is named may print what it likes
+        told = Spec(**said) if spec is None else Spec(**said).over(spec_named(spec))
+        found = opened(target, device=device_of(device), seed=seed)
+        report = _examined(target, found, told.over(found.spec), level, only or [], seed, quiet=json)
     _write(report, found, {"sarif": sarif, "junit": junit, "markdown": markdown, "html": html}, repro)
     if json:
         print_json(report.as_dict())

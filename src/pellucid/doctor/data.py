@@ -63,14 +63,43 @@ def faults(batch: Batch, spec: Spec) -> Iterator[Fault]:
     """All that is wrong, the surest harm first."""
     ids, labels = batch.ids, batch.labels
     asked = None if labels is None else labels[labels != IGNORE]
-    yield from _range(ids, asked, spec)
+    tokens = asked if labels is not None and _are_tokens(batch, labels, spec) else None
+    yield from _range(ids, None if asked is None or asked.is_floating_point() else asked, spec)
     if labels is not None and asked is not None:
         yield from _labels(batch, labels, asked, spec)
-        yield from _shifts(batch, labels)
+        if tokens is not None:
+            yield from _padding_asked(tokens, spec)
+            yield from _shifts(batch, labels)
     yield from _padding(batch, spec)
     yield from _starts(ids, spec)
     yield from _boundaries(batch, spec)
-    yield from _ends(batch, asked, spec)
+    yield from _ends(batch, tokens, spec)
+
+
+def _are_tokens(batch: Batch, labels: Tensor, spec: Spec) -> bool:
+    """Whether labels are ids of tokens: where texts or words are classified they are other numbers.
+
+    Where nothing says which, they are tokens if most of them are the ids that they stand beside, or near.
+    """
+    if spec.pooled or labels.dim() != 2 or labels.is_floating_point():
+        return False
+    if spec.labels is not None or labels.shape != batch.ids.shape:
+        return spec.labels is not None or spec.kind != "encoder"
+    asked = labels != IGNORE
+    if spec.pad_id is not None:
+        asked = asked & (batch.ids != spec.pad_id)
+    return max(_shares(batch.ids, labels, asked).values()) >= 0.5
+
+
+def _shares(ids: Tensor, labels: Tensor, asked: Tensor) -> dict[int, float]:
+    """By how many places to the right: the share of labels that are the id found there."""
+    shares = {}
+    for offset in (-1, 0, 1, 2):
+        there, place = ids.roll(-offset, dims=1), asked.clone()
+        place[:, : max(0, -offset)] = False
+        place[:, labels.size(1) - max(0, offset) :] = False
+        shares[offset] = float((labels == there)[place].float().mean()) if bool(place.any()) else 0.0
+    return shares
 
 
 def _range(ids: Tensor, asked: Tensor | None, spec: Spec) -> Iterator[Fault]:
@@ -100,12 +129,6 @@ def _labels(batch: Batch, labels: Tensor, asked: Tensor, spec: Spec) -> Iterator
             "asked", False, f"{int(empty.sum())} of {labels.size(0)} rows ask nothing",
             "texts were cut before what is asked", "drop such rows, or cut at the beginning",
         )  # fmt: skip
-    pad = spec.pad_id
-    if pad is not None and pad != spec.eos_id and bool((asked == pad).any()):
-        yield Fault(
-            "padding_asked", True, f"{int((asked == pad).sum())} labels are the padding",
-            "labels are a copy of the ids and padding was not replaced", "labels.masked_fill(~keep, -100)",
-        )  # fmt: skip
     if batch.keep is not None and labels.shape == batch.keep.shape:
         stray = (labels != IGNORE) & ~batch.keep
         if bool(stray[:, 1:].any() if spec.labels != "same" else stray.any()) and spec.kind != "encoder_decoder":
@@ -113,6 +136,15 @@ def _labels(batch: Batch, labels: Tensor, asked: Tensor, spec: Spec) -> Iterator
                 "padding_asked", True, f"{int(stray.sum())} labels stand in padding",
                 "the labels were not masked by the padding", "labels.masked_fill(~keep, -100)",
             )  # fmt: skip
+
+
+def _padding_asked(asked: Tensor, spec: Spec) -> Iterator[Fault]:
+    pad = spec.pad_id
+    if pad is not None and pad != spec.eos_id and bool((asked == pad).any()):
+        yield Fault(
+            "padding_asked", True, f"{int((asked == pad).sum())} labels are the padding",
+            "labels are a copy of the ids and padding was not replaced", "labels.masked_fill(~keep, -100)",
+        )  # fmt: skip
 
 
 def _padding(batch: Batch, spec: Spec) -> Iterator[Fault]:
@@ -169,12 +201,7 @@ def _shifts(batch: Batch, labels: Tensor) -> Iterator[Fault]:
     """Labels against the ids: no loss wants them two places ahead, or one behind."""
     if labels.shape != batch.ids.shape or batch.ids.size(1) < 4:
         return
-    shares = {}
-    for offset in (-1, 0, 1, 2):
-        there, place = batch.ids.roll(-offset, dims=1), labels != IGNORE
-        place[:, : max(0, -offset)] = False
-        place[:, labels.size(1) - max(0, offset) :] = False
-        shares[offset] = float((labels == there)[place].float().mean()) if bool(place.any()) else 0.0
+    shares = _shares(batch.ids, labels, labels != IGNORE)
     best = max(shares, key=lambda offset: shares[offset])
     if best in (-1, 2) and shares[best] >= SHIFTED and shares[best] > 2 * max(shares[0], shares[1]):
         yield Fault(

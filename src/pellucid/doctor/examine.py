@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from pellucid.doctor.infer import subject_of
 from pellucid.doctor.keeping import kept
 from pellucid.doctor.levels import LEVELS, Level, within
 from pellucid.doctor.localise import placed
-from pellucid.doctor.precision import widened
+from pellucid.doctor.precision import NARROW, widened
 from pellucid.doctor.quiet import quiet
 from pellucid.doctor.reproduce import Reproduction
 from pellucid.doctor.spec import Spec
@@ -61,7 +62,7 @@ def examine(
     began, chosen = time.perf_counter(), checks_of(only, level)
     model = unwrapped(model) if isinstance(model, nn.Module) else model
     module = model if isinstance(model, nn.Module) else None
-    with quiet(), kept(module), widened(module), torch.no_grad():
+    with quiet(), kept(module), _wide(model, spec), torch.no_grad():
         with awake(module, seed):
             subject, inferred = subject_of(model, spec, seed=seed, build=build)
             found = dict(_asked([check for check in chosen if check.awake], subject, progress))
@@ -79,6 +80,37 @@ def examine(
         diagnoses=diagnosed(findings, subject.spec),
         seconds=time.perf_counter() - began,
     )
+
+
+@contextmanager
+def _wide(model: Any, spec: Spec | None) -> Iterator[None]:
+    """Half precision is widened within the block.
+
+    Raises:
+        UserError: for a model that cannot be called; in words of its own where it can be as it is, and not widened.
+    """
+    module = model if isinstance(model, nn.Module) else None
+    halves = {} if module is None else {str(p.dtype): p for p in module.parameters() if p.dtype in NARROW[1:]}
+    try:
+        with widened(module):
+            yield
+    except UserError as error:
+        if not halves or not _runs(model, spec):
+            raise
+        name = next(iter(halves)).removeprefix("torch.")
+        raise UserError(
+            error.where, f"{type(model).__name__} runs in {name}, and not in float32, in which it is examined; there: "
+            f"{error.found}", hint=f"let its forward pass take the precision of its parameters in place of {name}"
+        ) from error  # fmt: skip
+
+
+@torch.no_grad()
+def _runs(model: Any, spec: Spec | None) -> bool:
+    try:
+        subject_of(model, spec)
+    except Exception:  # the first error says what there is to say
+        return False
+    return True
 
 
 def checks_of(only: Sequence[str], level: Level) -> list[Check]:

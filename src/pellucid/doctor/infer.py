@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.doctor import tolerances
+from pellucid.doctor.checks.attn_mask import all_causal
 from pellucid.doctor.measures import gap
 from pellucid.doctor.padding import hidden_id
 from pellucid.doctor.spec import Batch, Call, Kind, Spec
@@ -20,6 +22,8 @@ from pellucid.errors import UserError
 
 TOLD = ("vocab_size", "features", "pad_id", "eos_id", "window", "max_length", "positions", "scale", "tied")
 SHORTER = (16, 12, 8)
+TWO_WAY = re.compile(r"bert|encoder|vit|embed|mask\w*(lm|language)|mlm", re.IGNORECASE)
+"""Names of what reads both ways for certain, so that a causal mask is a fault in it."""
 HIDDEN_SHARE = 0.75
 """Share of the future that must be hidden from a model for it to be meant as a decoder: one layer that leaks from a
 little ahead makes no encoder of it."""
@@ -35,6 +39,8 @@ def subject_of(model: Any, spec: Spec | None, *, seed: int = 0, build: str = "")
     if not callable(model):
         raise UserError("model", f"found {type(model).__name__}", "a module, or a callable from ids to logits")
     known = _known(model)
+    if known is not None and said.call is not None:  # theirs need not give masks, nor say where positions begin
+        known = replace(known, masked=None, pad_sides=None)
     full = said.over(known or plain.spec_of(model, said))
     if full.vocab_size is None and full.features is None and (full.example is None or _reads_ids(full)):
         raise UserError("vocab_size", "nothing says how many tokens there are", hint="say it: Spec(vocab_size=…)")
@@ -53,12 +59,9 @@ def subject_of(model: Any, spec: Spec | None, *, seed: int = 0, build: str = "")
     if unknown and full.pad_id is None and (pad := _padding(subject())) is not None:
         full = replace(full, pad_id=pad)
         notes.append(f"padding: token {pad}, at which no query looks; if another is meant, say it: Spec(pad_id=…)")
-    if full.kind is None:
-        kind, why = _kind(subject())
-        full = replace(full, kind=kind)
-        notes.append(f"kind: {kind}, {why}; if it is meant otherwise, say it: Spec(kind=…)")
-    elif said.kind is None:
-        notes.append(f"kind: {full.kind}, by its class or its signature")
+    if said.kind is None:
+        full, note = _with_kind(subject())
+        notes.append(note)
     if full.masked is None:
         full, note = _with_masks(subject(), said)
         notes.append(note)
@@ -183,6 +186,20 @@ def _with_masks(subject: Subject, said: Spec) -> tuple[Spec, str]:
         return replace(spec, masked=False), "padding: no mask argument is understood"
     found_ = replace(spec, call=found, masked=True, pad_sides=spec.pad_sides or ())
     return found_, "padding: given by the model's own mask argument"
+
+
+def _with_kind(subject: Subject) -> tuple[Spec, str]:
+    """The spec with its kind; what classifies a text or its words may hide the future, and is no encoder then."""
+    spec, otherwise = subject.spec, "; if it is meant otherwise, say it: Spec(kind=…)"
+    kind, why = (spec.kind, "by its class or its signature") if spec.kind is not None else _kind(subject)
+    told = f"kind: {kind}, {why}" + (otherwise if spec.kind is None else "")
+    full = replace(spec, kind=kind)
+    if kind != "encoder" or TWO_WAY.search(type(subject.model).__name__):
+        return full, told
+    with suppress(Exception):  # where nothing can be watched, whoever watches says so
+        if all_causal(Subject(subject.model, full, seed=subject.seed)):
+            return replace(full, kind="decoder"), f"kind: decoder, as all of its attention is causal{otherwise}"
+    return full, told
 
 
 def _kind(subject: Subject) -> tuple[Kind, str]:

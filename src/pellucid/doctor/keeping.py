@@ -1,7 +1,7 @@
 """Leaves a model as it was found, and proves it: parameters, buffers, gradients, modes, hooks and random state.
 
-Nothing is copied but buffers, which are small and which a forward pass may write to. Parameters are hashed before and
-after; what the doctor itself changes of them it puts back.
+Nothing is copied but buffers and tensors that are mere attributes, which are small and which a forward pass may write
+to. Parameters are hashed before and after; what the doctor itself changes of them it puts back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pellucid.doctor.attributes import attributes_kept
+from pellucid.doctor.attributes import attribute_tensors, attributes_kept
 from pellucid.errors import PellucidError
 
 
@@ -42,6 +42,7 @@ def kept(model: nn.Module | None) -> Iterator[None]:
         modes = {module: module.training for module in model.modules()}
         buffers = [(module, name, value) for module in model.modules() for name, value in module._buffers.items()]
         values = [None if value is None else value.clone() for _, _, value in buffers]
+        contents = [(value, value.detach().clone()) for value in attribute_tensors(model)]
         try:
             for parameter in gradients:
                 parameter.grad = None
@@ -55,9 +56,9 @@ def kept(model: nn.Module | None) -> Iterator[None]:
                 parameter.requires_grad_(asked[parameter])
             for (module, name, buffer), value in zip(buffers, values, strict=True):
                 module._buffers[name] = buffer
-                if buffer is not None and value is not None and not _same(buffer, value):
-                    with torch.no_grad():
-                        buffer.copy_(value)
+                if buffer is not None and value is not None:
+                    contents.insert(0, (buffer, value))
+            _put_back(contents)
     after = digests(dict(model.named_parameters(remove_duplicate=False)))
     changed = [name for name in before if after.get(name) != before[name]]
     if changed:
@@ -95,6 +96,13 @@ def digests(tensors: dict[str, Tensor]) -> dict[str, str]:
 def _digest(tensor: Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest() + str(tensor.dtype)
+
+
+@torch.no_grad()
+def _put_back(contents: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor, value in contents:
+        if not _same(tensor, value):
+            tensor.copy_(value)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -72,18 +72,26 @@ def _largest(x: Tensor) -> float:
     return max(float(largest), 1e-30)
 
 
-def verdict(single: float, double: float | None, *, exact: bool) -> bool | None:
+def in_half(output: Tensor) -> bool:
+    """Whether it was computed in half precision, also if it was cast since."""
+    halves = (torch.bfloat16, torch.float16)
+    return output.dtype in halves or any(torch.equal(output, output.to(half).to(output.dtype)) for half in halves)
+
+
+def verdict(single: float, double: float | None, *, exact: bool, half: bool = False) -> bool | None:
     """Whether two outputs agree: True, False, or ``None`` where it cannot be told.
 
     Args:
         single: their gap in float32.
         double: their gap in float64; ``None`` if the model does not run in it.
         exact: whether both had the same shapes, so that the same bits are expected.
+        half: whether they were computed in half precision, and nothing is known of it in another.
     """
     if single <= (0.0 if exact else tolerances.SHAPE_PASS):
         return True
     if double is None:
-        grey = tolerances.EXACT_NOISE if exact else tolerances.SHAPE_FAIL
+        shape = tolerances.HALF_FAIL if half else tolerances.SHAPE_FAIL
+        grey = tolerances.EXACT_NOISE if exact else shape
         return None if single <= grey else False
     # Noise shrinks a billion times in double precision, less where a part computes in float32; a fault does not shrink.
     if double <= single * tolerances.SHRUNK and double <= tolerances.SHAPE_PASS:

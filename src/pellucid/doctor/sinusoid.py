@@ -36,8 +36,12 @@ def tables(subject: Subject) -> dict[str, Tensor]:
         table = tensor.detach().squeeze()
         if table.dim() != 2 or min(table.shape) < 4 or not table.is_floating_point() or ROTARY.search(name):
             continue
-        table = table[: 4 * ROWS].double()  # a vocabulary is large, and nothing of it is looked at but its beginning
-        if float(table.abs().max()) <= 1 + 1e-4 and (_begins(table) or _oscillates(table)) and not _is_grid(table):
+        # A vocabulary is large, and nothing of it is looked at but its beginning.
+        whole = table[: 4 * ROWS].double()
+        table = _without_padding(whole)
+        if len(table) < 4 or float(table.abs().max()) > 1 + 1e-4:
+            continue
+        if (_begins(whole) or _oscillates(table)) and not _is_grid(table):
             found[name] = table
     return found
 
@@ -68,6 +72,14 @@ def _made(subject: Subject) -> Iterator[tuple[str, Tensor]]:
     except Exception:  # a longer text than a table of positions that nobody told of
         return
     yield from ((name, found[0]) for name, found in outputs.items() if found and found[0].dim() <= 3)
+
+
+def _without_padding(table: Tensor) -> Tensor:
+    """The longer part beside the one row that is zero throughout: that of the padding, in tables after fairseq's."""
+    zero = (table == 0).all(1).nonzero().flatten().tolist()
+    if len(zero) != 1:
+        return table
+    return max(table[: zero[0]], table[zero[0] + 1 :], key=len)
 
 
 def _begins(table: Tensor) -> bool:

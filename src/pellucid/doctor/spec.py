@@ -45,7 +45,7 @@ class Batch:
 
     Attributes:
         ids: (B, T) tokens; (B, T, D) vectors where the model reads those; images or sounds where it reads those.
-        keep: (B, T), True where a token is real and False where it is padding; ``None``: all are.
+        keep: (B, T), True where a token is real and False where it is padding, or 1 and 0; ``None``: all are.
         source: what an encoder–decoder reads, as ``ids``.
         source_keep: (B, S), of the source.
         labels: (B, T), what the loss is to ask; ``None``: the ids themselves.
@@ -58,6 +58,10 @@ class Batch:
     source_keep: Tensor | None = None
     labels: Tensor | None = None
     positions: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("keep", "source_keep"):
+            object.__setattr__(self, name, _of_booleans(name, getattr(self, name)))
 
     def with_(self, **changes: Any) -> Batch:
         """The same but for what is named, each in one piece of memory: some models ``view`` what they are given."""
@@ -76,6 +80,16 @@ class Batch:
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
         changed: dict[str, Any] = {name: None if x is None else change(x) for name, x in values}
         return Batch(**changed)
+
+
+def _of_booleans(name: str, keep: Tensor | None) -> Tensor | None:
+    """A mask of a tokenizer is of whole numbers, of which ``~`` makes others that are all true."""
+    if keep is None or keep.dtype == torch.bool:
+        return keep
+    if not keep.is_meta and not bool(((keep == 0) | (keep == 1)).all()):
+        low, high = float(keep.min()), float(keep.max())
+        raise UserError(name, f"found numbers from {low:g} to {high:g}", "True or 1 where a token is real, else 0")
+    return keep.bool()
 
 
 Call = Callable[[Any, Batch], Tensor]

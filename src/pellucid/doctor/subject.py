@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pellucid.doctor import tolerances
 from pellucid.doctor.grouped import grouped_in_double
-from pellucid.doctor.measures import Gap, gap, moved, verdict
+from pellucid.doctor.measures import Gap, gap, in_half, moved, verdict
 from pellucid.doctor.precision import doubled
 from pellucid.doctor.spec import Batch, Spec
 from pellucid.errors import UserError
@@ -183,12 +183,12 @@ class Subject:
         Returns:
             The verdict (``None``: cannot be told), the gap, and that in double precision if it was asked for.
         """
-        first = gap(*pair())
-        agreed = verdict(first.share, None, exact=exact)
-        if agreed:
+        found, expected = pair()
+        first = gap(found, expected)
+        if verdict(first.share, None, exact=exact):
             return True, first, None
         double = self.in_double(lambda: gap(*pair()).share)
-        return verdict(first.share, double, exact=exact), first, double
+        return verdict(first.share, double, exact=exact, half=in_half(expected)), first, double
 
     def vanishes(self, measured: Callable[[], float]) -> tuple[bool | None, float]:
         """Whether a gap of the same shapes is none, and the gap; what kernels of some devices make is asked in float64.

@@ -14,6 +14,9 @@ SHAPE_PASS, SHAPE_FAIL = 1e-5, 1e-4
 """Share of the largest output by which two computations of different shapes may differ; between the two, and above,
 double precision decides."""
 
+HALF_FAIL = 2e-2
+"""The same in half precision, where no other can be had: below it a difference may be what bfloat16 rounds."""
+
 SHRUNK, STAYED = 0.1, 0.5
 """A difference that in double precision is below the first share of what it was is noise; above the second, a fault."""
 

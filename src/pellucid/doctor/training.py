@@ -131,17 +131,20 @@ def _fusable(parameters: list[nn.Parameter]) -> bool:
     return all(p.dtype in (torch.float32, torch.float64) and p.device.type in ("cpu", "cuda") for p in parameters)
 
 
-def gradients_by_name(model: nn.Module, value: Tensor) -> dict[str, Tensor | None]:
+def gradients_by_name(model: nn.Module, value: Tensor, *, again: bool = False) -> dict[str, Tensor | None]:
     """Of the trained parameters; ``None`` for those that have no part in a value.
 
     By ``backward`` and not by ``torch.autograd.grad``, which some kinds of checkpointing refuse.
+
+    Args:
+        again: whether another value of the same passes is to follow.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     before = {name: p.grad for name, p in named.items()}
     try:
         for p in named.values():
             p.grad = None
-        value.backward()
+        value.backward(retain_graph=again)
         return {name: p.grad for name, p in named.items()}
     finally:
         for name, p in named.items():

@@ -127,6 +127,15 @@ def _blind(subject: Subject, site: Site, hidden: Tensor) -> tuple[str, str] | No
     return None
 
 
+def all_causal(subject: Subject) -> bool:
+    """Whether every place in which it attends within what it reads hides the future, and nothing else."""
+    length = subject.batch().ids.size(1)
+    sites = [] if subject.attention is None else subject.attention.sites
+    within = [site for site in sites if site.q.size(2) == site.k.size(2) == length]
+    hidden = (hidden_in(site, site.scores().float(), site.weights().float()) for site in within)
+    return bool(within) and all(_is_triangle(each) for each in hidden)
+
+
 def _reach(hidden: Tensor) -> int | None:
     """How many keys a query sees where it is a band that hides all beyond them; ``None`` for other patterns."""
     size = hidden.size(-1)

@@ -174,7 +174,7 @@ def _amount(subject: Subject, given: Padded, evidence: dict[str, float]) -> Iter
     cause = "given" if _vacuous(subject, given) else "left" if given.side == "left" else "right"
     where, surely = "", True
     if given.side == "left" and subject.spec.kind != "encoder":
-        surely = "left" in (subject.spec.pad_sides or ())
+        surely = "left" in (subject.spec.pad_sides or ()) and (given.told or masks_by_id(subject, given))
     elif not given.told:
         surely = cause == "given" or masks_by_id(subject, given)
     if cause == "right" and (seeing := seers(subject, given)[0]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
-from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
 from pellucid.doctor.training import gradients_by_name, loss_of
 from pellucid.doctor.unregistered import held_in, listed, unregistered
@@ -45,17 +45,35 @@ def answer(subject: Subject) -> Finding:
     if module is None:
         return CHECK.skipped("a callable shows no parameters", "a module in place of a callable")
     found = dict(unregistered(module))
-    used, gradients = _run(subject, found)
-    if isinstance(used, Finding):
-        return used
-    taught = _taught(subject)
+    ran = _run(subject, found)
+    if isinstance(ran, Finding):
+        return ran
+    gradients, taught = ran.gradients, _taught(subject)
+    alive = {name for name in gradients if _any(taught.get(name)) or _any(ran.beside.get(name))}
     return (
-        _hidden(module, found, used)
+        _hidden(module, found, ran.used)
         or _stale(subject)
-        or _unreached(subject, used, gradients, taught)
+        or _unreached(subject, ran, alive)
         or _untaught(gradients, taught)
-        or _passed(subject, gradients, taught)
+        or _passed(subject, gradients, alive)
     )
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What is seen of passes over two batches.
+
+    Attributes:
+        used: the modules that ran.
+        called: whether the model itself is among them, so that all that it returns is known.
+        gradients: of every trained parameter, from the outputs that are looked at.
+        beside: from all that the model returns beside each other; empty where there is nothing else.
+    """
+
+    used: set[nn.Module]
+    called: bool
+    gradients: dict[str, Tensor | None]
+    beside: dict[str, Tensor | None]
 
 
 def _hidden(module: nn.Module, found: dict[str, nn.Module | Tensor], used: set[nn.Module]) -> Finding | None:
@@ -91,13 +109,13 @@ def _stale(subject: Subject) -> Finding | None:
                    OPTIMIZER)  # fmt: skip
 
 
-def _unreached(
-    subject: Subject, used: set[nn.Module], gradients: dict[str, Tensor | None], taught: dict[str, Tensor | None]
-) -> Finding | None:
+def _unreached(subject: Subject, ran: Ran, alive: set[str]) -> Finding | None:
     """Parameters without gradient, or with one of zero throughout; not of heads that the loss alone reads."""
     if "unused" in subject.spec.declare:
         return None
-    untaught = {name: g for name, g in gradients.items() if not _any(taught.get(name))}
+    if not ran.called:  # the call is of some parts of the model, and what the others give is not known
+        return _idle_rows(subject, ran.gradients)
+    untaught = {name: g for name, g in ran.gradients.items() if name not in alive}
     gradients = {
         name: g for name, g in untaught.items() if not RARE.search(name) or (ROUTER.search(name) and g is None)
     }
@@ -105,7 +123,7 @@ def _unreached(
     never = [name for name, g in gradients.items() if g is None and name not in absent]
     if never and not all(BESIDE.search(name) for name in never):
         assert subject.module is not None
-        idle = [name for name, part in subject.module.named_modules() if name and _own(part) and part not in used]
+        idle = [name for name, part in subject.module.named_modules() if name and _own(part) and part not in ran.used]
         aside = any(never[0].startswith(f"{name}.") for name in idle)
         return _failed(
             f"{_counted(never)} no gradient: " + ("their module never runs" if aside else "the graph is cut"),
@@ -205,9 +223,9 @@ def _untaught(gradients: dict[str, Tensor | None], taught: dict[str, Tensor | No
     )  # fmt: skip
 
 
-def _passed(subject: Subject, gradients: dict[str, Tensor | None], taught: dict[str, Tensor | None]) -> Finding:
+def _passed(subject: Subject, gradients: dict[str, Tensor | None], alive: set[str]) -> Finding:
     assert subject.module is not None
-    names = [name for name, g in gradients.items() if not _any(g) and not _any(taught.get(name))]
+    names = [name for name, g in gradients.items() if not _any(g) and name not in alive]
     if names and "unused" in subject.spec.declare:
         return CHECK.passed(DONE, f"{len(names)} parameters take no part, as declared", silent=names)
     if names:
@@ -229,30 +247,41 @@ def _own(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
 
 
-def _run(subject: Subject, hidden: dict[str, nn.Module | Tensor]) -> tuple[Any, dict[str, Tensor | None]]:
-    """The modules that ran, and the gradient of every trained parameter over two batches."""
+def _run(subject: Subject, hidden: dict[str, nn.Module | Tensor]) -> Ran | Finding:
+    """Passes over two batches, and the gradients of what they give."""
     module = subject.module
     assert module is not None
     used: set[nn.Module] = set()
+    returned: list[Any] = []
     parts = [*module.modules(), *(m for part in hidden.values() if isinstance(part, nn.Module) for m in part.modules())]
     handles = [part.register_forward_pre_hook(lambda part, _: used.add(part)) for part in parts]
+    handles.append(module.register_forward_hook(lambda part, given, found: returned.append(found)))
     try:
         with torch.enable_grad():
-            total = sum((_scalar(subject, subject.batch(seed=seed)) for seed in (21, 22)), torch.zeros(()))
+            outputs = [subject(subject.batch(seed=seed), grads=True) for seed in (21, 22)]
+            total = _scalar(subject, [x for found in outputs for x in tensors_in(found).values()])
+            others = _scalar(subject, [x for found in returned for x in _side_by_side(found)])
     finally:
         for handle in handles:
             handle.remove()
     if not total.requires_grad:
-        return CHECK.unsure(DONE, "the outputs have no gradient"), {}
-    return used, gradients_by_name(module, total)
+        return CHECK.unsure(DONE, "the outputs have no gradient")
+    gradients = gradients_by_name(module, total, again=others.requires_grad)
+    beside = gradients_by_name(module, others) if others.requires_grad else {}
+    return Ran(used, bool(returned), gradients, beside)
 
 
-def _scalar(subject: Subject, batch: Batch) -> Tensor:
-    outputs = subject(batch, grads=True)
-    parts = [x.float() for x in tensors_in(outputs).values() if x.is_floating_point()]
+def _side_by_side(returned: Any) -> list[Tensor]:
+    """Outputs of several heads; what lies in a list of its own, or is of heads, is a cache or what layers give."""
+    found = {name: x for name, x in tensors_in(returned).items() if "." not in name and x.dim() < 4}
+    return list(found.values()) if len(found) > 1 else []
+
+
+def _scalar(subject: Subject, tensors: list[Tensor]) -> Tensor:
+    parts = [x.float() for x in tensors if x.is_floating_point() and x.requires_grad]
     draw = torch.Generator().manual_seed(subject.seed)
     weighted = ((x * torch.randn(x.shape, generator=draw, device="cpu").to(x)).sum() for x in parts)
-    return sum(weighted, torch.zeros((), device=outputs.device))
+    return sum(weighted, torch.zeros((), device=subject.device))
 
 
 OPTIMIZER = """

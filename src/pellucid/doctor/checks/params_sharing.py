@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.keeping import digests
+from pellucid.doctor.sinusoid import ROTARY
 from pellucid.doctor.subject import Subject
 from pellucid.doctor.unregistered import unseen
 
@@ -68,7 +69,9 @@ def _one_for_several(subject: Subject, shared: list[list[str]]) -> Finding | Non
 
 
 def _meant(subject: Subject, group: list[str]) -> bool:
-    """Declared by name; tables, of tokens or positions; the output of a vocabulary; what ``transformers`` ties."""
+    """Declared by name; tables, of tokens or positions, or of angles that are not trained; the output of a vocabulary;
+    what ``transformers`` ties.
+    """
     if all(any(fnmatchcase(name, pattern) for pattern in subject.spec.shared) for name in group):
         return True
     module, size = subject.module, subject.spec.vocab_size
@@ -76,7 +79,10 @@ def _meant(subject: Subject, group: list[str]) -> bool:
     owners = [module.get_submodule(name.rpartition(".")[0]) for name in group]
     if any(isinstance(owner, nn.Embedding) for owner in owners):
         return True
-    rows = module.get_parameter(group[0]).size(0) if module.get_parameter(group[0]).dim() else 0
+    parameter = module.get_parameter(group[0])
+    if not parameter.requires_grad and (parameter.squeeze().dim() < 2 or all(ROTARY.search(name) for name in group)):
+        return True
+    rows = parameter.size(0) if parameter.dim() else 0
     if size is not None and size <= rows < size + 128 and all(TABLES.search(name) for name in group):
         return True
     return hasattr(module, "_tied_weights_keys") and not any(re.search(r"\.\d+\.", name) for name in group)

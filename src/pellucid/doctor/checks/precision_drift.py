@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pellucid.doctor.attributes import attributes_kept
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
@@ -74,7 +75,8 @@ def _in(subject: Subject, dtype: torch.dtype, run: Callable[[], Tensor]) -> Tens
     try:
         for tensor, data in zip(tensors, own, strict=True):
             tensor.data = cast.setdefault(id(data), data.to(dtype))
-        return run().float()
+        with attributes_kept(module):  # a table that is cast on the way would be met in single precision afterwards
+            return run().float()
     finally:
         for tensor, data in zip(tensors, own, strict=True):
             tensor.data = data

@@ -30,7 +30,9 @@ def answer(subject: Subject) -> Finding:
         seen_ = "the rate is 0 at every step" if peak == 0 else "the rate is negative or not finite at some step"
         return _broken(done, seen_, spec.schedule is not None)
     adaptive = spec.optimizer is None or type(spec.optimizer).__name__ in ADAPTIVE
-    evidence = {"first": rates[0], "peak": peak}
+    evidence, scheduled = {"first": rates[0], "peak": peak}, _scheduled(subject)
+    if scheduled and adaptive and peak > LARGEST >= _now(subject):
+        return CHECK.unsure(done, f"what its scheduler makes of {peak:.2g} is not known: Spec(schedule=…)", **evidence)
     if peak > LARGEST and adaptive:
         return CHECK.failed(
             done, f"the rate reaches {peak:.2g}, with Adam",
@@ -40,13 +42,18 @@ def answer(subject: Subject) -> Finding:
         )  # fmt: skip
     post = post_norm(subject)
     depth = len(blocks(subject.module)) if subject.module is not None else 0
-    if post and adaptive and depth >= DEEP and rates[0] >= 0.5 * peak:
+    if post and adaptive and depth >= DEEP and rates[0] >= 0.5 * peak and not scheduled:
         return CHECK.warned(
             done, f"norms stand after the sum in {depth} layers, and the rate begins at {rates[0]:.2g} of {peak:.2g}",
             cause="post-norm models have large gradients at the start, near the output (Xiong et al. 2020)",
             fix="raise the rate over the first thousands of steps, or put norms before the sub-layers",
             evidence=evidence,
             references=("LiyuanLucasLiu/Transformer-Clinic#16", "arXiv:2002.04745"),
+        )  # fmt: skip
+    if scheduled:
+        return CHECK.passed(
+            done, f"its scheduler is given a rate of {peak:.2g}; how it begins is not known without Spec(schedule=…)",
+            **evidence,
         )  # fmt: skip
     return CHECK.passed(
         done,
@@ -65,7 +72,7 @@ def _broken(done: str, seen: str, scheduled: bool) -> Finding:
 def _script(scheduled: bool) -> str:
     rates = f"[schedule(at) for at in range({STEPS})]"
     if not scheduled:
-        rates = "[group['lr'] for group in optimizer.param_groups]"
+        rates = "[group.get('initial_lr', group['lr']) for group in optimizer.param_groups]"
     return f"""
 {"" if scheduled else "optimizer = ...  # fill in: as you make it"}
 rates = {rates}
@@ -96,4 +103,15 @@ def _rates(subject: Subject) -> list[float]:
     if spec.schedule is not None:
         return [float(spec.schedule(step)) for step in range(STEPS)]
     assert spec.optimizer is not None
-    return [max(float(group["lr"]) for group in spec.optimizer.param_groups)]
+    return [max(float(group.get("initial_lr", group["lr"])) for group in spec.optimizer.param_groups)]
+
+
+def _now(subject: Subject) -> float:
+    assert subject.spec.optimizer is not None
+    return max(float(group["lr"]) for group in subject.spec.optimizer.param_groups)
+
+
+def _scheduled(subject: Subject) -> bool:
+    """Whether a scheduler is attached to the optimizer: what rates it will make is not known from it."""
+    spec = subject.spec
+    return spec.schedule is None and spec.optimizer is not None and "initial_lr" in spec.optimizer.param_groups[0]
