@@ -12,6 +12,7 @@ import torch
 
 from pellucid.config import model as config
 from pellucid.config.files import read_plain
+from pellucid.data.published import MODULES
 from pellucid.errors import ConfigError, nearest
 from pellucid.models.build import Model, build_empty
 from pellucid.models.foreign.bart import BART, MARIAN
@@ -28,7 +29,7 @@ from pellucid.models.foreign.weights import Weights, assign, is_beside, read_as
 from pellucid.models.foreign.whisper import WHISPER
 
 LAYOUTS = (GPT2, DISTILBERT, BERT, ROBERTA, T5, BART, MARIAN, LLAMA, GEMMA2, VIT, WHISPER)
-CONFIG, MODULES = "config.json", "modules.json"
+CONFIG = "config.json"
 POOLINGS: Mapping[str, config.Pooling] = {"cls": "first", "mean": "mean", "max": "max"}
 
 
