@@ -9,11 +9,12 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from pellucid.cli.app import app
+from pellucid.errors import UserError
 from pellucid.explorer.opening import SHIPPED
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_it_answers_and_ends():
     command = [sys.executable, "-m", "pellucid", "serve", str(SHIPPED), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -32,9 +33,17 @@ def test_it_answers_and_ends():
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_type_that_is_not_known_is_refused():
     command = [sys.executable, "-m", "pellucid", "serve", str(SHIPPED), "--weights", "int4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert 'found "int4"' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("given", [["--api-key", ""], ["--api-key", " "], []])
+def test_an_empty_key_opens_no_service(given, monkeypatch):
+    monkeypatch.setenv("PELLUCID_API_KEY", "")
+    with pytest.raises(UserError, match="--api-key: an empty one"):
+        app(["serve", str(SHIPPED), *given], standalone_mode=False)

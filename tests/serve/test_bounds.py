@@ -16,6 +16,7 @@ from pellucid.data.tokenizers import Tokenizer
 from pellucid.inference import predict
 from pellucid.models.checkpoint import Loaded
 from pellucid.serve.bodies import CompletionBody
+from pellucid.serve.chat import ChatTemplate
 from pellucid.serve.limits import Limits
 
 
@@ -142,7 +143,7 @@ def test_counts_are_bounded_before_anything_is_made(server):
 
 def test_alternatives_are_bounded(server):
     with http(server) as client:
-        told = why(client, "/alternatives", text="the cat sat on the mat", top=5, max_tokens=4000)
+        told = why(client, "/alternatives", text="the cat sat on the mat", top=20, max_tokens=64)
     assert "name fewer positions" in told
 
 
@@ -251,3 +252,64 @@ def test_alternatives_write_no_more_than_one_text_may():
         assert "40 tokens to be written; at most 20" in why(
             client, "/alternatives", text="the cat", positions=[1, 2], top=2, max_tokens=10
         )
+
+
+def test_what_a_client_was_sent_may_be_sent_back_with_all_its_empty_fields(server):
+    with openai.OpenAI(base_url=f"{server.url}v1", api_key="none") as client:
+        messages = [{"role": "user", "content": "the cat"}]
+        answer = client.chat.completions.create(model="demo", messages=messages, max_tokens=3, temperature=0)
+        more = [*messages, answer.choices[0].message.model_dump()]
+        idle = {"tools": None, "parallel_tool_calls": None}
+        assert client.chat.completions.create(model="demo", messages=more, max_tokens=3, extra_body=idle).choices
+    with http(server) as plain:
+        body = {"messages": messages, "max_tokens": 1}
+        assert "tools is not supported here" in why(plain, "/v1/chat/completions", **body, tools=[])
+
+
+def test_one_stop_string_is_bounded_as_a_list_of_them_is(server):
+    with http(server) as client:
+        for stop in ("x" * 201, ["x" * 201]):
+            assert "200 characters" in why(client, "/v1/completions", prompt="a", stop=stop)
+
+
+def test_alternatives_hold_nobody_up_for_long(server):
+    with http(server) as client:
+        told = why(client, "/alternatives", text="the cat", positions=[1], top=1, max_tokens=65)
+        assert "at most 64 may follow" in told
+        assert asked(client, "/alternatives", 200, text="the cat", positions=[1], top=1, max_tokens=3)["places"]
+
+
+def test_errors_name_what_was_sent(server):
+    with http(server) as client:
+        answer = client.post("/v1/completions", content='{"prompt": "a"}', headers={"Content-Type": "text/plain"})
+        assert "Content-Type: application/json" in answer.json()["error"]["message"]
+        for body, param in (
+            ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+            ({"messages": [{"role": "user"}]}, "messages.0.content"),
+            (
+                {"messages": [{"role": "user", "content": [{"type": "image", "text": "a"}]}]},
+                "messages.0.content.0.type",
+            ),
+            ({}, "messages"),
+        ):
+            assert asked(client, "/v1/chat/completions", **body)["error"]["param"] == param
+        assert asked(client, "/v1/completions", prompt=[["a"], 5])["error"]["param"].startswith("prompt")
+
+
+def test_long_conversations_hold_nobody_up(decoder, monkeypatch):
+    template, threads = ChatTemplate("{% for message in messages %}{{ message.content }}{% endfor %}", {}), []
+    ids = template.ids
+
+    def heard(*given):
+        threads.append(threading.current_thread().name)
+        return ids(*given)
+
+    monkeypatch.setattr(template, "ids", heard)
+    limits = Limits(prompt_tokens=1000)
+    with served(decoder, template=template, limits=limits) as background, http(background) as client:
+        for content in ("a" * 30_000, "a" * 65_000):  # more than may be, by tokens; more than can be, by characters
+            body = {"messages": [{"role": "user", "content": content}]}
+            assert "at most 1,000" in why(client, "/v1/chat/completions", **body)
+        loop = background._thread.name
+    assert len(threads) == 1
+    assert threads[0] != loop

@@ -62,3 +62,11 @@ def test_what_a_template_refuses_is_told(tokenizer):
         ChatTemplate("{% for %}", {})
     with pytest.raises(UserError, match="refuses them"):  # a template may not reach beyond its sandbox
         ChatTemplate("{{ messages.__class__.__mro__ }}{{ messages.append(1) }}", {}).ids(tokenizer, message)
+
+
+def test_templates_written_for_training_are_read(tokenizer):
+    text = "{% for message in messages %}{% generation %}{{ message.content }}{% endgeneration %}{% endfor %}"
+    said = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "there"}]
+    assert ChatTemplate(text, {}).ids(tokenizer, said) == tokenizer.encode("hellothere")
+    form = "{{ {'b': 1, 'a': ['ä']} | tojson(separators=(',', ':'), sort_keys=true) }}"
+    assert ChatTemplate(form, {}).template.render() == '{"a":["ä"],"b":1}'

@@ -1,6 +1,8 @@
 """The service stays up and keeps to its limits: clients that leave, lines that are full, strangers, faults, the end."""
 
+import asyncio
 import json
+import math
 import threading
 import time
 
@@ -13,8 +15,11 @@ from serving import classifier, endless, http, loaded, served, settled
 from pellucid.errors import UserError
 from pellucid.serve import run
 from pellucid.serve.app import create_app
+from pellucid.serve.errors import ServiceError
 from pellucid.serve.limits import Limits
+from pellucid.serve.metrics import Metrics
 from pellucid.serve.service import Service, of_loaded
+from pellucid.serve.worker import Worker
 
 
 def test_a_client_that_leaves_frees_its_row(decoder):
@@ -217,3 +222,70 @@ def test_prefixes_are_of_prompts():
 def test_an_invariant_service_counts_the_room_of_its_groups(decoder):
     service = of_loaded(decoder, "demo", invariant=True, limits=Limits(tokens=1000))
     assert service.limits.tokens == 1000 // service.writer.group
+
+
+def test_questions_that_are_refused_leave_nothing_behind():
+    worker = Worker(None, Limits(), Metrics())
+    worker.failure = "the model could not be run"
+    with pytest.raises(ServiceError):
+        asyncio.run(worker.together("embed", list, ["a"]))
+    assert not any(worker._asked.values())
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_a_model_that_cannot_be_run_any_more_is_not_ready(kind, decoder, monkeypatch):
+    model, path = (decoder, "/v1/completions") if kind == "decoder" else (classifier(), "/v1/embeddings")
+    body = {"prompt": "a"} if kind == "decoder" else {"input": "a"}
+
+    def fails(*given, **named):
+        raise RuntimeError("device-side assert triggered")
+
+    with served(model) as background, http(background) as client:
+        assert client.get("/readyz").status_code == 200
+        if kind == "decoder":
+            monkeypatch.setattr(background.service.worker.scheduler, "step", fails)
+        else:
+            monkeypatch.setattr("pellucid.inference.predict.embed", fails)
+        assert client.post(path, json=body).status_code == 500
+        until = time.monotonic() + 10
+        while client.get("/readyz").status_code == 200:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        refused = client.post(path, json=body)
+    assert refused.status_code == 503
+    assert "device-side assert" in refused.json()["error"]["message"]
+
+
+def test_a_first_token_is_counted_when_it_is_there_whoever_waits_for_the_last(decoder):
+    with served(decoder, slow=0.02) as background, http(background) as client:
+        client.post("/v1/completions", json=endless(decoder, max_tokens=40))
+        counted = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line[0] != "#")
+    assert float(counted["pellucid_first_token_seconds_count"]) == 1
+    first, whole = (float(counted[f"pellucid_{name}_seconds_sum"]) for name in ("first_token", "text"))
+    assert first < whole / 2
+
+
+def test_a_service_may_take_any_time_to_end(decoder):
+    app = create_app(of_loaded(decoder, "demo"))
+    assert run.server(app, grace=math.inf).config.timeout_graceful_shutdown is None
+    assert run.server(app, grace=1.5).config.timeout_graceful_shutdown == 2
+
+
+@pytest.mark.parametrize("name", ["example.org:8000", "https://example.org", "[::1]:80", ""])
+def test_a_name_that_no_request_could_bring_is_refused(name):
+    with pytest.raises(UserError, match="a name alone"):
+        run.names_of("0.0.0.0", [name])
+
+
+@pytest.mark.parametrize("api_key", [None, "sesame"])
+def test_a_page_of_this_machine_may_ask_and_none_from_elsewhere(decoder, api_key):
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    with served(decoder, api_key=api_key) as background:
+        with http(background, Origin="http://localhost:3000", Authorization="Bearer sesame") as page:
+            before = page.options("/v1/completions", headers=asks)
+            assert before.status_code == 200
+            assert "authorization" in before.headers["access-control-allow-headers"]
+            answer = page.post("/v1/completions", json={"prompt": "a", "max_tokens": 1})
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+        with http(background, Origin="https://elsewhere.example") as page:
+            assert page.options("/v1/completions", headers=asks).status_code == 403

@@ -11,11 +11,13 @@ Examples:
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from pellucid.cli.common import Debug, Device, RunArgument, Verify, device_of, say
+from pellucid.errors import UserError
 
 PrefixTokens = Annotated[
     int, typer.Option(help="Of prompts, remembered for others that begin alike; 0 remembers none.", min=0)
@@ -51,7 +53,6 @@ def serve(
     verify: Verify = False,
     debug: Debug = False,
 ) -> None:
-    from pellucid.errors import UserError
     from pellucid.serve.app import create_app
     from pellucid.serve.limits import Limits
     from pellucid.serve.listening import address, listen
@@ -61,15 +62,23 @@ def serve(
 
     if log_level not in ("debug", "info", "warning", "error"):
         raise UserError("--log-level", f'found "{log_level}"', "debug, info, warning or error")
+    _check_key(os.environ.get("PELLUCID_API_KEY") if api_key is None else api_key)
     limits = Limits(
         rows=rows, tokens=tokens, waiting=waiting, prompt_tokens=prompt_tokens, new_tokens=new_tokens, seconds=seconds
     )
     service = open_service(run, name=name, weights=weights, device=device_of(device), verify=verify, limits=limits,
                            prefix_tokens=prefix_tokens, invariant=invariant)  # fmt: skip
     hosts, addresses = names_of(host, allow_host or ())
-    app = create_app(service, hosts=hosts, addresses=addresses, api_key=api_key or None)
+    app = create_app(service, hosts=hosts, addresses=addresses, api_key=api_key)
     listening = listen(host, port)
     say(f"{service.name} on {address(listening)} answers {', '.join(service.answers)}")
     if addresses and not api_key:
         say("other machines may ask, without a key: --api-key wants one")
     run_service(app, listening, grace=grace, level=log_level)
+
+
+def _check_key(given: str | None) -> None:
+    """Refuses a key of nothing, as a variable that was never set leaves it: everybody could ask."""
+    if given is not None and not given.strip():
+        expected = "a key, or neither --api-key nor PELLUCID_API_KEY where everybody may ask"
+        raise UserError("--api-key", "an empty one", expected)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pellucid.serve import completions, native, status
@@ -61,6 +62,8 @@ def create_app(
         app.include_router(router)
     if api_key is not None:
         app.add_middleware(Key, key=api_key)
+    # Pages from elsewhere have been refused by the guard; a browser asks those of these hosts before it lets them ask.
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"])
     app.add_middleware(Guard, hosts=hosts, addresses=addresses, most_bytes=service.limits.body_bytes, refuse=refuse)
     app.add_middleware(Account, metrics=service.metrics)
     return app

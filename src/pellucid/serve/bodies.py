@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pellucid.data.tokenizers import check_whole
 from pellucid.errors import DataError
@@ -13,7 +13,8 @@ from pellucid.errors import DataError
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 Strings = Annotated[list[str], Field(min_length=1, fail_fast=True)]
-Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=16)]
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+Stops = Annotated[list[Stop], Field(max_length=16)]
 Penalty = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
@@ -21,6 +22,15 @@ class Sent(BaseModel):
     """Anything that clients send."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_asked(cls, sent: Any) -> Any:
+        """``null`` for a setting that is not known changes no answer, and clients send what they were sent."""
+        if not isinstance(sent, dict):
+            return sent
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return {name: value for name, value in sent.items() if value is not None or name in known}
 
     @field_validator("*")
     @classmethod
@@ -103,7 +113,7 @@ class Writing(Choosing):
     """What is common to completions and conversations."""
 
     n: Annotated[int, Field(ge=1, le=128)] | None = 1
-    stop: str | Stops | None = None
+    stop: Stop | Stops | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     beams: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="A search instead of draws.")

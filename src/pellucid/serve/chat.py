@@ -7,9 +7,11 @@ import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pellucid.data.tokenizers import Tokenizer
@@ -32,10 +34,10 @@ class ChatTemplate:
     def __init__(self, text: str, names: Mapping[str, str]) -> None:
         self.names = dict(names)
         sandbox = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         sandbox.globals.update(raise_exception=_refuse, strftime_now=lambda form: datetime.now().strftime(form))
-        sandbox.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+        sandbox.filters["tojson"] = _json
         try:
             self.template = sandbox.from_string(text)
         except TemplateError as error:
@@ -92,6 +94,28 @@ class ChatTemplate:
             ids += tokenizer.encode(of_mark[mark + "\ue001"])
             ids += tokenizer.encode_marked(rest) if rest else []
         return ids
+
+
+class _Generation(Extension):
+    """``{% generation %}``: what the model itself said, marked for training; here the words between are all of it."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The statements up to the end of the mark."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+def _json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """The filter ``tojson`` with the settings that it has in ``transformers``, for which templates are written."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _replaced(value: Any, marks: Mapping[str, str]) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from pellucid.errors import UserError
 from pellucid.inference.batching import Request as Wanted
 from pellucid.inference.batching import Wrote
 from pellucid.inference.beam import Beams
@@ -18,7 +17,7 @@ from pellucid.inference.rules import AnyRule
 from pellucid.inference.sampling import Sampling
 from pellucid.inference.stopping import Stop, StopStrings
 from pellucid.serve.bodies import ChatBody, CompletionBody, Writing, listed
-from pellucid.serve.errors import Json, ServiceError, of_user
+from pellucid.serve.errors import Json, ServiceError
 from pellucid.serve.service import Service
 from pellucid.serve.text import Growing
 from pellucid.serve.writing import (
@@ -88,14 +87,7 @@ async def converse(body: ChatBody, request: Request) -> Response:
     for message in messages:
         if isinstance(message["content"], list):
             message["content"] = "".join(part["text"] for part in message["content"])
-    assert service.template is not None  # require has asked
-    try:
-        ids = service.template.ids(service.loaded.tokenizer, messages)
-    except UserError as error:
-        raise of_user(error, param="messages") from None
-    if not ids:
-        raise ServiceError(400, "the model's template makes no text of these messages", param="messages")
-    service.check_length(len(ids), "messages")
+    ids = await service.conversation(messages)
     asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     new = service.new_tokens(asked, MANY_TOKENS, len(ids), "max_completion_tokens", width=body.beams or 1)
     if body.top_logprobs is not None and not body.logprobs:
@@ -118,7 +110,7 @@ async def _prompts(service: Service, body: CompletionBody) -> tuple[list[list[in
             if not row or max(row) >= service.vocab_size:
                 message = f"prompt: expected at least one token, each from 0 to {service.vocab_size - 1}"
                 raise ServiceError(400, message, param="prompt")
-        prompts, texts = rows, [tokenizer.decode(row) for row in rows]
+        prompts, texts = rows, [tokenizer.decode(row) for row in rows] if body.echo else []
     else:
         texts = listed(given)
         prompts = [tokenizer.prompt(ids) for ids in await service.cut(texts, "prompt")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -126,15 +127,30 @@ async def _misunderstood(request: Request, error: Exception) -> Response:
     errors = error.errors()
     alike = [each for each in errors if each["loc"][:2] == errors[0]["loc"][:2]]
     first = max(alike, key=lambda each: len(each["loc"]))
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    param = ".".join(place) or None
+    param = ".".join(_place(first, error.body)) or None
     if first["type"] == "extra_forbidden":
         message = f"{param} is not supported here"
     elif first["type"] == "json_invalid":
         message, param = "the body is no JSON", None
+    elif first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
+        message = 'the body is not said to be JSON: send the header "Content-Type: application/json"'
     else:
         message = f"{param or 'request'}: {first['msg']}"
     return ServiceError(400, message, param=param).response()
+
+
+def _place(found: Mapping[str, Any], sent: Any) -> list[str]:
+    """The way to what is wrong in what was sent, without the names of the types that were tried."""
+    place: list[str] = []
+    for part in found["loc"]:
+        if part in ("body", "query", "path") and not place:
+            continue
+        is_in = part in sent if isinstance(sent, dict) else isinstance(sent, list) and isinstance(part, int)
+        if is_in:
+            sent = sent[part]
+        if is_in or (found["type"] == "missing" and isinstance(sent, dict)):
+            place.append(str(part))
+    return place
 
 
 async def _refused(request: Request, error: Exception) -> Response:

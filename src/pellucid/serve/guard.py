@@ -57,12 +57,12 @@ class Guard:
         await self.app(scope, _bounded(receive, most), send)
 
     def _objection(self, headers: dict[str, str], path: str) -> UserError | None:
-        host = _host(f"//{headers.get('host', '')}")
-        if host not in self.hosts and not (self.addresses and _is_address(host)):
+        host = host_of(f"//{headers.get('host', '')}")
+        if host not in self.hosts and not (self.addresses and is_address(host)):
             found = f'found "{headers.get("host", "")}"'
             return UserError("host", found, "this machine", "open the address that was printed")
         origin = headers.get("origin")
-        if origin is not None and _host(origin) not in {host, *self.hosts}:
+        if origin is not None and host_of(origin) not in {host, *self.hosts}:
             return UserError("origin", f'found "{origin}"', "the server's own page")
         # A picture or a script of another page names no origin, and what it asks for may be hours of work.
         if headers.get("sec-fetch-site") == "cross-site" and path.startswith("/api/"):
@@ -70,14 +70,16 @@ class Guard:
         return None
 
 
-def _host(url: str) -> str | None:
+def host_of(url: str) -> str | None:
+    """The name or address in a URL, in small letters and without its port."""
     try:
         return urlsplit(url).hostname
     except ValueError:  # brackets that hold no address
         return None
 
 
-def _is_address(host: str | None) -> bool:
+def is_address(host: str | None) -> bool:
+    """Whether a host is an address, and no name."""
     try:
         ipaddress.ip_address(host or "")
     except ValueError:

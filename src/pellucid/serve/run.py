@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 import threading
@@ -13,7 +14,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from pellucid.serve.guard import LOOPBACK
+from pellucid.errors import UserError
+from pellucid.serve.guard import LOOPBACK, host_of, is_address
 from pellucid.serve.listening import address, listen
 from pellucid.serve.logs import settings
 
@@ -39,7 +41,7 @@ def server(app: FastAPI, *, grace: float = GRACE, level: str = "info") -> Server
             log_config=settings(level),
             access_log=False,
             lifespan="on",
-            timeout_graceful_shutdown=int(grace),
+            timeout_graceful_shutdown=None if math.isinf(grace) else math.ceil(grace),
             server_header=False,
         )
     )
@@ -88,8 +90,18 @@ def names_of(host: str, allowed: Sequence[str]) -> tuple[tuple[str, ...], bool]:
 
     A service for this machine alone takes its own names only. One for others takes any address: a page that wants to
     reach it under a false name needs a name.
+
+    Raises:
+        UserError: for what is no name alone, which no request could bring.
     """
-    names = (*LOOPBACK, *(name.lower() for name in allowed))
+    names = (*LOOPBACK, *map(_name, allowed))
     if host in LOOPBACK:
         return names, False
     return (*names, host.lower(), socket.gethostname().lower()), True
+
+
+def _name(given: str) -> str:
+    name = given.strip("[]").lower()
+    if not is_address(name) and host_of(f"//{name}") != name:
+        raise UserError("--allow-host", f'found "{given}"', "a name alone, without scheme and port", "example.org")
+    return name

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,7 +29,7 @@ from pellucid.models.encoder import Encoder
 from pellucid.models.encoder_decoder import EncoderDecoder
 from pellucid.models.load import find, load
 from pellucid.serve.chat import ChatTemplate
-from pellucid.serve.errors import ServiceError
+from pellucid.serve.errors import ServiceError, of_user
 from pellucid.serve.limits import Limits
 from pellucid.serve.metrics import Metrics
 from pellucid.serve.worker import Worker
@@ -140,15 +140,37 @@ class Service:
         """
         if len(texts) > self.limits.texts:
             raise ServiceError(400, f"{len(texts)} texts; at most {self.limits.texts} in one request", param=param)
-        longest = max((len(text) for text in texts), default=0)
-        if longest > CHARACTERS * self.limits.prompt_tokens:
-            message = f"{longest:,} characters; at most {self.limits.prompt_tokens:,} tokens"
-            raise ServiceError(400, message, param=param, code="context_length_exceeded")
+        self._check_characters(max((len(text) for text in texts), default=0), param)
         work = partial(self.loaded.tokenizer.encode_batch, texts)
         ids = await asyncio.to_thread(work) if sum(map(len, texts)) > LONG_TEXT else work()
         for each in ids:
             self.check_length(len(each), param)
         return ids
+
+    async def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The tokens of a conversation, up to where the answer begins.
+
+        Raises:
+            ServiceError: for messages that the model's template does not take, or that are longer than allowed.
+        """
+        assert self.template is not None  # whoever asks has required it
+        characters = sum(len(message["content"]) for message in messages)
+        self._check_characters(characters, "messages")
+        work = partial(self.template.ids, self.loaded.tokenizer, messages)
+        try:
+            ids = await asyncio.to_thread(work) if characters > LONG_TEXT else work()
+        except UserError as error:
+            raise of_user(error, param="messages") from None
+        if not ids:
+            raise ServiceError(400, "the model's template makes no text of these messages", param="messages")
+        self.check_length(len(ids), "messages")
+        return ids
+
+    def _check_characters(self, characters: int, param: str) -> None:
+        """Raises :class:`ServiceError` for a text that must be too long, before it is cut."""
+        if characters > CHARACTERS * self.limits.prompt_tokens:
+            message = f"{characters:,} characters; at most {self.limits.prompt_tokens:,} tokens"
+            raise ServiceError(400, message, param=param, code="context_length_exceeded")
 
     def check_length(self, tokens: int, param: str) -> None:
         """Raises :class:`ServiceError` for a text of more tokens than are allowed."""

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from pellucid.errors import UserError
+from pellucid.errors import PellucidError, UserError
 from pellucid.inference.batching import Event, Finished, Job, ReadError, Request, Scheduler, Wrote
 from pellucid.inference.decode import Reason
 from pellucid.serve.errors import ServiceError, fault, of_user
@@ -88,6 +88,7 @@ class Worker:
         self._usual = USUAL_SECONDS
         self._ending = False
         self._due = 0.0  # when streams are written to again
+        self._warm: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name="pellucid-model", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -97,15 +98,8 @@ class Worker:
         """Begins; ready when ``warm`` has been done."""
         self._loop = asyncio.get_running_loop()
 
-        def begin() -> None:
-            try:
-                warm()
-            except Exception as error:
-                self.failure = f"the model could not be run once: {error}"
-                raise
-            self.is_ready = True
-
-        self._orders.put(begin)
+        self._warm = warm
+        self._orders.put(self._begin)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -169,6 +163,8 @@ class Worker:
                 result = work()
             except Exception as error:
                 self._tell(told, None, error)
+                if not isinstance(error, PellucidError):
+                    self._check_alive()
             else:
                 self._tell(told, result, None)
 
@@ -186,6 +182,7 @@ class Worker:
         Args:
             work: the same function, for all of one kind: a list of items in, as many results out.
         """
+        self.check_room()  # before it stands in a line that only an order empties
         asked = Asked(list(items))
         line = self._asked.setdefault(kind, deque())
         line.append(asked)
@@ -230,9 +227,11 @@ class Worker:
                 continue
             if isinstance(event, Wrote):
                 ticket.news.append(event)
-                if ticket.each and not ticket.is_begun:
+                if not ticket.is_begun:
                     ticket.is_begun = True
-                    ticket.changed.set()
+                    self.metrics.first_token(ticket.began)
+                    if ticket.each:
+                        ticket.changed.set()
                 continue
             seconds = time.monotonic() - ticket.began
             self._usual += 0.1 * (seconds - self._usual)
@@ -259,6 +258,27 @@ class Worker:
                 self._step(self.scheduler)
         if self.scheduler is not None:
             self._give_up(ServiceError(503, "the service is ending", code="ending", retry_after=5), "ending")
+
+    def _begin(self) -> None:
+        try:
+            self._warm()
+        except Exception as error:
+            self.is_ready, self.failure = False, f"the model could not be run: {error}"
+            raise
+        self.is_ready = True
+
+    def _check_alive(self) -> None:
+        """Runs the model once more after a fault: where it cannot be run at all, whoever keeps services is to know.
+
+        A device that has failed stays so for as long as the process lives. Where texts are being written, the next
+        step will show it.
+        """
+        if self._is_writing() or not self.is_ready:
+            return
+        try:
+            self._begin()
+        except Exception:
+            log.exception("the model cannot be run any more; nothing is answered")
 
     def _obey(self) -> None:
         """Does what was ordered; waits for an order where there is nothing else to do.
@@ -289,10 +309,12 @@ class Worker:
         except ReadError as error:
             log.exception("what was to be read is lost")
             self._lose([ticket for job in error.jobs if (ticket := self._tickets.pop(job, None))], fault(), "fault")
+            self._check_alive()
             return
         except Exception:
             log.exception("a step failed; what was being written is lost")
             self._give_up(fault(), "fault")
+            self._check_alive()
             return
         self.rows = scheduler.rows
         self.metrics.stepped(time.perf_counter() - began, sum(isinstance(event, Wrote) for event in events))

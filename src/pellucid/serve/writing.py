@@ -171,8 +171,6 @@ async def pieces(worker: Worker, planned: Sequence[Planned], *, each: bool) -> A
 
 def _piece(worker: Worker, index: int, ticket: Ticket, growing: Growing) -> Piece:
     wrote = ticket.take()
-    if wrote and growing.count == 0:
-        worker.metrics.first_token(ticket.began)
     before = growing.count
     text = growing.add([each.token for each in wrote])
     reason = None if ticket.reason is None else REASONS[ticket.reason]
