@@ -271,3 +271,20 @@ def test_ctrl_c_saves_and_leaves_cleanly(folder):
     assert again.returncode == 2
     assert "a run is there already" in again.stderr
     assert call("generate", "runs/stopped", "the", "--tokens", "3", cwd=folder).stdout.startswith("the")
+
+
+def test_texts_go_in_and_out_as_utf8_whatever_the_system_speaks(folder, decoder, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    said = call("generate", decoder, "--json", "--tokens", "1", cwd=folder, stdin="\ufeffthé →\n").stdout
+    assert json.loads(said)["prompt"] == "thé →"
+    assert call("generate", decoder, "thé →", "--tokens", "1", cwd=folder).stdout.startswith("thé →")
+
+
+def test_a_reader_that_has_had_enough_is_no_error(folder):
+    """`pellucid … | head -1` in a shell that looks at every part of a pipe."""
+    end, start = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-m", "pellucid", "data", "list"]
+    done = subprocess.run(command, cwd=folder, stdout=start, stderr=subprocess.PIPE, check=False)
+    os.close(start)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -110,6 +110,7 @@ def test_a_picture_and_a_tape(pellucid, runs):
         (["--explain", "logits[0,99,0]"], "logits[0, 99, 0]: the tensor has the shape [1, "),
         (["--explain", "logits[0]"], "3 numbers within it"),
         (["--explain", "blocks.0.oops[0]"], '"blocks.0.oops": no such tensor'),
+        (["--watch", "blocks.0.typo", "--explain", "logits[0, 0, 0]"], '"blocks.0.typo" matches none of'),
         (["--script"], 'found no number to write as a program; expected --explain "NAME[INDEX]"'),
         (["--target", "x"], "reads one text; expected an encoder–decoder"),
         (["--picture", "x.png"], "tensors are watched; expected one"),

@@ -29,7 +29,7 @@ IDLE = {
 }
 for more in (
     ["training.steps=5"], ["--seed", "0"], ["--out", "runs/y"], [*TEXT], ["--from", "runs/y"], ["--lora", "8"],
-    ["--freeze", "blocks.*"], ["--data", "dates"], ["--labelled", "a.tsv"],
+    ["--freeze", "blocks.*"], ["--data", "dates"], ["--labelled", "a.tsv"], ["--force"],
 ):  # fmt: skip
     IDLE[f"--resume {more[0]}"] = (["train", "--resume", "runs/x", *more], rf"--resume: together with {more[0]}")
 

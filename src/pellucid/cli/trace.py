@@ -50,7 +50,7 @@ def trace(
     reading = read(loaded, text, target)
     patterns = watch or ([name for name, _ in addresses] if addresses else ["*"])
     tape = traced(loaded.model, reading.inputs, watch=patterns)
-    if not len(tape) and not addresses:
+    if not len(tape) and (watch or not addresses):
         hint = nearest(patterns[0], tape.names)
         raise UserError("--watch", f'"{patterns[0]}" matches none of {len(tape.entries)} tensors', hint=hint)
     explanations = [tape.explain(name, index, terms=terms) for name, index in addresses]

@@ -79,6 +79,7 @@ def train(
     options = {
         "--text": text, "--source": source, "--target": target, "--labelled": labelled, "--data": data,
         "--mirror": mirror, "--out": out, "--from": start, "--freeze": freeze, "--lora": lora, "--seed": seed,
+        "--force": (force and resume is not None) or None,
     }  # fmt: skip
     _refuse_idle(what, resume, [name for name, value in options.items() if value not in (None, [], ())])
     if resume is not None:
