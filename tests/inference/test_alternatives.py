@@ -1,13 +1,17 @@
 """Alternatives at every place, and what an encoder–decoder looked at, against passes over each text alone."""
 
+import exploring
 import pytest
 import torch
 from test_scores import loaded  # noqa: F401
 
+from pellucid.config import parts
 from pellucid.errors import UserError
 from pellucid.inference.alignments import align, without_unknown
 from pellucid.inference.alternatives import alternatives
 from pellucid.inference.rules import NoRepeat
+from pellucid.inference.sampling import Never
+from pellucid.inference.scores import score
 from pellucid.inference.translating import Searching, translations
 from pellucid.trace import trace
 
@@ -117,3 +121,35 @@ def test_prefixes_of_translations(loaded):  # noqa: F811
         translations(loaded, sources, prefixes=["a"])
     with pytest.raises(UserError, match="best: found 3; expected from 1 to 2"):
         Searching(2, best=3)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+def test_what_follows_does_not_depend_on_the_other_places_asked_for(kind):
+    model = exploring.loaded(kind, positions=parts.Learned(max_length=12))
+    source, text = ("the cat" if kind == "encoder_decoder" else None), "the cat sat"[: 11 - (kind != "decoder")]
+    never = (Never((model.tokenizer.eos,)),)
+    found = alternatives(model, text, source=source, top=2, rules=never)
+    first = 0 if source else 1
+    for place in (1, 4, len(text)):
+        (alone,) = alternatives(model, text, [place], source=source, top=2, rules=never)
+        assert [one.tokens for one in alone] == [one.tokens for one in found[place - first]]
+    assert max(len(one.tokens) for one in found[0]) > 10
+    full = "the cat sat o"[: 12 - (kind != "decoder")]
+    assert alternatives(model, full, source=source, top=2, rules=never)[-1][0].tokens[:-1] == tuple(
+        model.tokenizer.encode(full)
+    )
+
+
+def test_an_unknown_word_of_an_empty_source_stays(loaded):  # noqa: F811
+    if is_two(loaded):
+        assert without_unknown(loaded, "", [loaded.tokenizer.unk, *loaded.tokenizer.encode("ab")]) == "ab"
+
+
+def test_counts_that_cannot_be(loaded):  # noqa: F811
+    source = "fed" if is_two(loaded) else None
+    with pytest.raises(UserError, match="top: found 0; expected 1 or more"):
+        alternatives(loaded, "ab", source=source, top=0)
+    with pytest.raises(UserError, match="max_new_tokens: found -1"):
+        alternatives(loaded, "ab", source=source, max_new_tokens=-1)
+    with pytest.raises(UserError, match="likeliest tokens: found -1; expected 0 or more"):
+        score(loaded, ["ab"], given=["a"], top=-1)

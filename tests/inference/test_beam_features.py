@@ -199,6 +199,22 @@ def test_stops_end_a_text_like_an_end_that_is_part_of_it(family):
         assert found[row][0].score == pytest.approx(expected[0][1], abs=1e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stops_at_most_tokens_leave_a_search_its_way_on(family):
+    model, prompt = tiny(family), prompt_of(family)
+    for going in range(2, V):
+
+        def stop(text, going=going):
+            return text[-1] != going
+
+        asked = {"ends": (EOS,), "penalty": Power(1.0), "stops": [stop, stop]}
+        found = beam_search(model, prompt, beams=2, max_new_tokens=6, **asked)
+        for row in range(2):
+            expected = plainly(model, prompt, row, 2, 6, Power(1.0), stops=stop)
+            assert found[row][0].tokens == expected[0][0]
+            assert found[row][0].score == pytest.approx(expected[0][1], abs=1e-4)
+
+
 @pytest.mark.parametrize("patience", [None, 1.0])
 @pytest.mark.parametrize("layer", [-1, 0])
 def test_coverage(patience, layer):

@@ -153,6 +153,9 @@ def test_filters():
     (lambda: TopP(1.5), "top_p"),
     (lambda: TopK(0), "top_k"),
     (lambda: MinP(-1), "min_p"),
+    (lambda: Temperature(math.inf), "temperature: found inf"),
+    (lambda: Wu(math.nan), "length penalty: found nan; expected from -10 to 10"),
+    (lambda: Power(-400), "length penalty: found -400"),
 ])  # fmt: skip
 def test_settings_that_cannot_work(make, message):
     with pytest.raises(UserError, match=message):
@@ -184,3 +187,43 @@ def test_steps_are_named(family):
     assert list(tape) == ["logits@0", "logits@1", "logits@2"]
     assert tape["logits@0"].shape == (3, 4, VOCAB)
     assert tape["logits@2"].shape == (3, 1, VOCAB)
+
+
+@writers
+def test_whoever_reads_a_stream_is_left_as_before(family):
+    model, start = small(family), prompt(family)
+    model.train()
+    one, other = (stream(model, start, max_new_tokens=5) for _ in range(2))
+    alone = list(stream(small(family), start, max_new_tokens=5))
+    found = []
+    for pair in zip(one, other, strict=True):
+        assert not torch.is_inference_mode_enabled()
+        torch.ones(2, requires_grad=True).sum().backward()
+        found.append(pair)
+    assert not torch.is_inference_mode_enabled()
+    assert len(found) == len(alone)
+    assert model.training
+
+
+def test_one_stream_that_ends_turns_no_dropout_on_under_another():
+    model, start = small("decoder", dropout=0.5), prompt("decoder")
+    expected = list(stream(model, start, max_new_tokens=6))
+    model.train()
+    long, short = stream(model, start, max_new_tokens=6), stream(model, start, max_new_tokens=2)
+    found = [next(long)]
+    list(short)
+    assert [*found, *long] == expected
+
+
+@writers
+def test_a_row_may_have_no_room_at_all(family):
+    model, start = small(family), prompt(family)
+    free = generate(model, start, max_new_tokens=5)
+    assert generate(model, start, max_new_tokens=[0, 5, 2]) == [[], free[1], free[2][:2]]
+    best = beam_search(model, start, beams=2, max_new_tokens=[0, 5, 2], ends=(VOCAB + 1,))
+    assert [len(own[0].tokens) for own in best] == [0, 5, 2]
+    others = beam_search(model, start, beams=2, max_new_tokens=[5, 5, 2], ends=(VOCAB + 1,))
+    assert [own[0].tokens for own in best[1:]] == [own[0].tokens for own in others[1:]]
+    for write in (generate, lambda *given, **how: beam_search(*given, beams=2, ends=(EOS,), **how)):
+        with pytest.raises(UserError, match="max_new_tokens: found -3; expected 0 or more"):
+            write(model, start, max_new_tokens=-3)

@@ -13,7 +13,7 @@ from pellucid.config import parts, run
 from pellucid.config.defaults import default_run
 from pellucid.config.run import Characters, TextFiles
 from pellucid.data.tokenizers import Tokenizer
-from pellucid.errors import UserError
+from pellucid.errors import DataError, UserError
 from pellucid.inference import encode, predict
 from pellucid.inference.encode import EncoderTasks, in_budget, paired
 from pellucid.inference.engine import EncoderEngine, fast
@@ -232,3 +232,67 @@ def test_a_gap_behind_what_is_read_is_refused(tokenizer):
     shortened.conventions = run.Conventions(pad=tokenizer.pad, mask=tokenizer.mask, longest=4)
     with pytest.raises(UserError, match="a gap behind the first 4 tokens"):
         EncoderTasks(loaded(shortened)).fill(["abcdef<mask>"])
+
+
+def test_pairs_may_be_lists_and_anything_else_is_refused(tokenizer):
+    model = loaded(tokenizer, config.Classification(labels=("x", "y")))
+    assert predict.classify(model, [list(PAIRS[0]), "abba"]) == predict.classify(model, [PAIRS[0], "abba"])
+    for given in (("a", "b", "c"), ["a", 5], 5):
+        with pytest.raises(UserError, match="a text, or a pair of texts"):
+            predict.classify(model, [given])
+
+
+def test_half_of_a_character_is_refused(tokenizer):
+    half = "a\udce9"
+    with pytest.raises(DataError, match="half of a character"):
+        EncoderTasks(loaded(tokenizer, config.TokenClassification(labels=LABELS))).tag(["a", half])
+    for pair in ((half, "b"), ("a", half)):
+        with pytest.raises(DataError, match="half of a character"):
+            EncoderTasks(loaded(tokenizer, config.Classification(labels=("x", "y")))).classify([pair])
+
+
+def test_no_answers_are_refused(tokenizer):
+    with pytest.raises(UserError, match="top: found 0; expected 1 or more"):
+        EncoderTasks(loaded(tokenizer)).fill(["a<mask>"], top=0)
+
+
+@ways
+@pytest.mark.parametrize(
+    "head",
+    [
+        config.MaskedLanguage(),
+        config.Classification(labels=("x", "y")),
+        config.TokenClassification(labels=LABELS),
+        config.Embedding(projected=True),
+    ],
+    ids=lambda head: type(head).__name__,
+)
+def test_weights_held_in_half_precision_answer_every_question(tokenizer, way, head):
+    model = loaded(tokenizer, head)
+    half = Loaded(copy.deepcopy(model.model).bfloat16(), tokenizer, None)
+    asked = tasks(half, way)
+    match head:
+        case config.MaskedLanguage():
+            assert [len(text) for text in asked.fill(GAPS)] == [1, 3, 1, 1]
+        case config.Classification():
+            exact = tasks(model, way).scores(TEXTS)
+            torch.testing.assert_close(asked.scores(TEXTS), exact, atol=0.1, rtol=0.1)
+        case config.TokenClassification():
+            assert [len(words) for words in asked.tag(TEXTS)] == [len(words) for words in tasks(model, way).tag(TEXTS)]
+        case config.Embedding():
+            torch.testing.assert_close(asked.embed(TEXTS), tasks(model, way).embed(TEXTS), atol=0.05, rtol=0.05)
+
+
+def test_a_long_first_text_is_framed_as_a_short_one(tokenizer):
+    bos, eos = tokenizer.require("bos"), tokenizer.require("eos")
+    raw = tokenizers.Tokenizer.from_str(tokenizer.raw.to_str())
+    raw.post_processor = tokenizers.processors.TemplateProcessing(
+        single="{} $A {}".format(*map(raw.id_to_token, (bos, eos))),
+        pair="{0} $A {1} {1} $B:1 {1}:1".format(*map(raw.id_to_token, (bos, eos))),
+        special_tokens=[(raw.id_to_token(bos), bos), (raw.id_to_token(eos), eos)],
+    )
+    framed = Tokenizer(raw, run.Conventions(pad=tokenizer.require("pad"), before=(bos,), after=(eos,), longest=10))
+    for first in ("ab", "abcdefabcdef"):
+        ids, _ = paired(framed, first, "cad")
+        assert ids.count(eos) == 3
+        assert len(ids) <= 10

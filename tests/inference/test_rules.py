@@ -221,6 +221,11 @@ def test_how_a_rule_chose_is_told():
     (lambda: BadWords(((),)), "bad_words"),
     (lambda: SoftPrefix((1,), 1.0), "prefix_bias.*force a prefix"),
     (lambda: Typical(0), "typical_p"),
+    (lambda: PresencePenalty(math.inf), "presence_penalty: found inf; expected a finite number"),
+    (lambda: FrequencyPenalty(math.nan), "frequency_penalty: found nan"),
+    (lambda: RepetitionPenalty(math.inf), "repetition_penalty: found inf"),
+    (lambda: LogitBias(((3, math.inf),)), "logit_bias: found inf.*force a prefix"),
+    (lambda: LogitBias(((3, math.nan),)), "logit_bias: found nan"),
 ])  # fmt: skip
 def test_settings_that_cannot_work(make, message):
     with pytest.raises(UserError, match=message):

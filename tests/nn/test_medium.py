@@ -26,3 +26,13 @@ def test_they_are_taken_where_they_are_exact(monkeypatch, error, inside):
 def test_the_error_is_that_of_float32_or_of_bfloat16():
     assert medium.medium_error() < 1e-2
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_who_leaves_last_restores_it():
+    first, second = medium.medium_products(), medium.medium_products()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == "medium"
+    second.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == "highest"

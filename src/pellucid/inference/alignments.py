@@ -172,6 +172,8 @@ def without_unknown(loaded: Loaded, source: str, target: Sequence[int], *, layer
     if writer.unk is None or writer.unk not in target:
         return writer.decode(target)
     encoding = tokenizer.raw.encode(source, add_special_tokens=False)
+    if not encoding.ids:  # nothing was read that could stand there
+        return writer.decode(target)
     best = _weights(model, tokenizer, encoding.ids, target, layer).argmax(dim=1).tolist()
     pieces: list[str] = []
     for token, of in zip(target, best, strict=True):

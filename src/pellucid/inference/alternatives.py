@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
+from pellucid.config.model import stacks
 from pellucid.errors import UserError
 from pellucid.inference.batches import barred, in_batches, padded
 from pellucid.inference.decode import Prompt, generate
 from pellucid.inference.likelihood import AT_ONCE
-from pellucid.inference.rules import AnyRule
+from pellucid.inference.rules import AnyRule, check
 from pellucid.inference.sampling import Sampling
 from pellucid.inference.scores import states_of
 from pellucid.models.checkpoint import Loaded
@@ -69,13 +70,16 @@ def alternatives(
     Raises:
         UserError: for a model that does not write, a source too many or too few, or a place that is not there.
     """
+    check(top > 0, "top", top, "1 or more")
+    check(max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "0 or more")
     asked = _Asked.of(loaded, text, source, max_new_tokens, Sampling((*barred(loaded.tokenizer.target), *rules)))
     first, last = 0 if asked.before else 1, len(asked.written)
     places = list(range(first, last + 1)) if positions is None else list(positions)
     if wrong := [place for place in places if not first <= place <= last]:
         raise UserError("alternatives", f"no place {wrong[0]}", f"from {first} to {last}")
     begun = asked.begun(places, top)
-    flat = in_batches(begun, asked.follow, rows_at_once=64, length=lambda one: one[0] + max_new_tokens)
+    flat = in_batches(begun, asked.follow, rows_at_once=64, length=lambda one: one[0] + max_new_tokens,
+                      alike=lambda one: asked.left(one[0]))  # fmt: skip
     each = len(flat) // max(len(places), 1)
     return [flat[i * each : (i + 1) * each] for i in range(len(places))]
 
@@ -127,12 +131,18 @@ class _Asked:
             found += [(place, *one) for place, ids, values in rows for one in zip(ids, values, strict=True)]
         return found
 
+    def left(self, place: int) -> int:
+        """How many tokens may follow one that is put there: beside a longer text there would be room for fewer."""
+        limit = stacks(self.loaded.model.config)[-1].max_length
+        return self.most if limit is None else max(0, min(self.most, limit - len(self.before) - place))
+
     def follow(self, begun: list[Begun]) -> list[Alternative]:
         """Writes on from each place and the token that is put there."""
         writer = self.loaded.tokenizer.target
         said = [*self.written, *writer.ends[:1]]
         prompts = [[*self.before, *self.written[:place], token] for place, token, _ in begun]
-        rest = _following(self.loaded, self.read, prompts, self.most, self.choose)
+        most = self.left(begun[0][0])  # those that are asked for together have the same room
+        rest = _following(self.loaded, self.read, prompts, most, self.choose)
         told = []
         for (place, token, probability), more in zip(begun, rest, strict=True):
             ids = (*self.written[:place], *([] if token in writer.ends else [token, *more]))
@@ -154,6 +164,10 @@ def _following(
     source = None if read is None else torch.tensor([read], device=model.device).expand(len(open_ones), -1)
     prompt = Prompt(tokens, keep=keep, source=source)
     found = dict(
-        zip(open_ones, generate(model, prompt, max_new_tokens=most, ends=writer.ends, sampling=choose), strict=True)
+        zip(
+            open_ones,
+            generate(model, prompt, max_new_tokens=most, ends=writer.ends, sampling=choose, writer=loaded.writer),
+            strict=True,
+        )
     )
     return [found.get(row, []) for row in range(len(prompts))]

@@ -5,18 +5,20 @@ Shapes: B rows, W beams, V vocabulary.
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from pellucid.inference.beam import Search, likeliest, rises
+from pellucid.inference.beam import Search, candidates, rises
 from pellucid.inference.likelihood import Likelihood, likelihoods
-from pellucid.inference.rules import AnyRule, Rule, Written, apply, impossible
+from pellucid.inference.rules import NONE, AnyRule, Rule, Written, apply, impossible
 from pellucid.inference.sampling import drawn
 from pellucid.inference.streaming import StablePrefix
 
@@ -47,8 +49,8 @@ class Searching:
         """
         scores = apply(self.rules, logits.float().log_softmax(dim=-1), self.text)
         totals = torch.tensor([self.search.totals], dtype=scores.dtype, device=scores.device)
-        found = likeliest(totals, scores, self.search.beams.candidates)
-        judged = self.search.take(*(part[0].tolist() for part in found))
+        (found,) = candidates([self.search], totals, scores)
+        judged = self.search.take(*found)
         if self.search.is_over:
             best = self.search.best()
             self.stable.finish(0, best[0].tokens if best else ())
@@ -68,6 +70,7 @@ class Slot:
         next: the token that each row is fed next.
         generator: of its draws; ``None`` when it takes the likeliest token.
         search: ``None`` for a job of one row that chooses by itself.
+        ids: its prompt, and as many of its tokens as rules were last shown.
     """
 
     job: Any
@@ -76,6 +79,12 @@ class Slot:
     generator: torch.Generator | None
     search: Searching | None
     logprobs: int | None
+    ids: array[int]
+
+    def text(self) -> Int[Tensor, " L"]:
+        """Its prompt and tokens; of a text that grows only what is new is turned from Python's numbers."""
+        self.ids.extend(self.job.tokens[len(self.ids) - len(self.job.request.prompt) :])
+        return torch.frombuffer(self.ids, dtype=torch.long).clone() if self.ids else torch.empty(0, dtype=torch.long)
 
     @classmethod
     def of(cls, request: Any, job: Any, device: torch.device) -> Slot:
@@ -83,7 +92,7 @@ class Slot:
         filters, seed = tuple(request.sampling.filters), request.sampling.seed
         generator = None if seed is None else torch.Generator(device).manual_seed(seed)
         search = None if request.beams is None else Searching(request, job.limit, device)
-        return cls(job, [0], filters, generator, search, request.logprobs)
+        return cls(job, [0], filters, generator, search, request.logprobs, array("q", request.prompt))
 
 
 class Choices:
@@ -142,8 +151,9 @@ def _written(filters: Sequence[AnyRule], slots: Sequence[Slot], device: torch.de
     """What the rules are shown of each text: nothing where none of them looks."""
     if not any(isinstance(rule, Rule) for rule in filters):
         return Written.of([()] * len(slots), device)
-    whole = Written.of([[*slot.job.request.prompt, *slot.job.tokens] for slot in slots], device)
-    return replace(whole, lengths=torch.tensor([len(slot.job.tokens) for slot in slots], device=device))
+    tokens = pad_sequence([slot.text() for slot in slots], True, NONE, "left").to(device)
+    lengths = torch.tensor([len(slot.job.tokens) for slot in slots], device=device)
+    return Written(tokens, lengths, torch.arange(len(slots), device=device))
 
 
 def _picked(logits: Tensor, rows: list[int]) -> Tensor:

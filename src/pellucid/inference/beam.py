@@ -42,6 +42,9 @@ class Wu:
 
     alpha: float = 0.6
 
+    def __post_init__(self) -> None:
+        _check_power(self.alpha)
+
     def __call__(self, length: int) -> float:
         """What the log-probability of a text of this length, its end counted, is divided by."""
         return float(((5 + length) / 6) ** self.alpha)
@@ -53,9 +56,16 @@ class Power:
 
     alpha: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_power(self.alpha)
+
     def __call__(self, length: int) -> float:
         """What the log-probability of a text of this length, its end counted, is divided by."""
         return float(length**self.alpha)
+
+
+def _check_power(alpha: float) -> None:
+    check(abs(alpha) <= 10, "length penalty", alpha, "from -10 to 10")  # nan is in no range
 
 
 LengthPenalty = Wu | Power
@@ -148,8 +158,10 @@ class Search:
         self.texts: list[Text] = [()]
         self.totals: list[float] = [0.0]
         self.found: list[Hypothesis] = []
-        self.is_over = False
-        self.kindest = max(self.divisor(length) for length in (1, longest))
+        self.is_over = longest < 1
+        if self.is_over:
+            self.found.append(Hypothesis((), 0.0))
+        self.kindest = max(self.divisor(length) for length in (1, max(longest, 1)))
 
     def divisor(self, length: int) -> float:
         """What the log-probability of so many new tokens is divided by."""
@@ -170,8 +182,8 @@ class Search:
             if total == -math.inf:
                 continue
             text, fate, becomes = (*self.texts[beam], token), "dropped", None
-            ends = token in self.beams.ends
-            if ends or (self.stops is not None and self.stops(text)):
+            ends, counts = token in self.beams.ends, place < width or len(kept) < width
+            if ends or (counts and self.stops is not None and self.stops(text)):
                 # As in a search that takes the best W candidates: an end ranked below them does not count.
                 if place < width:
                     fate = "finished"
@@ -183,6 +195,17 @@ class Search:
         self._file(finished, length)
         self._go_on(kept, length)
         return judged
+
+    def lacks(self, values: Sequence[float], origins: Sequence[int], tokens: Sequence[int]) -> bool:
+        """Whether more candidates are to be looked at: a stop may end a text at any token, and so many of these."""
+        if self.stops is None or self.is_over or values[-1] == -math.inf:
+            return False
+        going = 0
+        for beam, token in zip(origins, tokens, strict=True):
+            going += token not in self.beams.ends and not self.stops((*self.texts[beam], token))
+            if going == self.beams.width:
+                return False
+        return True
 
     def steps(self, judged: Sequence[Candidate]) -> tuple[list[int], list[int]]:
         """The beams to go on from and the tokens to feed them, one for every beam, in use or not."""
@@ -243,6 +266,19 @@ def likeliest(
     everything = (totals.flatten()[:, None] + scores.gather(1, tokens)).view(totals.size(0), -1)
     values, places = everything.topk(min(count, everything.size(1)), dim=1)
     return values, places // each, tokens.view(totals.size(0), -1).gather(1, places)
+
+
+def candidates(
+    searches: Sequence[Search], totals: Float[Tensor, "B W"], scores: Float[Tensor, "R V"]
+) -> list[tuple[list[float], list[int], list[int]]]:
+    """What :meth:`Search.take` takes of each, as many as all need."""
+    count = max(search.beams.candidates for search in searches)
+    while True:
+        rows = list(zip(*(part.tolist() for part in likeliest(totals, scores, count)), strict=True))
+        lacking = any(search.lacks(*row) for search, row in zip(searches, rows, strict=True))
+        if not lacking or count >= scores.numel():
+            return rows
+        count *= 2
 
 
 def beam_search(
@@ -323,14 +359,14 @@ def run(
     while here:
         scores = apply(rules, logits.float().log_softmax(dim=-1), text)
         totals = torch.tensor([search.totals for _, search in here], dtype=scores.dtype, device=scores.device)
-        found = likeliest(totals, scores, max(search.beams.candidates for _, search in here))
+        found = candidates([search for _, search in here], totals, scores)
         stay: list[tuple[int, Search]] = []
         rows: list[int] = []
         tokens: list[int] = []
-        for place, ((row, search), *candidates) in enumerate(
-            zip(here, *(part.tolist() for part in found), strict=True)
-        ):
-            judged = search.take(*candidates)
+        for place, ((row, search), own) in enumerate(zip(here, found, strict=True)):
+            if search.is_over:  # it may write nothing
+                continue
+            judged = search.take(*own)
             if observer is not None:
                 observer(row, int(text.lengths[place * beams]) + 1, judged)
             if not search.is_over:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pellucid.config.model import stacks
 from pellucid.inference.likelihood import Likelihood, likelihoods
-from pellucid.inference.rules import Written
+from pellucid.inference.rules import Written, check
 from pellucid.inference.sampling import GREEDY, Sampling
 from pellucid.inference.writer import LEAVING, Writer
 from pellucid.models.decoder import Decoder
@@ -61,6 +61,7 @@ class State:
 
     def select(self, rows: Int[Tensor, " R"]) -> None:
         """Goes on with these rows, in this order."""
+        self.model.mark_rows(rows, self.cache.lengths.size(0))
         self.cache.select(rows)
         self.encoded = None if self.encoded is None else self.encoded.select(rows)
 
@@ -147,10 +148,11 @@ def rooms(model: WritingModel, prompt: Prompt, wanted: Lengths) -> list[int]:
     """The same for each row; positions are counted as those of the longest prompt.
 
     Raises:
-        UserError: as :func:`room`.
+        UserError: as :func:`room`, and for fewer than none.
     """
     count = prompt.tokens.size(0)
     each = [wanted] * count if isinstance(wanted, int) else list(wanted)
+    check(min(each, default=0) >= 0, "max_new_tokens", min(each, default=0), "0 or more")
     longest = room(model, prompt, max(each, default=0))
     return [min(own, longest) for own in each]
 
@@ -195,6 +197,7 @@ class Generation:
     accepted: int = 0
 
 
+@torch.inference_mode()  # a generator enters it when it goes on and leaves it when it yields: its caller is as before
 def steps(
     model: WritingModel,
     prompt: Prompt,
@@ -205,7 +208,7 @@ def steps(
     stops: Sequence[Stops] | None = None,
     writer: Writer | None = None,
 ) -> Generator[Step, None, None]:
-    """Writes a token per row at a time until all rows have ended. Runs without gradients, in evaluation mode.
+    """Writes a token per row at a time. Without gradients and in evaluation mode; both are as before between tokens.
 
     Args:
         stops: of each row, whether it ends with its last token, besides by ``ends``.
@@ -216,28 +219,32 @@ def steps(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            logits, state = prefill(model, prompt, longest) if writer is None else begin(writer, prompt)
-            choose = sampling.chooser(logits.device)
-            choose.follow(model, "sampling")
-            written = Written.after(prompt.tokens, prompt.keep)
-            rows = [Row(tuple(ends), stops[row] if stops else None, limit) for row, limit in enumerate(limits)]
-            here = list(range(len(rows)))
-            # Draws of all rows come from one generator, in their order: there, rows stay where they are.
-            leave = writer is not None and sampling.seed is None
-            for _ in range(longest):
-                tokens = choose(logits, written)
-                written = written.add(tokens)
-                stuck = [False] * len(here) if choose.stuck is None else choose.stuck.tolist()
-                yield _added(rows, here, tokens.tolist(), stuck, logits)
-                stay = [place for place, row in enumerate(here) if not rows[row].is_over]
-                if not stay:
-                    return
-                if leave and len(stay) <= (1 - LEAVING) * len(here):
-                    places = torch.tensor(stay, device=tokens.device)
-                    state.select(places)
-                    here, tokens, written = [here[place] for place in stay], tokens[places], written.select(places)
-                logits = step(state, tokens)
+        logits, state = prefill(model, prompt, longest) if writer is None else begin(writer, prompt)
+        choose = sampling.chooser(logits.device)
+        choose.follow(model, "sampling")
+        written = Written.after(prompt.tokens, prompt.keep)
+        rows = [Row(tuple(ends), stops[row] if stops else None, limit, limit < 1) for row, limit in enumerate(limits)]
+        here = list(range(len(rows)))
+        # Draws of all rows come from one generator, in their order: there, rows stay where they are.
+        leave = writer is not None and sampling.seed is None
+        for _ in range(longest):
+            tokens = choose(logits, written)
+            written = written.add(tokens)
+            stuck = [False] * len(here) if choose.stuck is None else choose.stuck.tolist()
+            added = _added(rows, here, tokens.tolist(), stuck, logits)
+            if was_training:  # whoever reads has the model as it was
+                model.train()
+            yield added
+            if was_training := model.training:
+                model.eval()
+            stay = [place for place, row in enumerate(here) if not rows[row].is_over]
+            if not stay:
+                return
+            if leave and len(stay) <= (1 - LEAVING) * len(here):
+                places = torch.tensor(stay, device=tokens.device)
+                state.select(places)
+                here, tokens, written = [here[place] for place in stay], tokens[places], written.select(places)
+            logits = step(state, tokens)
     finally:
         model.mark_step(None)
         model.train(was_training)

@@ -8,7 +8,7 @@ Shapes: N tokens of all texts, B texts, D d_model, C labels, G gaps, V vocabular
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -17,11 +17,12 @@ from tokenizers import Encoding
 from torch import Tensor
 
 from pellucid.config import model as config
-from pellucid.data.tokenizers import Tokenizer
+from pellucid.data.tokenizers import Tokenizer, check_whole
 from pellucid.errors import UserError
 from pellucid.inference.batches import expect
 from pellucid.inference.reader import Flat, Padded, Reader
 from pellucid.inference.reading import GAP, gapped
+from pellucid.inference.rules import check
 from pellucid.inference.tagging import Span, words_of
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.encoder import Encoder
@@ -129,7 +130,9 @@ class EncoderTasks:
         head, settings = self.model.head, self.model.config.head
         assert isinstance(head, TokenClassificationHead)  # expect has checked both
         assert isinstance(settings, config.TokenClassification)
-        cut = [self.tokenizer.raw.encode(text, add_special_tokens=False) for text in texts]
+        for text in texts:
+            check_whole(text)
+        cut = self.tokenizer.raw.encode_batch(list(texts), add_special_tokens=False)
         rows = [self.tokenizer.text(encoding.ids) for encoding in cut]
         around = len(self.tokenizer.text([]))
         for text, encoding, row in zip(texts, cut, rows, strict=True):
@@ -163,6 +166,7 @@ class EncoderTasks:
             UserError: for a text without a gap, or a model without a masked-language head.
         """
         expect(self.loaded, Encoder, "fill", "an encoder with a masked-language head", config.MaskedLanguage)
+        check(top > 0, "top", top, "1 or more")
         for text in texts:
             if GAP not in text:
                 raise UserError("fill", f"0 gaps in {text!r}", f"one {GAP} or more", f'try "the {GAP} statement"')
@@ -204,7 +208,8 @@ class EncoderTasks:
     def _framed(self, texts: Sequence[str | Pair]) -> tuple[list[list[int]], list[list[int]] | None]:
         """Tokens, and their types where there are pairs and the model has types."""
         longest = self.model.max_length
-        both = [paired(self.tokenizer, *text, longest) if isinstance(text, tuple) else None for text in texts]
+        pairs = [None if isinstance(text, str) else _pair_of(text) for text in texts]
+        both = [None if pair is None else paired(self.tokenizer, *pair, longest) for pair in pairs]
         singles = [text for text in texts if isinstance(text, str)]
         alone = iter([self.tokenizer.text(ids) for ids in self.tokenizer.encode_batch(singles)])
         rows = [next(alone) if pair is None else pair[0] for pair in both]
@@ -224,6 +229,7 @@ class EncoderTasks:
         with torch.inference_mode():
             for now in in_budget([len(row) for row in rows], self.budget):
                 flat = self.read([rows[i] for i in now], None if types is None else [types[i] for i in now])
+                flat = replace(flat, states=flat.states.to(self.model.dtype))  # an engine's are always float32
                 results.update(zip(now, finish(flat, now), strict=True))
         return [results[i] for i in range(len(rows))]
 
@@ -232,6 +238,17 @@ class EncoderTasks:
         head = self.model.config.head
         assert isinstance(head, config.Classification)  # expect has checked it
         return head
+
+
+def _pair_of(given: Sequence[str]) -> Pair:
+    """Two texts, however they were put together.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if not isinstance(given, Sequence) or [type(text) for text in given] != [str, str]:
+        raise UserError("texts", f"found {given!r:.60}", "a text, or a pair of texts")
+    return given[0], given[1]
 
 
 def labelled(scores: Float[Tensor, "B C"], labels: Sequence[str]) -> list[Label]:
@@ -273,9 +290,13 @@ def paired(tokenizer: Tokenizer, first: str, second: str, longest: int | None = 
     text of its own, and the second follows up to an end of its own, as in BERT (Devlin et al. 2019, §3).
     """
     raw = tokenizer.raw
+    check_whole(first)
+    check_whole(second)
     a, b = (raw.encode(text, add_special_tokens=False) for text in (first, second))
     empty = tokenizer.text([])
-    knows = raw.encode(first).ids == tokenizer.text(a.ids) and raw.num_special_tokens_to_add(True) > 0
+    before = tokenizer.conventions.before if tokenizer.conventions else (tokenizer.require("bos"),)
+    alone = [*before, *a.ids, *empty[len(before) :]]
+    knows = raw.post_process(a, None, True).ids == alone and raw.num_special_tokens_to_add(True) > 0
     after = tokenizer.conventions.after if tokenizer.conventions else (tokenizer.require("eos"),)
     extra = raw.num_special_tokens_to_add(True) if knows else len(empty) + len(after)
     limits = [n for n in (longest, tokenizer.conventions and tokenizer.conventions.longest) if n]

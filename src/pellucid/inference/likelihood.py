@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pellucid.inference.rules import check
+
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
@@ -25,6 +27,7 @@ AT_ONCE = 256
 
 def likelihoods(logits: Float[Tensor, "N V"], tokens: Sequence[int], top: int) -> list[Likelihood]:
     """Of each token by the scores of its place, with the ``top`` likeliest."""
+    check(top >= 0, "likeliest tokens", top, "0 or more")
     table = logits.float().log_softmax(dim=-1)
     own = table.gather(1, torch.tensor(list(tokens), device=table.device)[:, None])[:, 0].tolist()
     best = table.topk(min(top, table.size(-1)), dim=-1)

@@ -228,7 +228,7 @@ def classify(loaded: Loaded, inputs: Sequence[Any]) -> list[Label]:
     found: list[Label] = []
     with torch.inference_mode():
         for start in range(0, len(inputs), IMAGES_AT_ONCE):
-            scores = model(loaded.images(inputs[start : start + IMAGES_AT_ONCE]).to(model.device))
+            scores = model(loaded.images(inputs[start : start + IMAGES_AT_ONCE]).to(model.device, model.dtype))
             found += labelled(scores, head.labels)
     return found
 

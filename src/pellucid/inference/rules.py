@@ -11,6 +11,7 @@ Shapes: B rows, L tokens of the longest text, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,6 +174,10 @@ class LogitBias(Rule):
 
     biases: tuple[tuple[int, float], ...]
 
+    def __post_init__(self) -> None:
+        for _, bias in self.biases:
+            check(bias < math.inf, "logit_bias", bias, "a number, or -inf to bar a token; force a prefix for inf")
+
     @property
     def raises(self) -> bool:
         return any(bias > 0 for _, bias in self.biases)
@@ -198,7 +203,7 @@ class RepetitionPenalty(Rule):
     whole: bool = False
 
     def __post_init__(self) -> None:
-        check(self.theta > 0, "repetition_penalty", self.theta, "more than 0; 1 changes nothing")
+        check(0 < self.theta < math.inf, "repetition_penalty", self.theta, "more than 0 and finite; 1 changes nothing")
 
     def __call__(self, scores: Float[Tensor, "B V"], written: Written) -> Float[Tensor, "B V"]:
         seen = written.counts(scores.size(-1), whole=self.whole) > 0
@@ -214,6 +219,9 @@ class PresencePenalty(Rule):
     """Takes α from the score of every token that was written (as OpenAI defines it)."""
 
     alpha: float
+
+    def __post_init__(self) -> None:
+        check(math.isfinite(self.alpha), "presence_penalty", self.alpha, "a finite number")
 
     @property
     def raises(self) -> bool:
@@ -231,6 +239,9 @@ class FrequencyPenalty(Rule):
     """Takes α from the score of a token as often as it was written (as OpenAI defines it)."""
 
     alpha: float
+
+    def __post_init__(self) -> None:
+        check(math.isfinite(self.alpha), "frequency_penalty", self.alpha, "a finite number")
 
     @property
     def raises(self) -> bool:

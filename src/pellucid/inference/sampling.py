@@ -5,6 +5,7 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,12 @@ class Temperature:
     value: float
 
     def __post_init__(self) -> None:
-        check(self.value > 0, "temperature", self.value, "more than 0; for the likeliest token leave sampling out")
+        check(
+            0 < self.value < math.inf,
+            "temperature",
+            self.value,
+            "more than 0 and finite; for the likeliest token leave sampling out",
+        )
 
     def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """The scores, rescaled."""

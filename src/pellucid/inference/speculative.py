@@ -19,7 +19,7 @@ from torch import Tensor
 from pellucid.inference.decode import Generation, Reason, Row, Stops
 from pellucid.inference.guesses import Choice, Guesser, Guessing
 from pellucid.inference.likelihood import Likelihood, likelihoods
-from pellucid.inference.rules import impossible
+from pellucid.inference.rules import check, impossible
 from pellucid.inference.sampling import GREEDY, Sampling, drawn
 from pellucid.inference.writer import Ids, Writer
 from pellucid.nn.positions import check_length
@@ -136,6 +136,7 @@ def speculative_stream(
     Raises:
         UserError: for a prompt beyond the writer's positions, or a draft of another vocabulary.
     """
+    check(max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "0 or more")
     for prompt in prompts:
         check_length(len(prompt), writer.limit, "prompt")
     if not prompts or max_new_tokens < 1:

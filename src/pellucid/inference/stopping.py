@@ -52,7 +52,9 @@ class Stop:
         reach = max((len(string.encode()) for string in self.stops.strings), default=0)
         told = [token for token in text[-4 * reach - 8 :] if token not in self.tokenizer.special_ids]
         new = told[-reach - 1 :]
-        lead = [*self.before, *text][: len(self.before) + len(text) - len(told)] + told[: len(told) - len(new)]
+        near = text[-4 * reach - 12 :]
+        near = [*self.before[-4:], *near] if len(near) == len(text) else [*near]
+        lead = near[: len(near) - len(told)] + told[: len(told) - len(new)]
         return self.stops.find(self.tokenizer.continuation(lead[-4:], new)) is not None
 
 

@@ -151,7 +151,7 @@ def transcribe(
     reader = loaded.sounds or SoundReader(model.config.source.mels, sound_frames(model.config.encoder))
     wave = torch.as_tensor(sound, dtype=torch.float32)
     if language is None and marks.languages:
-        language = _spoken(model, reader([wave]).to(model.device), marks)
+        language = _spoken(model, reader([wave]).to(model.device, model.dtype), marks)
     timed = timed and model.config.target.vocab_size > marks.first_time  # one that knows no times is not asked for any
     prompt = marks.prompt(language, task, timed)
     listener = _Listener(model, marks, prompt, timed, max_new_tokens)
@@ -160,7 +160,7 @@ def transcribe(
     begin = 0
     while begin == 0 or begin < wave.numel():
         window = wave[begin : begin + reader.samples]
-        tokens = listener.hear(reader([window]).to(model.device))
+        tokens = listener.hear(reader([window]).to(model.device, model.dtype))
         if timed:
             found, ticks = _segments(tokens, marks, tokenizer, begin / RATE, window.numel() / RATE)
             segments += found

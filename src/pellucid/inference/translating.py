@@ -136,7 +136,8 @@ class _Translating:
         source, keep = padded([row[0] for row in rows], self.tokenizer.require("pad"), model.device)
         start = torch.tensor([[*target.start, *target.forced]], device=model.device).expand(len(rows), -1)
         prompt = Prompt(start, source=source, source_keep=keep)
-        longest = self.max_new_tokens or [len(row[0]) + 50 for row in rows]
+        own = self.max_new_tokens
+        longest = [len(row[0]) + 50 for row in rows] if own is None else own
         rules = (*self.rules, *barred(target), *self._prefixed([tuple(row[1]) for row in rows]))
         stops = [Stop(target, StopStrings(self.stop)) for _ in rows] if self.stop else None
         if search.beams == 1:

@@ -68,3 +68,8 @@ class EncoderDecoder(Tapped):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.decoder.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which they are held."""
+        return self.decoder.dtype

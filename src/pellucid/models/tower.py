@@ -152,6 +152,11 @@ class Tower(Tapped):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which they are held."""
+        return next(self.parameters()).dtype
+
 
 class CrossTower(Tower):
     """A causal tower whose layers also read what an encoder wrote."""

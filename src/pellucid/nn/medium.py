@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 
 import torch
 
@@ -17,15 +18,37 @@ EXACT = 1e-5
 """Relative error of a product that still counts as float32; bfloat16 makes about 3e-3."""
 
 
+class _Users:
+    """Whoever wants "medium": the setting is the process's, so of several threads the last restores it."""
+
+    def __init__(self) -> None:
+        self.lock, self.count, self.before = Lock(), 0, "highest"
+
+    def enter(self) -> None:
+        with self.lock:
+            if self.count == 0:
+                self.before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("medium")
+            self.count += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.count -= 1
+            if self.count == 0:
+                torch.set_float32_matmul_precision(self.before)
+
+
+_users = _Users()
+
+
 @contextmanager
 def medium_products() -> Iterator[None]:
-    """Products of float32 as "medium" has them; as before afterwards."""
-    before = torch.get_float32_matmul_precision()
+    """Products of float32 as "medium" has them; as before when all who wanted them have left."""
+    _users.enter()
     try:
-        torch.set_float32_matmul_precision("medium")
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        _users.leave()
 
 
 @contextmanager
