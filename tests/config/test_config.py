@@ -130,6 +130,19 @@ def test_overrides():
         with_overrides(plain(), ["stack.dropout"])
 
 
+def test_none_is_the_choice_of_that_kind_or_no_entries_or_the_default():
+    def changed(*overrides):
+        return from_dict(config.Model, with_overrides(plain(), list(overrides)))
+
+    for path in ("stack.positions", "stack.positions.kind"):
+        assert changed(f"{path}=none").stack.positions == parts.NoPositions()
+    assert changed("tie=none").tie == ()
+    assert changed("stack.attention.scale=none").stack.attention.scale is None
+    assert changed("stack.placement=none").stack.placement == "post"
+    with pytest.raises(ConfigError, match=r'num_layer: no such setting\. Did you mean "stack\.num_layers"\?'):
+        changed("num_layer=none")
+
+
 @pytest.mark.parametrize(
     "text", ["[model", "model = 3", "seed = " + "9" * 5000, "x = " + "[" * 5000, "model = { kind = [] }"],
     ids=["torn", "number", "thousands of digits", "nested", "a kind that is a list"],

@@ -51,11 +51,19 @@ def test_nothing_held_out_is_refused(write):
 
 
 def test_large_files_are_split_at_a_line_and_read_in_pieces(write, monkeypatch):
-    monkeypatch.setattr("pellucid.data.files.memory", lambda: 100)
+    monkeypatch.setattr("pellucid.data.files.LARGE", 100)
     text = "".join(f"line {i}\n" for i in range(20))
     corpus = load_corpus(run.TextFiles(train=(write("a.txt", text),)))
     assert all(isinstance(document, LargeFile) for document in (*corpus.train, *corpus.validation))
     assert "".join(corpus.training_texts()) + "".join(corpus.validation[0]) == text
+
+
+def test_the_split_of_a_text_is_the_same_on_every_machine(write, monkeypatch):
+    data = run.TextFiles(train=(write("a.txt", "".join(f"line {i}\n" for i in range(20))),))
+    here = load_corpus(data)
+    monkeypatch.setattr("os.sysconf", lambda name: 1, raising=False)  # a page of memory, of one byte
+    there = load_corpus(data)
+    assert (there.train, there.validation, there.fingerprint) == (here.train, here.validation, here.fingerprint)
 
 
 # ---- pairs -------------------------------------------------------------------------------------
@@ -161,14 +169,23 @@ def test_holding_out_takes_no_label_from_training(write):
         ("a.jsonl", "[" * 100_000 + "\n", r"a\.jsonl, line 1: not read"),
         ("a.jsonl", '{"text": "a", "lable": "b"}\n', r'line 1: no "label"; expected .* Its keys are text, lable'),
         ("a.jsonl", "[1, 2]\n", r"line 1: found list"),
-        ("a.jsonl", '{"text": "\\ud83d", "label": "b"}\n', r'line 1: "text" is "\\ud83d"; expected whole characters'),
-        ("a.jsonl", '{"text": " ", "label": "b"}\n', r'line 1: "text" is " "; expected whole characters, not only'),
+        ("a.jsonl", '{"text": "\\ud83d", "label": "b"}\n', r"line 1, \"text\": half of a character, '\\ud83d'"),
+        ("a.jsonl", '{"text": " ", "label": "b"}\n', r'line 1: "text" is " "; expected more than spaces'),
         ("a.jsonl", '{"text": "a", "label": ""}\n', r'line 1: "label" is ""'),
+        ("a.tsv", "label\ttext\ngood\tfine\n", r"a\.tsv, line 1: a header; expected label<TAB>text .*Delete it"),
+        ("a.tsv", "Text\tLabel\r\nfine\tgood\r\n", r"a\.tsv, line 1: a header; expected label<TAB>text"),
     ],
 )
 def test_a_broken_line_is_told_by_its_number(write, name, text, message):
     with pytest.raises(DataError, match=message):
         load_corpus(run.LabelledFiles(train=write(name, text)))
+
+
+def test_texts_where_labels_should_be_are_told(write):
+    rows = "".join(f"text {i}\t{'ab'[i % 2]}\n" for i in range(1000))
+    with pytest.raises(DataError, match=r"no label has a text to spare.*label<TAB>text.*validation file") as told:
+        load_corpus(run.LabelledFiles(train=write("a.tsv", rows)))
+    assert "at least" not in str(told.value)
 
 
 def test_a_label_unknown_to_training_is_named_with_the_nearest(write):
@@ -257,6 +274,9 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         load_corpus(run.NamedData(name="multi30"))
     with pytest.raises(DataError, match=r"data\.reverse: dates has one direction only"):
         load_corpus(run.NamedData(name="dates", reverse=True))
+    for name in corpora.BUILT_IN:
+        with pytest.raises(DataError, match=rf"data\.mirror: {name} comes with pellucid; expected none"):
+            load_corpus(run.NamedData(name=name, mirror="data"))
 
 
 def test_the_texts_a_tokenizer_learns_from_can_be_read_twice():

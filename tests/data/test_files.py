@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 
 from pellucid.data import files
@@ -33,6 +35,22 @@ def test_a_wrong_encoding_is_told_by_line_and_byte(tmp_path):
         read_text(tmp_path / "latin.txt")
 
 
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        ("naïve\n".encode("utf-16"), r"iconv -f UTF-16 -t UTF-8 a\.txt"),
+        (b"\xfe\xff" + "naïve\n".encode("utf-16-be"), r"iconv -f UTF-16 -t UTF-8 a\.txt"),
+        (gzip.compress(b"naive\n"), "compressed: unpack it first"),
+        (b"PK\x03\x04\x14\x00\xff", "compressed: unpack it first"),
+    ],
+    ids=["UTF-16", "UTF-16, big end first", "gzip", "zip"],
+)
+def test_what_a_file_is_instead_is_told_by_how_it_begins(tmp_path, data, hint):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(DataError, match=f"is not UTF-8; .*{hint}"):
+        read_text(tmp_path / "a.txt")
+
+
 def test_lines_end_at_newlines_only(tmp_path):
     (tmp_path / "lines.txt").write_bytes("\ufeffone\x85\u2028still one\r\ntwo\n".encode())
     assert read_lines(tmp_path / "lines.txt") == ["one\x85\u2028still one", "two"]
@@ -52,7 +70,7 @@ def test_a_large_file_is_the_same_text_in_pieces(tmp_path, monkeypatch, share):
 def test_what_the_tokenizer_would_need_too_much_memory_for_is_read_in_pieces(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("text " * 100)
     assert read_document(tmp_path / "text.txt") == "text " * 100
-    monkeypatch.setattr(files, "memory", lambda: 1000)
+    monkeypatch.setattr(files, "LARGE", 500)
     document = read_document(tmp_path / "text.txt")
     assert isinstance(document, LargeFile)
     assert "".join(pieces(document)) == "text " * 100

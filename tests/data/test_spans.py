@@ -69,8 +69,10 @@ def test_sentinels_are_tokens_of_no_text(tokenizer):
     again = tokenizer.with_sentinels(4)
     assert again.sentinels == tokenizer.sentinels
     assert again.vocab_size == tokenizer.vocab_size
-    with pytest.raises(DataError, match=r"4 tokens that stand for spans.*expected 9"):
+    with pytest.raises(DataError, match=r"4 tokens that stand for spans.*expected 9\. Lower objective"):
         tokenizer.require_sentinels(9)
+    with pytest.raises(DataError, match=r"0 tokens that stand for spans.*expected 9\..*give --source and --target"):
+        Tokenizer.train(run.Bytes(), []).require_sentinels(9)
 
 
 def test_batches_read_what_is_left_and_ask_for_what_is_gone(tokenizer):

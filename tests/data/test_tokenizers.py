@@ -82,6 +82,14 @@ def test_vocabularies_keep_to_their_size():
     assert trained(run.WordPiece(vocab_size=300)).vocab_size <= 300
 
 
+def test_characters_without_room_are_spelled_in_bytes():
+    common = "".join(map(chr, range(33, 127)))
+    for rare in ("", "".join(map(chr, range(0x4E00, 0x4E00 + 500))), "]^\\-[&\x00\U0001f600"):
+        tokenizer = Tokenizer.train(run.Unigram(vocab_size=300), [common, *common, rare])
+        assert tokenizer.vocab_size <= 300
+        assert tokenizer.decode(tokenizer.encode(rare + common)) == rare + common
+
+
 def test_known_characters_come_back_and_others_are_unknown():
     tokenizer = trained(run.Characters())
     for text in TEXTS[:3]:

@@ -123,6 +123,13 @@ def test_documents_kept_apart_restart_and_ask_nothing_across():
     assert batch.labels[0].tolist() == expected[:-1]
 
 
+def test_one_document_is_kept_apart_from_nothing():
+    apart = run.Causal(length=16, separate_documents=True)
+    with pytest.raises(DataError, match=r"objective\.separate_documents: one document; expected two or more"):
+        read([TEXT], apart, training=True)
+    assert read([TEXT], apart)  # of two, one may be held out
+
+
 def test_a_text_too_short_for_a_window_is_refused():
     with pytest.raises(DataError, match=r"objective\.length: 5 tokens of training text; expected at least 17"):
         read(["short"], run.Causal(length=16), training=True)

@@ -11,11 +11,11 @@ from test_resume import session
 
 from pellucid.config.defaults import continued_run
 from pellucid.config.optimisation import CheckpointAverage
-from pellucid.config.run import LabelledFiles
+from pellucid.config.run import Conventions, LabelledFiles, TokenizerFile
 from pellucid.config.start import LoRA, Pretrained
 from pellucid.data.corpus import Corpus, Labelled
 from pellucid.errors import CheckpointError, ConfigError, DataError, UserError
-from pellucid.models.checkpoint import load_run
+from pellucid.models.checkpoint import load_description, load_run, save_description
 from pellucid.models.load import describe
 from pellucid.nn.lora import adapt, merged_weights
 from pellucid.training.fit import _batches, fit
@@ -141,6 +141,18 @@ def test_a_replaced_run_leaves_nothing_behind(runs, tmp_path):
     assert not (tmp_path / "adapter").exists()
     assert not (tmp_path / "snapshots").exists()
     assert not (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_stands_around_texts_is_trained_with_as_it_will_be_read(tmp_path, family):
+    begun = session(family)
+    begun.tokenizer.save(tmp_path / "tokenizer.json")
+    said = Conventions(pad=3, mask=4, before=(2,), after=(3,), start=(2,), ends=(3,))
+    tokenizer = TokenizerFile(path=str(tmp_path / "tokenizer.json"))
+    again = prepare(replace(begun.run, tokenizer=tokenizer, conventions=said), corpus=begun.corpus)
+    assert again.tokenizer.conventions == said
+    save_description(tmp_path, again.tokenizer, again.run)
+    assert load_description(tmp_path)[1].fingerprint == again.tokenizer.fingerprint
 
 
 def test_data_of_another_kind_is_refused_before_anything_is_built():

@@ -90,17 +90,29 @@ def _dataclass(options: list[Any], value: Any, where: str) -> Any:
     for name in value:
         if name != "kind" and name not in known:
             raise ConfigError(_dotted(where, name), "no such setting", hint=_nearest_setting(name, cls))
-    for name, f in known.items():
-        if name not in value and _required(f):
-            raise ConfigError(_dotted(where, name), "missing", f"a value, since {kind_of(cls)} has no default for it")
     hints = field_types(cls)
-    arguments = {name: from_dict(hints[name], value[name], _dotted(where, name)) for name in known if name in value}
+    told = {name: _nothing(hints[name]) if value[name] is None else value[name] for name in known if name in value}
+    told = {name: setting for name, setting in told.items() if setting is not None}
+    for name, f in known.items():
+        if name not in told and _required(f):
+            raise ConfigError(_dotted(where, name), "missing", f"a value, since {kind_of(cls)} has no default for it")
+    arguments = {name: from_dict(hints[name], setting, _dotted(where, name)) for name, setting in told.items()}
     try:
         return cls(**arguments)
     except ConfigError as error:  # a check knows its own field, the path above it is known here
         if error.where.split(".")[0] in known:
             raise ConfigError(_dotted(where, error.where), error.found, error.expected, error.hint) from None
         raise
+
+
+def _nothing(hint: Any) -> Any:
+    """What ``none`` says of a setting: the choice of that kind, an empty list, or ``None``, which leaves it out."""
+    options = _members(hint)
+    if type(None) in options:
+        return None
+    if any(getattr(option, "kind", None) == "none" for option in options):
+        return "none"
+    return [] if get_origin(options[0]) is tuple else None
 
 
 def _nearest_setting(name: str, cls: type) -> str:
@@ -172,7 +184,8 @@ def with_overrides(plain: Plain, overrides: list[str]) -> Plain:
     """Applies ``a.b.c=value`` settings, as given on a command line, to a config in plain form.
 
     A value is read as TOML (``3``, ``0.1``, ``true``, ``[1, 2]``, ``"text"``) and otherwise taken as text; ``none``
-    removes the key. A new ``kind`` drops the settings of the old one, and none that is given beside it.
+    is the choice of that kind, no entries of a list, or the default. A new ``kind`` drops the settings of the old one,
+    and none that is given beside it.
     """
     result: Plain = _copy(plain)
     for override in sorted(overrides, key=_depth):  # a table before what is in it, whatever their order
@@ -187,13 +200,11 @@ def with_overrides(plain: Plain, overrides: list[str]) -> Plain:
                 child = table[parent] = {"kind": child} if isinstance(child, str) else {}
             table = child
         value = _read_value(text)
-        if value is None:
-            table.pop(name, None)
-        elif name == "kind" and table.get("kind") not in (None, value):
+        if name == "kind" and value is None:
+            value = "none"  # a name like any other
+        if name == "kind" and table.get("kind") not in (None, value):
             table.clear()
-            table["kind"] = value
-        else:
-            table[name] = value
+        table[name] = value
     return result
 
 

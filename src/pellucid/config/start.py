@@ -41,7 +41,8 @@ class Pretrained:
     Attributes:
         path: the run folder.
         freeze: patterns of parameter names that are not trained, such as ``embedding.*`` or ``blocks.[01].*``.
-        lora: trains low-rank terms and the head; everything else is frozen.
+        lora: trains low-rank terms and the head, except for a table that it shares with the embedding; everything else
+            is frozen.
     """
 
     path: str

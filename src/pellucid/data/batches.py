@@ -38,11 +38,14 @@ def training_batches(
         labels: for :class:`Classify`, in the order of the classes.
 
     Raises:
-        DataError: for examples of the wrong kind, a text too short for one window, a label not in ``labels``.
+        DataError: for examples of the wrong kind, a text too short for one window, one document to be kept apart from
+            others, a label not in ``labels``.
     """
     fitting = checked(examples, objective)
     assert not isinstance(objective, run.NoObjective)  # has been refused
     match objective:
+        case run.Causal(separate_documents=True) if len(fitting) == 1:
+            raise DataError("objective.separate_documents", "one document", "two or more", "set it to false")
         case run.Causal() | run.Masked() | run.SpanCorruption():
             rows = max(1, batch_tokens // objective.length)
             return TrainingWindows(token_stream(fitting, tokenizer), task(objective, tokenizer), rows, seed)

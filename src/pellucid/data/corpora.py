@@ -19,6 +19,7 @@ from pellucid.data.hub import hub_examples
 from pellucid.data.python_docs import load_python_docs
 from pellucid.data.reversal import load_reversal
 from pellucid.data.terms import load_languages, load_terms
+from pellucid.data.tokenizers import check_whole
 from pellucid.errors import DataError, nearest
 
 BUILT_IN: Mapping[str, str] = {
@@ -141,15 +142,21 @@ def _labelled(data: run.LabelledFiles) -> Corpus:
     if data.validation is not None:
         train, validation = examples, _read_labelled(data.validation)
     else:
-        train, validation = _hold_out(examples, _repeated(examples), data.held_out, "examples")
+        repeated = _repeated(examples)
+        if not repeated:
+            hint = "is it label<TAB>text? If so, name a validation file"
+            raise DataError(data.train, "no label has a text to spare", "labels of several, to hold some out", hint)
+        train, validation = _hold_out(examples, repeated, data.held_out, "examples")
     labels = _labels(train, validation, data.validation or data.train)
     return Corpus(kind="labelled", train=train, validation=validation, labels=labels, notes={"files": [data.train]})
 
 
 def _read_labelled(path: str) -> list[Labelled]:
     read = _from_json if Path(path).suffix in (".jsonl", ".json") else _from_tsv
-    lines = enumerate(read_lines(path), 1)
-    examples = [read(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+    lines = read_lines(path)
+    if sorted(part.strip().casefold() for part in lines[0].split("\t")) == ["label", "text"]:
+        raise DataError(f"{path}, line 1", "a header", "label<TAB>text from the first line on", "delete it")
+    examples = [read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not examples:
         raise DataError(path, "every line is blank", "a text and its label on each")
     return examples
@@ -181,8 +188,9 @@ def _from_json(line: str, where: str) -> Labelled:
             raise DataError(where, f'no "{key}"', expected, f"its keys are {', '.join(entry) or 'none'}")
         if entry[key] is None or isinstance(entry[key], dict | list):
             raise DataError(where, f'"{key}" is {json.dumps(entry[key])[:60]}', "a string or a number")
-        if not (said := str(entry[key])).strip() or any("\ud800" <= sign <= "\udfff" for sign in said):
-            raise DataError(where, f'"{key}" is {json.dumps(said)[:60]}', "whole characters, not only spaces")
+        if not (said := str(entry[key])).strip():
+            raise DataError(where, f'"{key}" is {json.dumps(said)[:60]}', "more than spaces")
+        check_whole(said, f'{where}, "{key}"')
     return Labelled(str(entry["text"]), str(entry["label"]))
 
 
@@ -257,6 +265,8 @@ def _hub(data: run.HubDataset) -> Corpus:
 def _named(data: run.NamedData) -> Corpus:
     if data.name in BUILT_IN and data.reverse:
         raise DataError("data.reverse", f"{data.name} has one direction only", "false")
+    if data.name in BUILT_IN and data.mirror is not None:
+        raise DataError("data.mirror", f"{data.name} comes with pellucid", "none", "leave --mirror out")
     match data.name:
         case "dates":
             return load_dates()

@@ -11,6 +11,7 @@ from pathlib import Path
 from pellucid.errors import DataError
 
 CHUNK = 1 << 20
+LARGE = 16 << 20  # bytes from which on a text is read in pieces: the same on every machine, since it decides the split
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,11 @@ def pieces(document: Document) -> Iterable[str]:
 def read_document(path: str | Path) -> Document:
     """A text file as a string, or as a :class:`LargeFile` where the tokenizer would not cut it in one piece.
 
-    That takes up to 170 bytes for each of a text, measured: a sixth of a machine's memory for a thousandth of it.
+    That takes up to 170 bytes for each of a text, measured: no more here than for the pieces that are cut together.
     """
     path = existing(path)
     size = path.stat().st_size
-    return read_text(path) if size < memory() // 1024 else LargeFile(path, 0, size)
-
-
-def memory() -> int:
-    """Bytes of memory of this machine; 4 GiB where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):
-        return 4 << 30
+    return read_text(path) if size < LARGE else LargeFile(path, 0, size)
 
 
 def read_text(path: str | Path) -> str:
@@ -101,9 +94,17 @@ def decoded(data: bytes, path: Path, before: int = 0) -> str:
     except UnicodeDecodeError as error:
         line = "" if before else f"line {data.count(bytes([10]), 0, error.start) + 1}, "
         where = f"{path}, {line}byte {before + error.start}"
-        hint = f"convert it, for instance with: iconv -f LATIN1 -t UTF-8 {path.name}"
-        raise DataError(where, f"found 0x{data[error.start]:02x}, which is not UTF-8", "text in UTF-8", hint) from None
+        found = f"found 0x{data[error.start]:02x}, which is not UTF-8"
+        raise DataError(where, found, "text in UTF-8", _as_utf8(data, path.name)) from None
     return (text if before else text.removeprefix("\ufeff")).replace("\r\n", "\n")
+
+
+def _as_utf8(data: bytes, name: str) -> str:
+    """What makes text in UTF-8 of a file, as its first bytes tell."""
+    if data.startswith((b"\x1f\x8b", b"PK\x03\x04")):  # gzip, zip
+        return "it is compressed: unpack it first"
+    encoding = "UTF-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "LATIN1"
+    return f"convert it, for instance with: iconv -f {encoding} -t UTF-8 {name}"
 
 
 def existing(path: str | Path) -> Path:

@@ -210,7 +210,9 @@ class Tokenizer:
         """
         if len(self.sentinels) < count:
             found = f"{len(self.sentinels)} tokens that stand for spans, {SENTINEL.format(0)} and so on"
-            raise DataError("tokenizer", found, f"{count}", "lower objective.length or objective.rate")
+            untaught = "this model was not trained on spans: give --source and --target"
+            hint = "lower objective.length or objective.rate" if self.sentinels else untaught
+            raise DataError("tokenizer", found, f"{count}", hint)
         return self.sentinels[:count]
 
     def encode(self, text: str) -> list[int]:

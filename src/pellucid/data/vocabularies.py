@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+
+# These characters must be pieces: else a text that spells out "<0x41>" would be taken for the byte.
+SPELLING = list("<0x123456789ABCDEF>")
 
 # A word takes the space before it along, so that text is put together again without rules. Digits do not, and stand in
 # runs of at most four: "2021" is then the same token at the start of a line, after a space and inside "2021-03-04".
@@ -73,12 +77,16 @@ def unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     words = pre_tokenizers.Split(Regex(WORDS), "isolated")
     draft = Tokenizer(models.Unigram())
     draft.pre_tokenizer = words
-    # These characters must be pieces: else a text that spells out "<0x41>" would be taken for the byte.
+    room = vocab_size - 256 - len(SPECIALS) - 1  # the trainer ends at a piece of several characters, or nowhere
+    if rare := _without_room(texts, room):
+        pattern = "".join(f"\\x{{{ord(character):X}}}" for character in rare)
+        left_out = pre_tokenizers.Split(Regex(f"[{pattern}]"), "removed")
+        draft.pre_tokenizer = pre_tokenizers.Sequence([words, left_out])
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size - 256,
         special_tokens=list(SPECIALS),
         unk_token="<unk>",
-        initial_alphabet=list("<0x123456789ABCDEF>"),
+        initial_alphabet=SPELLING,
         show_progress=False,
     )
     draft.train_from_iterator(texts, trainer)
@@ -90,6 +98,16 @@ def unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     raw.pre_tokenizer = words
     raw.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return _with_specials(raw)
+
+
+def _without_room(texts: Iterable[str], room: int) -> list[str]:
+    """The rarest characters, where there are more than so many; they will be spelled in bytes."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    for character in SPELLING:
+        counts.pop(character, None)
+    return [character for character, _ in counts.most_common()[room - len(SPELLING) :]]
 
 
 def _in_fixed_order(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:

@@ -59,6 +59,8 @@ def prepare(
         run = replace(run, model=model, conventions=tokenizer.conventions)
     else:
         tokenizer = Tokenizer.train(run.tokenizer, corpus.training_texts())
+        if run.conventions is not None:  # as its folder will be read
+            tokenizer = Tokenizer(tokenizer.raw, run.conventions)
         if isinstance(run.objective, SpanCorruption):
             tokenizer = tokenizer.with_sentinels(run.objective.sentinels)
     completed = run.completed(vocab_size=tokenizer.vocab_size, labels=corpus.labels)
