@@ -153,6 +153,15 @@ def test_no_model_looks_at_padding(family):
         assert padding_mass(tape[name], ~source, queries).min() > 0.99
 
 
+def test_weights_in_half_precision_are_added_up_in_single():
+    weights, real = random_weights(queries=40, keys=40).bfloat16(), torch.rand(2, 40) < 0.7
+    for measure in (
+        entropy, mean_distance, previous_token_score, sink_mass, head_divergence,
+        lambda w: padding_mass(w, real), lambda w: induction_score(w, period=9),
+    ):  # fmt: skip
+        assert torch.equal(measure(weights), measure(weights.float()))
+
+
 def test_what_does_not_fit_is_told():
     with pytest.raises(UserError, match=r"shape \(5, 5\); expected \(B, H, T, S\)"):
         entropy(torch.zeros(5, 5))

@@ -138,7 +138,7 @@ def test_attribution_patching_is_right_about_small_changes(family):
         name: tensor + 1e-5 * torch.randn_like(tensor) for name, tensor in other.items() if tensor.is_floating_point()
     }
     where = sites(tape, "*residual_pre", positions=True) + sites(tape, "*.context", heads=True)
-    where += sites(tape, "*.weights", heads=True) + sites(tape, "*.hidden")
+    where += sites(tape, "*.weights", heads=True) + sites(tape, "*.scores", heads=True) + sites(tape, "*.hidden")
     call = lambda: run(model, corrupted)  # noqa: E731
     exact = activation_patching(model, call, tape, where, logit(5, 3))
     guess = attribution_patching(model, call, tape, where, logit(5, 3))
@@ -168,6 +168,14 @@ def test_attribution_patching_where_no_weight_wants_a_gradient():
     model.requires_grad_(False)
     with torch.no_grad():
         assert torch.allclose(attribution_patching(model, call, tape, where, logit(5, 3)), before, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
+def test_what_was_copied_to_the_cpu_is_patched_where_the_model_is():
+    model, given = small("decoder").cuda(), text().cuda()
+    tape = trace(model, given, watch="*.residual_post", keep="cpu").tensors
+    effects = attribution_patching(model, lambda: model(given), tape, sites(tape, "*"), logit(5, 3))
+    assert effects.abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,7 +14,7 @@ from torch import nn
 
 import pellucid as pl
 from pellucid.analysis.cached import diff_cached
-from pellucid.analysis.compare import diff
+from pellucid.analysis.compare import diff, dropping
 from pellucid.analysis.recordings import distance
 from pellucid.analysis.report import sparkline
 from pellucid.config import model as config
@@ -270,6 +270,10 @@ def test_a_test_is_written(tmp_path):
         written["test_the_two_agree"]()
     with pytest.raises(UserError, match="not read from a path"):
         diff(a, a, tokens()).save_test(tmp_path / "none.py")
+    for more in ({"inputs_b": tokens() % 9}, {"align": dropping(0, 8)}):  # the test would make another comparison
+        with pytest.raises(UserError, match=r"B read other inputs or was aligned.*one input for both models"):
+            diff(one, other, tokens() % 9, **more).save_test(tmp_path / "none.py")
+    assert not (tmp_path / "none.py").exists()
     with pytest.raises(UserError, match="a file in a folder that exists"):
         found.save_test(tmp_path / "no" / "test.py")
 

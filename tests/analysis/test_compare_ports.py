@@ -163,6 +163,16 @@ def test_a_cache_is_equal_to_one_pass(family, choice):
     assert len(found.profile) >= 38
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
+def test_a_cache_reads_where_the_model_is():
+    text, keep = tokens().cuda(), torch.ones(2, 8, dtype=torch.bool).cuda()
+    for source_keep in (keep, keep.cpu()):
+        found = diff_cached(
+            small("encoder_decoder").cuda(), text, source=text.flip(1), source_keep=source_keep, prompt=3
+        )
+        assert found.equal, str(found)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [(lambda p: p - 1, "one position too low"), (lambda p: p * 0, "at position 0 each")],
@@ -213,3 +223,33 @@ def test_exported_and_imported(layout, tmp_path):
     found = diff(a, theirs, tokens())
     assert found.first.name == "blocks.1.self_attention.scores"
     assert "multiplying by 2" in str(found.cause)
+
+
+SEEN_AND_HEARD = {
+    "vit": ("ViTForImageClassification", (3, 12, 12), {
+        "num_hidden_layers": 2, "intermediate_size": 20, "image_size": 12, "patch_size": 4, "hidden_size": 16,
+        "num_attention_heads": 2, "num_labels": 3,
+    }),
+    "whisper": ("WhisperForConditionalGeneration", (80, 24), {
+        "vocab_size": 61, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20,
+        "d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_source_positions": 12,
+        "max_target_positions": 20, "pad_token_id": 1, "bos_token_id": 3, "eos_token_id": 2,
+        "decoder_start_token_id": 4,
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", SEEN_AND_HEARD)
+def test_images_and_sounds_reach_a_model_of_others_under_its_name_for_them(layout, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    kind, shape, settings = SEEN_AND_HEARD[layout]
+    made = getattr(transformers, kind)
+    theirs = made(made.config_class(**settings)).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = load_published(tmp_path, torch.float32).eval()
+    given = torch.randn(2, *shape)
+    sound = {"source": given, "target": tokens()}
+    for inputs_of in (given, {"inputs": given}) if layout == "vit" else ((given, tokens()), sound):
+        found = diff(ours, theirs, inputs_of)
+        assert found.equal, str(found)
+        assert "head.projected" in {parting.name for parting in found.profile}

@@ -62,6 +62,16 @@ def test_contributions_add_up_to_the_logit(family, choice):
             found.of("cross_attention")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("choice", ["layer-norm", "rms-norm", "rms-norm-plus-one", "both-rms-norm"])
+def test_contributions_of_a_model_in_half_precision(choice, dtype):
+    """Up to the rounding of the model itself, whose stream is a sum only before it is rounded."""
+    found, logit, _ = taken_apart(small("decoder", **CHOICES[choice]).to(dtype), text())
+    assert found.total.dtype == torch.float32
+    share = (found.total - logit).abs().max() / logit.abs().max()
+    assert share < 8 * torch.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_where_nothing_is_written_the_embedding_is_all(family):
     model = small(family)
@@ -117,6 +127,13 @@ def test_low_rank_terms_are_part_of_what_is_written():
                 parameter.normal_()
     found, logit, _ = taken_apart(model.double(), text())
     assert torch.allclose(found.total, logit)
+
+
+@pytest.mark.parametrize("norm", [LayerNorm(6), RMSNorm(6), RMSNorm(6, plus_one=True)])
+def test_a_norm_of_numbers_whose_squares_are_too_large_for_half_precision(norm):
+    x, direction = 300 * torch.randn(2, 3, 6).half(), torch.randn(2, 3, 6)
+    reading = Reading(direction, torch.zeros(2, 3)).before_norm(norm.half(), x)
+    assert torch.allclose(reading.of(x) + reading.bias, (direction * norm(x)).sum(-1), atol=0.01)
 
 
 @pytest.mark.parametrize("norm", [LayerNorm(6), LayerNorm(6, bias=False), RMSNorm(6), RMSNorm(6, plus_one=True)])

@@ -13,6 +13,7 @@ from pellucid.analysis.residual import residual_stream, stream_names
 from pellucid.analysis.units import active, feed_forward_layers, layer_of, token_responses, unit_effect
 from pellucid.config import parts
 from pellucid.errors import UserError
+from pellucid.nn.norms import LayerNorm, RMSNorm
 from pellucid.trace import trace
 from pellucid.trace.operations import Norm
 
@@ -55,6 +56,14 @@ def test_every_norm_of_a_pass_is_taken_apart_exactly(family, choice):
         (operand,) = tape.operands(name)
         found = normed(tape.entry(name).operation, operand.value[0, 3])
         torch.testing.assert_close(found.after.float(), tape[name][0, 3], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [LayerNorm(6), RMSNorm(6), RMSNorm(6, plus_one=True)])
+@torch.no_grad()
+def test_a_norm_in_half_precision_is_computed_again_in_single(norm):
+    """The square of 300 is more than float16 holds."""
+    norm, x = norm.half(), torch.tensor([300.0, -200.0, 100.0, 0.0, 1.0, 400.0], dtype=torch.float16)
+    torch.testing.assert_close(norm.operation("out").compute(x), norm(x), rtol=0.01, atol=0.01)
 
 
 # ---- the lens ----------------------------------------------------------------------------------
@@ -105,6 +114,17 @@ def test_what_a_unit_writes_is_its_share_of_every_logit(family, choice):
         own = next(layer for layer in shares.sublayers if layer.name == last.site).parts[0, 3, 5]
         share = effect.scores[token] * tape[last.hidden][0, 3, 5]
         torch.testing.assert_close(share, own, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("choice", [*NORMS, {"placement": "both", "norm": parts.RMSNorm(plus_one=True)}])
+def test_what_a_unit_writes_in_half_precision(choice):
+    model = small("decoder", **choice).bfloat16()
+    tape, site = traced(model, text()), "blocks.1.feed_forward"
+    effect = unit_effect(model, tape.tensors, site, 5, 3)
+    shares = [direct_logit_attribution(model, tape.tensors, torch.full((1, 7), token)) for token in range(61)]
+    own = torch.stack([share.of("feed_forward")[1, 0, 3, 5] for share in shares])
+    found = effect.scores.float() * tape[f"{site}.hidden"][0, 3, 5].float()
+    torch.testing.assert_close(found, own, rtol=0.02, atol=0.02 * own.abs().max().item())
 
 
 def test_a_unit_that_speaks_for_one_token():

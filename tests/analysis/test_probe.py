@@ -54,6 +54,15 @@ def test_two_labels_of_one_feature_by_hand():
     assert torch.equal(probe.predict(torch.ones(2, 1)), torch.tensor([1, 1]))
 
 
+def test_what_half_precision_holds_is_read_as_it_is():
+    """The probe of rounded features is not rounded itself."""
+    labels = torch.randint(0, 2, (400,))
+    features = (100 + 2 * labels[:, None] + 2 * torch.randn(400, 8)).bfloat16()
+    found, expected = probing(features, labels), probing(features.float(), labels)
+    assert found.accuracy == expected.accuracy > 0.8
+    assert torch.equal(found.probe.predict(features), expected.probe.predict(features.float()))
+
+
 def test_what_only_names_the_word_has_no_selectivity():
     """From a vector for each word, any labels of words are learned by heart."""
     types = torch.arange(400) % 10

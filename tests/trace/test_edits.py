@@ -187,6 +187,20 @@ def test_an_edit_whose_name_matches_nothing_is_told():
         model(text())
 
 
+def test_what_an_edit_returns_is_looked_at():
+    model = small("decoder")
+    for edited, found in ((lambda x: None, "of type NoneType"), (lambda x: x[:, :1], r"of shape \[2, 1, 61\]")):
+        told = rf'edits, "logit\*": what it returned is {found}; expected a tensor of shape \[2, 7, 61\]'
+        with pytest.raises(UserError, match=told), edit(model, {"logit*": [scale(2.0), edited]}):
+            model(text())
+    assert torch.equal(model(text()), small("decoder")(text()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
+def test_a_vector_is_added_where_the_tensor_is():
+    assert torch.equal(add(torch.ones(4))(torch.zeros(2, 3, 4, device="cuda")).cpu(), torch.ones(2, 3, 4))
+
+
 def test_one_number_is_a_part():
     x = torch.ones(2, 3, 4)
     assert torch.equal(zero(Where(positions=1))(x), zero(Where(positions=[1]))(x))

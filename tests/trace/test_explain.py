@@ -13,6 +13,7 @@ from families import CHOICES, FAMILIES, VOCAB, describe, run, small
 from pellucid.config import model as config
 from pellucid.config import parts
 from pellucid.errors import UserError
+from pellucid.inference.beam import beam_search
 from pellucid.inference.decode import Prompt, generate
 from pellucid.inference.sampling import Filtered, Likeliest, MinP, Never, Sampling, Temperature, TopK, TopP
 from pellucid.models.build import build
@@ -146,6 +147,29 @@ def test_every_step_of_writing(family, choice):
     check(tape, places=1)
 
 
+def test_keys_whose_rows_a_beam_search_rearranged_are_not_put_together():
+    model, name = small("decoder"), "blocks.0.self_attention.k"
+    for rows in (1, 2):
+        with trace(model, watch="*.context") as tape:
+            beam_search(model, Prompt(text(rows=rows, length=3)), beams=3, max_new_tokens=4, ends=())
+        assert torch.equal(tape.value(f"{name}@0"), tape.value(f"{name}_new@0"))
+        told = rf'"{name}@2": was remembered from rows that were rearranged after step 0.*watch="\*\.k"'
+        for ask in (
+            lambda tape=tape: tape.value(f"{name}@2"),
+            lambda tape=tape: tape.explain(f"{name}@2", (1, 0, 0, 0)),
+        ):
+            with pytest.raises(UserError, match=told):
+                ask()
+    with trace(model, watch=["*.context", "*.k", "*.v"]) as tape:
+        beam_search(model, Prompt(text(rows=1, length=3)), beams=3, max_new_tokens=4, ends=())
+    assert tape.explain("blocks.0.self_attention.context@2", (2, 0, 0, 3)).error < 1e-6
+    with trace(model, watch="*.k") as kept:  # a second text begins anew, and a single beam moves no row
+        for _ in range(2):
+            beam_search(model, Prompt(text(rows=1, length=3)), beams=3, max_new_tokens=4, ends=())
+            beam_search(model, Prompt(text(rows=1, length=3)), beams=1, max_new_tokens=4, ends=())
+    torch.testing.assert_close(kept.recompute(f"{name}@2"), kept[f"{name}@2"], rtol=1e-5, atol=1e-5)
+
+
 def test_how_a_token_was_chosen():
     model = small("decoder")
     sampling = Sampling(filters=(Temperature(0.7), TopK(9), TopP(0.8)), seed=3)
@@ -254,6 +278,33 @@ def test_a_head_alone_is_the_same_as_among_others(family, choice):
             assert torch.equal(kept.head(name, head), alone)
             torch.testing.assert_close(lazy.head(name, head), alone, rtol=1e-6, atol=1e-6)
         assert name not in lazy
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
+def test_what_was_copied_goes_back_where_the_model_is():
+    tape = trace(small("decoder").cuda(), text().cuda(), keep="cpu")
+    assert {tensor.device.type for tensor in tape.tensors.values()} == {"cpu"}
+    for name in tape:
+        assert tape.recompute(name).device.type == "cuda"
+        assert tape.explain(name, (0,) * tape[name].dim()).error < 1e-4
+
+
+def test_a_bias_is_added_in_the_precision_of_the_scores():
+    model, name = small("decoder", **CHOICES["alibi"]).bfloat16(), "blocks.0.self_attention.context"
+    recorded, asked = trace(model, text()), trace(model, text(), watch="*.mask")
+    torch.testing.assert_close(asked.value(name), recorded[name], rtol=0.05, atol=0.05)
+
+
+def test_of_a_row_of_zeros_the_length_is_not_zero():
+    """As of a text without a real token."""
+    rows = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    tape = Tape()
+    tape.tensors["unit"] = torch.nn.functional.normalize(rows, dim=-1)
+    tape.entries["unit"] = Entry("unit", "", (2, 2), rows.dtype, UnitLength(), (Held(rows, "x"),), ("", 0))
+    for row in (0, 1):
+        found = tape.explain("unit", (row, 1))
+        assert found.error <= 1e-6
+        assert apart(found) <= 1e-6
 
 
 def test_an_explanation_reads_like_one():

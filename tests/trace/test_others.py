@@ -6,7 +6,7 @@ from finding import Head
 from torch import nn
 
 from pellucid.errors import UserError
-from pellucid.trace import trace
+from pellucid.trace import record_modules, trace
 
 
 def transformer():
@@ -125,6 +125,51 @@ def test_a_block_with_several_passes_and_gradients():
     ]
     assert tape["decoder.out"].requires_grad
     assert torch.equal(tape["decoder.out"], first)
+
+
+class Doubling(nn.Module):
+    def forward(self, states):
+        return states.mul_(2)
+
+
+class Overwriting(nn.Module):
+    """Writes over what two of its parts returned, once through a view, and over what nobody has heard of."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.relu, self.second = nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 8)
+        self.doubling = Doubling()
+
+    def forward(self, x):
+        y = self.relu(self.first(x))
+        z = self.second(y)
+        z.view(-1).mul_(2)
+        y += z
+        return self.doubling(states=self.relu(x - 1)) + y
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_what_is_overwritten_in_place_stays_what_it_was(mode):
+    model, x = Overwriting(), torch.randn(2, 8)
+    with torch.no_grad():
+        first = model.first(x)
+        second = model.second(first.relu())
+        expected = {
+            "first.out": first, "relu.out": first.relu(), "second.out": second, "relu#1.in": x - 1,
+            "relu#1.out": (x - 1).relu(), "doubling.out": 2 * (x - 1).relu(), "out": model(x),
+        }  # fmt: skip
+    with mode():
+        with trace(model) as tape:
+            model(x)
+        copied = trace(model, x, keep="cpu")
+        recorded = record_modules(model, x)
+    for name, tensor in expected.items():
+        for found in (tape, copied, recorded):
+            assert torch.equal(found[name], tensor), name
+    assert tape.entry("relu.out").input_names == ("first.out",)
+    assert tape.entry("doubling.out").input_names == ("relu#1.out",)
+    assert "relu.in" not in tape  # it has that name already
+    assert recorded["relu.in"] is recorded["first.out"]
 
 
 def test_nothing_stays_attached():

@@ -1,5 +1,8 @@
 """Names, watching and editing, idle or attached."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from families import FAMILIES, run, small
@@ -109,6 +112,22 @@ def test_gradients_reach_the_weights():
         loss = model(tokens()).logsumexp(-1).sum()
         (grad,) = torch.autograd.grad(loss, [tape["blocks.1.self_attention.weights"]])
     assert grad.abs().sum() > 0
+
+
+def test_a_tape_of_gradients_goes_when_nobody_holds_it():
+    """All that a pass kept would else wait for a collection."""
+    model, text = small("decoder"), tokens()
+    gc.collect()
+    gc.disable()
+    try:
+        tape = trace(model, text, grads=True)
+        tape["logits"].sum().backward()
+        assert "blocks.0.residual_mid" in tape.gradients
+        gone = [weakref.ref(tape), weakref.ref(tape["blocks.0.residual_mid"])]
+        del tape
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_layer_used_twice_has_two_names():

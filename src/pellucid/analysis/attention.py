@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pellucid.errors import UserError
+from pellucid.trace.working import wide
 
 Keep = Bool[Tensor, "B T"]
 
@@ -24,7 +25,7 @@ def entropy(weights: Float[Tensor, "B H T S"], keep: Keep | None = None) -> Floa
         UserError: for weights or ``keep`` of another shape.
     """
     _check(weights)
-    return _mean(torch.special.entr(weights).sum(-1), keep)
+    return _mean(torch.special.entr(wide(weights)).sum(-1), keep)
 
 
 def mean_distance(weights: Float[Tensor, "B H T T"], keep: Keep | None = None) -> Float[Tensor, "B H"]:
@@ -35,7 +36,7 @@ def mean_distance(weights: Float[Tensor, "B H T T"], keep: Keep | None = None) -
     """
     position = _check_square(weights, "a distance")
     distance = (position[:, None] - position).abs()
-    return _mean((weights * distance).sum(-1), keep)
+    return _mean((wide(weights) * distance).sum(-1), keep)
 
 
 def previous_token_score(weights: Float[Tensor, "B H T T"], keep: Keep | None = None) -> Float[Tensor, "B H"]:
@@ -99,7 +100,7 @@ def induction_score(weights: Float[Tensor, "B H T T"], *, period: int, first: bo
         raise UserError("period", f"{period} in a text of {length} tokens", f"2 to {length // 2}, so that it repeats")
     distance = position[:, None] - position
     successor = (distance > 0) & (distance % period == period - 1) & (position > first)  # of what came before
-    return _mean((weights * successor).sum(-1)[..., first + period :], None)
+    return _mean((wide(weights) * successor).sum(-1)[..., first + period :], None)
 
 
 def sink_mass(
@@ -130,7 +131,7 @@ def padding_mass(
     """
     _check(weights)
     _check_keep(source_keep, weights.size(0), weights.size(-1), "source_keep")
-    return _mean((weights * ~source_keep[:, None, None]).sum(-1), keep)
+    return _mean((wide(weights) * ~source_keep[:, None, None]).sum(-1), keep)
 
 
 def head_divergence(weights: Float[Tensor, "B H T S"], keep: Keep | None = None) -> Float[Tensor, "B H H"]:
@@ -143,6 +144,7 @@ def head_divergence(weights: Float[Tensor, "B H T S"], keep: Keep | None = None)
         UserError: for weights or ``keep`` of another shape.
     """
     _check(weights)
+    weights = wide(weights)
     own = torch.special.entr(weights).sum(-1)
     rows = []
     for head in range(weights.size(1)):  # one against all: all against all would take H times the memory
@@ -153,6 +155,7 @@ def head_divergence(weights: Float[Tensor, "B H T S"], keep: Keep | None = None)
 
 def _mean(values: Float[Tensor, "B H T"], keep: Keep | None) -> Float[Tensor, "B H"]:
     """Over the real queries; zero where a row has none."""
+    values = wide(values)
     if keep is None:
         return values.sum(-1) / max(values.size(-1), 1)
     _check_keep(keep, values.size(0), values.size(-1), "keep")

@@ -64,17 +64,18 @@ def diff_cached(
     inputs: Any = tokens if source is None else {"source": source, "target": tokens, "source_keep": source_keep}
     exact = exactly(model)
     assert isinstance(exact, Decoder | EncoderDecoder)  # a copy
-    given, reads = cast(inputs, torch.float64, "cpu"), cast(source, torch.float64, "cpu")
-    sides = record(exact, given), _stepped(exact, tokens.cpu(), reads, source_keep, prompt)
+    given, reads, keep = (cast(x, torch.float64, "cpu") for x in (inputs, source, source_keep))
+    sides = record(exact, given), _stepped(exact, tokens.cpu(), reads, keep, prompt)
     noise = jittered(exact, given)
     device = next(model.parameters()).device
     with evaluating(model):
-        stepped = _stepped(model, tokens.to(device), cast(source, precision(model), device), source_keep, prompt)
+        text, read, kept = (cast(x, precision(model), device) for x in (tokens, source, source_keep))
+        stepped = _stepped(model, text, read, kept, prompt)
     plain = as_it_is(model, inputs), stepped
     allowed, real = ULPS * torch.finfo(precision(model)).eps, Real.of(inputs)
     profile = compared(sides, plain, noise, allowed, real, _plainly)
     first = next((parting for parting in profile if parting.parts), None)
-    why = () if first is None else _causes(exact, tokens.cpu(), reads, source_keep, prompt, sides[1], first.name)
+    why = () if first is None else _causes(exact, tokens.cpu(), reads, keep, prompt, sides[1], first.name)
     return assembled(profile, sides, plain, why, (), _plainly, real, None, inputs)
 
 

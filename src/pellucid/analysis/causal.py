@@ -128,7 +128,8 @@ def attribution_patching(
     change = {}
     for name, tensor, gradient in zip(names, corrupted, gradients, strict=True):
         _check_fit(name, recorded(clean, name), tensor)
-        change[name] = (clean[name] - tensor.detach()) * gradient
+        other, own = clean[name].to(tensor), tensor.detach()
+        change[name] = torch.where(other == own, 0, other - own) * gradient  # what both hide, -inf, differs by nothing
     return torch.stack([site.part(change[site.name]).flatten(1).sum(1) for site in where])
 
 

@@ -80,7 +80,8 @@ class Diff:
         differences: all in which parameters and settings differ, whether it matters here or not.
         unmatched: names that only one has, or in another shape, with what is the matter.
         complete: whether what the models return was compared.
-        sources: the paths of both, where they came from disk; ``given`` is what they read.
+        sources: the paths of both, where they came from disk; ``given`` is what they read, ``None`` where B
+            read something else or was aligned.
     """
 
     profile: tuple[Parting, ...]
@@ -125,7 +126,8 @@ class Diff:
         """Writes a test for pytest that loads both models again and asserts that they agree.
 
         Raises:
-            UserError: for models that did not come from a path, or a file that cannot be written.
+            UserError: for models that did not come from a path, a comparison of other inputs or with an alignment, or a
+                file that cannot be written.
         """
         worst = max((parting.rounded for parting in self.profile), default=0.0) if self.equal else 1e-4
         write_test(Path(path), self.sources, self.given, worst)
@@ -167,6 +169,7 @@ def diff(
 
         inputs = drawn(a, b, seed)
     given = inputs if inputs_b is None else inputs_b
+    shared = inputs if inputs_b is None and align is None else None
     align = align or _as_it_stands
     _check_room(a, b)
     exact = exactly(a), exactly(b)
@@ -189,7 +192,7 @@ def diff(
         why = causes(case, exact[1], found)
     elif first is not None:
         why = _of_precision(plain[0], b, given, profile, align, real, found)
-    return assembled(profile, sides, plain, why, [str(s) for s in found], align, real, sources, inputs)
+    return assembled(profile, sides, plain, why, [str(s) for s in found], align, real, sources, shared)
 
 
 def assembled(

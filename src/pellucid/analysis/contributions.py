@@ -28,6 +28,7 @@ from pellucid.errors import UserError
 from pellucid.models.heads import LanguageHead, MaskedLanguageHead
 from pellucid.nn.block import Block, CrossBlock, Residual
 from pellucid.nn.norms import LayerNorm, RMSNorm
+from pellucid.trace.working import wide
 
 SUBLAYERS = ("self_attention", "cross_attention", "feed_forward")
 
@@ -92,27 +93,29 @@ class Reading:
 
     def before_norm(self, norm: nn.Module, x: Float[Tensor, "B T D"]) -> Reading:
         """The same function of what goes into a norm, at the scale that the norm has for ``x``."""
+        dtype = self.direction.dtype
         match norm:
             case nn.Identity():
                 return self
             case LayerNorm():
                 scaled = self.direction * norm.weight
                 scaled = (scaled - scaled.mean(-1, keepdim=True)) * (
-                    x.var(-1, False, keepdim=True) + norm.epsilon
+                    wide(x).var(-1, False, keepdim=True) + norm.epsilon
                 ).rsqrt()
-                bias = self.bias if norm.bias is None else self.bias + self.direction @ norm.bias
+                bias = self.bias if norm.bias is None else self.bias + self.direction @ norm.bias.to(dtype)
                 return Reading(scaled, bias)
             case RMSNorm():
                 gain = 1 + norm.weight.float() if norm.plus_one else norm.weight  # as the norm does it
-                scale = (x.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt()
+                scale = (wide(x).square().mean(-1, keepdim=True) + norm.epsilon).rsqrt()
                 return Reading(self.direction * gain * scale, self.bias)
             case _:
                 raise UserError(type(norm).__name__, "a norm whose scale is not known", "LayerNorm or RMSNorm")
 
     def before_linear(self, layer: nn.Linear) -> Reading:
         """The same function of what goes into a linear layer."""
-        bias = self.bias if layer.bias is None else self.bias + self.direction @ layer.bias
-        return Reading(self.direction @ matrix(layer), bias)
+        dtype = self.direction.dtype
+        bias = self.bias if layer.bias is None else self.bias + self.direction @ layer.bias.to(dtype)
+        return Reading(self.direction @ matrix(layer).to(dtype), bias)
 
     def of(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:
         """Without the bias."""
@@ -165,7 +168,7 @@ def _of_stream(
     """The logit of each token as a function of the last state of the stream."""
     vocabulary = head.project
     bias = torch.zeros_like(last[..., 0]) if vocabulary.bias is None else vocabulary.bias[tokens]
-    reading = Reading(matrix(vocabulary)[tokens], bias)
+    reading = Reading(wide(matrix(vocabulary)[tokens]), wide(bias))
     match head:
         case LanguageHead():
             reading = Reading(reading.direction * head.scale, reading.bias)

@@ -17,18 +17,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pellucid.errors import UserError
+from pellucid.trace.working import wide
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A linear classifier: weight · x + bias scores each label."""
+    """A linear classifier: weight · x + bias scores each label, in single precision at least."""
 
     weight: Float[Tensor, "C D"]
     bias: Float[Tensor, " C"]
 
     def predict(self, features: Float[Tensor, "N D"]) -> Int[Tensor, " N"]:
         """The label of the highest score."""
-        return F.linear(features, self.weight, self.bias).argmax(-1)
+        return F.linear(features.to(self.weight.dtype), self.weight, self.bias).argmax(-1)
 
     def accuracy(self, features: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> float:
         """The share of labels that it finds."""
@@ -118,7 +119,8 @@ def fit_probe(features: Float[Tensor, "N D"], labels: Int[Tensor, " N"], *, pena
     with torch.enable_grad():
         optimizer.step(loss)
     scaled = weight.detach() / deviation
-    return Probe(scaled.to(features.dtype), (bias.detach() - scaled @ mean).to(features.dtype))
+    dtype = wide(features[:0]).dtype  # what was learned is not what half of it holds
+    return Probe(scaled.to(dtype), (bias.detach() - scaled @ mean).to(dtype))
 
 
 def control_labels(

@@ -74,25 +74,25 @@ def _record_other(model: nn.Module, inputs: Any) -> Recording:
     from pellucid.models.foreign.names import our_names
 
     named = our_names(model) if hasattr(getattr(model, "config", None), "to_dict") else {}
-    tape = trace(model, _theirs(inputs) if named else inputs, names=named)
+    tape = trace(model, _theirs(inputs, model) if named else inputs, names=named)
     return Recording(dict(tape.tensors), tape)
 
 
-# What our models call their inputs, and theirs.
-THEIRS = {"tokens": "input_ids", "inputs": "input_ids", "source": "input_ids", "target": "decoder_input_ids"}
+OURS = ("tokens", "inputs", "source")  # what our models call their main input
 THEIR_MASKS = {"keep": "attention_mask", "source_keep": "attention_mask", "token_types": "token_type_ids"}
 
 
-def _theirs(inputs: Any) -> dict[str, Any]:
+def _theirs(inputs: Any, model: nn.Module) -> dict[str, Any]:
+    main = str(getattr(model, "main_input_name", "input_ids"))  # or pixel_values, input_features
     if isinstance(inputs, Tensor):
-        return {"input_ids": inputs}
+        return {main: inputs}
     if not isinstance(inputs, Mapping):
-        names = ("input_ids", "decoder_input_ids") if len(inputs) > 1 else ("input_ids",)
+        names = (main, "decoder_input_ids") if len(inputs) > 1 else (main,)
         return dict(zip(names, inputs, strict=True))
     masks = dict(THEIR_MASKS)
     if "source" in inputs:
         masks["keep"] = "decoder_attention_mask"
-    words = {**THEIRS, **masks}
+    words = {**dict.fromkeys(OURS, main), "target": "decoder_input_ids", **masks}
     given: Mapping[str, Any] = inputs
     return {words.get(name, name): value for name, value in given.items()}
 

@@ -37,12 +37,16 @@ def write_test(path: Path, sources: tuple[str, str] | None, inputs: Any, worst: 
     """Writes a self-contained file for pytest.
 
     Args:
+        inputs: what both read; ``None`` where that is not all there was to the comparison.
         worst: how far tensors were apart that agree.
 
     Raises:
-        UserError: for models that did not come from a path, inputs too large for a source file, or a file that cannot
-            be written.
+        UserError: for models that did not come from a path, inputs that are not those of both or too large for a source
+            file, or a file that cannot be written.
     """
+    if inputs is None:
+        found, hint = "B read other inputs or was aligned", "call diff in a test of your own, with inputs_b or align"
+        raise UserError("--save-test", found, "one input for both models, compared as they stand", hint)
     if sources is None:
         hint = "save them first, and give their folders to diff"
         raise UserError("--save-test", "models that were not read from a path", "two paths to load again", hint)

@@ -23,6 +23,7 @@ from pellucid.nn.block import Block, CrossBlock, Residual
 from pellucid.nn.embedding import TokenFront
 from pellucid.nn.feed_forward import FeedForward, GatedFeedForward
 from pellucid.nn.norms import LayerNorm, RMSNorm
+from pellucid.trace.working import wide
 
 SUFFIX = ".feed_forward"
 
@@ -114,7 +115,7 @@ def unit_effect(model: nn.Module, tape: Tensors, site: str, unit: int, position:
     stream, head = written_stream(model)
     if layer.stream.prefix != stream.prefix:
         raise UserError(site, "stands in the encoder, whose states no head reads as tokens", "a layer of the decoder")
-    vector = matrix(layer.network.down)[:, unit]
+    vector = wide(matrix(layer.network.down)[:, unit])
     exact = all(isinstance(each.residual.after, nn.Identity) for each in feed_forward_layers(model))
     if not isinstance(layer.residual.output, nn.Identity):
         vector = _through(layer.residual.output, recorded(tape, f"{site}.out")[0, position], vector)
@@ -160,8 +161,9 @@ def _scores(
             z = head.dense(final_norm(last))
             activated = head.activation(z)
             passed = torch.where(z == 0, 0, activated / z)
-            vector = _through(head.norm, activated, matrix(head.dense) @ vector * passed)
-    return matrix(head.project) @ vector
+            vector = _through(head.norm, activated, matrix(head.dense).to(vector.dtype) @ vector * passed)
+    vocabulary = matrix(head.project)  # as large as it is, it stays in its own precision
+    return vocabulary @ vector.to(vocabulary.dtype)
 
 
 def _through(norm: nn.Module, x: Float[Tensor, " D"], vector: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
@@ -170,8 +172,8 @@ def _through(norm: nn.Module, x: Float[Tensor, " D"], vector: Float[Tensor, " D"
         case nn.Identity():
             return vector
         case LayerNorm():
-            return (vector - vector.mean()) * (x.var(correction=0) + norm.epsilon).rsqrt() * norm.weight
+            return (vector - vector.mean()) * (wide(x).var(correction=0) + norm.epsilon).rsqrt() * norm.weight
         case RMSNorm():
-            return vector * (x.square().mean() + norm.epsilon).rsqrt() * norm.gain
+            return vector * (wide(x).square().mean() + norm.epsilon).rsqrt() * norm.gain
         case _:
             raise UserError(type(norm).__name__, "a norm whose scale is not known", "LayerNorm or RMSNorm")

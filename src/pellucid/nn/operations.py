@@ -6,7 +6,7 @@ Shapes: B batch, T queries, S keys, H query heads, G key/value heads, K head_dim
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,13 +94,21 @@ class Remembered:
 
     formula: str = "[kept from the steps before, new]"
 
-    def history(self, entries: Mapping[str, Any], name: str) -> tuple[Any, ...]:
+    def history(self, entries: Mapping[str, Any], name: str, moved: Sequence[int] = ()) -> tuple[Any, ...]:
         """The new keys or values of this step and those before it, and their masks, the latest first.
 
+        Args:
+            moved: steps after which other rows, or in another order, went on.
+
         Raises:
-            UserError: where none were named, as in a beam search, which rearranges the rows.
+            UserError: where none were named, or rows were rearranged in between, as a beam search does at every step.
         """
         short, _, step = name.partition("@")
+        for earlier in moved:
+            if step and earlier < int(step):
+                told = f"was remembered from rows that were rearranged after step {earlier}, as in a beam search"
+                hint = f'with watch="*.{short[-1]}" it is recorded, and what is computed from it can be explained'
+                raise UserError(f'"{name}"', told, "rows that stay where they are", hint)
         steps = [f"@{i}" for i in range(int(step), -1, -1)] if step else [""]
         found: list[Any] = []
         for suffix in steps:
@@ -203,7 +211,7 @@ class Scores:
         scores = (q @ k.mT).mul_(self.scale)  # in place: of long texts, scores are large
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
-        scores = scores if biases is None else scores + biases
+        scores = scores if biases is None else scores + biases.to(scores.dtype)  # as the kernel adds them
         return scores.masked_fill_(~mask.allowed(), -torch.inf)
 
     def explain(self, index: Index, *operands: Operand) -> Working:
@@ -259,7 +267,7 @@ class Mixture:
         products = k.value[batch, group].double() @ q.value[batch, head, query].double()
         scores = Scores(self.scale, self.softcap)
         after = [scores.after(s, (batch, head, query, i), mask.value) for i, s in enumerate(products.tolist())]
-        found = torch.tensor([steps[-1].value for steps in after], dtype=torch.float64)
+        found = products.new_tensor([steps[-1].value for steps in after])
         short, mark, step = q.name.partition("@")
         return f"{short.removesuffix('q')}weights{mark}{step}", Softmax().compute(found), v
 

@@ -19,6 +19,7 @@ from torch.nn.modules import module as hooks
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from pellucid.errors import UserError
+from pellucid.trace.overwritten import Heard, Keeping
 from pellucid.trace.uncompiled import uncompiled
 
 # Modules that wrap a model and would put their own attribute into every path.
@@ -125,13 +126,20 @@ def joined(parent: nn.Module, path: str, name: str) -> str:
 Returned = Callable[[Call, tuple[Any, ...], dict[str, Any], Any], None]
 """Hears a call that has returned: its arguments by place and by name, its result."""
 
+Entered = Callable[[Call, tuple[Any, ...]], None]
+"""Hears a call that begins, and its arguments by place."""
+
 
 @contextmanager
-def following(stack: CallStack, returned: Returned | None = None) -> Iterator[CallStack]:
-    """Keeps the stack while the block runs; calls back with the arguments and the result of what returns."""
+def following(
+    stack: CallStack, returned: Returned | None = None, entered: Entered | None = None
+) -> Iterator[CallStack]:
+    """Keeps the stack while the block runs; calls back with what begins, and with the result of what returns."""
 
     def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        stack.enter(module)
+        call = stack.enter(module)
+        if entered is not None:
+            entered(call, arguments)
 
     def after(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
         call = stack.leave(module)
@@ -157,8 +165,8 @@ def record_modules(
 
     Names are ``path.in`` and ``path.out`` (``in`` and ``out`` for the model's own); of several tensors ``path.out.0``
     or ``path.out.logits``, by place or name, and ``path.in.mask`` for one passed by name. A second call of a module has
-    ``#1`` after its path. Tensors are those the model used, with their gradients' history. Nothing stays attached, also
-    after an exception.
+    ``#1`` after its path. Tensors are those the model used, with their gradients' history; where it writes over one
+    later, a copy of what it was. Nothing stays attached, also after an exception.
 
     Args:
         patterns: ``fnmatch`` patterns of the names to record.
@@ -169,14 +177,18 @@ def record_modules(
     wanted = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     ticks = itertools.count()
     found: list[tuple[int, Call, str, dict[str, Tensor]]] = []
+    heard = Heard()
+
+    def entered(call: Call, arguments: tuple[Any, ...]) -> None:
+        heard.enter(id(call), tensors_in(arguments))
 
     def returned(call: Call, arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
-        inputs = tensors_in(arguments) | tensors_in(keywords)
+        inputs = heard.leave(id(call), tensors_in(keywords))
         found.append((call.began, call, "in", inputs))
-        found.append((next(ticks), call, "out", tensors_in(result)))
+        found.append((next(ticks), call, "out", heard.hear(tensors_in(result))))
 
     stack = CallStack(model, lambda: next(ticks))
-    with uncompiled(), following(stack, returned):
+    with uncompiled(), following(stack, returned, entered), Keeping(heard):
         model(*args, **kwargs)
     turns = numbered(stack.calls)
     tensors: dict[str, Tensor] = {}

@@ -102,7 +102,7 @@ def scale(factor: float, where: Where = EVERYWHERE) -> Edit:
 
 def add(vector: Tensor | float, where: Where = EVERYWHERE) -> Edit:
     """Plus a number, or a vector over the last axis."""
-    return change(lambda part: part + vector, where)
+    return change(lambda part: part + (vector.to(part.device) if isinstance(vector, Tensor) else vector), where)
 
 
 def steer(direction: Tensor, strength: float = 1.0, where: Where = EVERYWHERE) -> Edit:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pellucid.errors import UserError
 from pellucid.trace import fused, products
-from pellucid.trace.calls import Call, Returned, enclosing, following
+from pellucid.trace.calls import Call, Entered, Returned, enclosing, following
 from pellucid.trace.expressions import Expression
 from pellucid.trace.formulas import UnclearError
 from pellucid.trace.intercept import Watch
@@ -101,19 +101,20 @@ def find_attention(model: nn.Module, *args: Any, **kwargs: Any) -> Found:
 
 
 @contextmanager
-def seeking(model: nn.Module, returned: Returned | None = None) -> Iterator[Search]:
+def seeking(model: nn.Module, returned: Returned | None = None, entered: Entered | None = None) -> Iterator[Search]:
     """The same for all that a ``with`` block does with the model.
 
     Args:
-        returned: hears what each module was given and returned.
+        returned: hears what each module was given and returned; ``entered``, what it is given before it begins.
     """
     search = Search()
     search.watch = watch = Watch(model, search.attended, search.called)
     try:
-        with uncompiled(), following(watch.stack, returned), watch:
+        with uncompiled(), following(watch.stack, returned, entered), watch:
             yield search
     finally:
         watch.provenance.clear()
+        watch.heard.clear()
 
 
 class Search:

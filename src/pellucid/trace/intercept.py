@@ -30,6 +30,7 @@ from pellucid.trace.expressions import (
     replaced,
     simplified,
 )
+from pellucid.trace.overwritten import Heard, is_written
 from pellucid.trace.provenance import Node, Provenance
 
 Attended = Callable[[Expression, bool, Any, Node | None, Tensor], None]
@@ -56,6 +57,7 @@ class Watch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.provenance = Provenance([*model.parameters(), *model.buffers()])
         self.stack = CallStack(model, lambda: self.provenance.time)
+        self.heard = Heard()
         self._attended, self._called = attended, called
 
     def __torch_dispatch__(
@@ -69,6 +71,7 @@ class Watch(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        self.heard.before(func, args, kwargs)
         result = func(*args, **kwargs)
         with torch.no_grad():
             self._note(func, args, kwargs, [tensor for tensor in tensors if not tensor.is_nested], result)
@@ -81,7 +84,7 @@ class Watch(TorchDispatchMode):
         outputs = [tensor for tensor in _tensors(result) if not tensor.is_nested]
         fused = self._called(func, _named(func, args, kwargs), result)
         name = simplified(_name(func))
-        if name == "copy" and _is_written(func) and _is_itself(args[0], args[1]):
+        if name == "copy" and is_written(func) and _is_itself(args[0], args[1]):
             return  # Python's ``x[a:] += b`` ends in a copy of x[a:] onto itself
         nodes = tuple(dict.fromkeys(filter(None, map(self.provenance.node, tensors))))
         weights = [self.provenance.is_weight(tensor) for tensor in tensors]
@@ -93,7 +96,7 @@ class Watch(TorchDispatchMode):
             first = expressions[0]
             expressions = [replace(first, output=i, shape=output.shape) for i, output in enumerate(outputs)]
         expression = expressions[0] if expressions else None
-        if _is_written(func) and tensors and outputs and outputs[0] is tensors[0]:
+        if is_written(func) and tensors and outputs and outputs[0] is tensors[0]:
             self._write_through(outputs[0], expression)
         for place, output in enumerate(outputs):
             node = Node(nodes, self.provenance.time, projected, base)
@@ -117,7 +120,7 @@ class Watch(TorchDispatchMode):
         mixed = name in PRODUCTS and any(self.provenance.is_weight(item) for item in _tensors(args))
         outside = _out_of_place(func)
         arguments, keywords = replaced(args, known), {key: known(value) for key, value in kwargs.items()}
-        over = _is_written(func) and not (isinstance(arguments[0], Expression) and arguments[0].stage != "operand")
+        over = is_written(func) and not (isinstance(arguments[0], Expression) and arguments[0].stage != "operand")
         if outside is None or output.dim() < 2 or (over and name != "copy"):
             return None  # of a tensor that is overwritten the old numbers are gone; scores are made again from others
         function: Callable[..., Any] = outside
@@ -230,13 +233,9 @@ def _is_composite(func: OpOverload) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
-def _is_written(func: Any) -> bool:
-    return isinstance(func, OpOverload) and func._schema.is_mutable
-
-
 def _out_of_place(func: Any) -> Callable[..., Any] | None:
     """The function that gives what ``add_`` writes; none for one that is not known."""
-    if not _is_written(func):
+    if not is_written(func):
         return func if callable(func) else None
     packet = getattr(torch.ops.aten, simplified(_name(func)), None)
     return getattr(packet, func._overloadname, None)

@@ -28,6 +28,7 @@ from pellucid.trace.working import (
     product,
     row,
     single,
+    wide,
     worked,
 )
 
@@ -252,7 +253,7 @@ class Norm:
         return plain if self.bias is None else f"{plain} + bias"
 
     def compute(self, *operands: Tensor) -> Tensor:
-        x = operands[0].to(self.gain.dtype)
+        x = wide(operands[0].to(self.gain.dtype))
         x = x - x.mean(dim=-1, keepdim=True) if self.centred else x
         y = x * (x.square().mean(dim=-1, keepdim=True) + self.epsilon).rsqrt() * self.gain
         return (y if self.bias is None else y + self.bias).type_as(operands[0])
@@ -360,9 +361,9 @@ class UnitLength:
 
     def explain(self, index: Index, *operands: Operand) -> Working:
         numbers = row(operands[0], index[:-1])
-        length = numbers.values.norm().item()
-        divided = f"÷ |x| = {length:.6g}"
-        return picked(numbers, index[-1], lambda total: [Step(divided, total / length, "y = y / x.norm()")])
+        length = max(numbers.values.norm().item(), 1e-12)  # of zeros, as F.normalize does it
+        divided, code = f"÷ |x| = {length:.6g}", "y = y / x.norm().clamp(min=1e-12)"
+        return picked(numbers, index[-1], lambda total: [Step(divided, total / length, code)])
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,15 @@ def tracing_others(model: nn.Module, tape: Tape) -> Iterator[Tape]:
         raise UserError("edits", f"{type(model).__name__} names no tensors of its own", "a model of pellucid", hint)
     returned: list[tuple[Call, dict[str, Tensor], dict[str, Tensor]]] = []
 
-    def hear(call: Call, arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
-        returned.append((call, tensors_in(arguments) | tensors_in(keywords), tensors_in(result)))
+    def enter(call: Call, arguments: tuple[Any, ...]) -> None:
+        search.watch.heard.enter(id(call), tensors_in(arguments))
 
-    with seeking(model, hear) as search:
+    def hear(call: Call, arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
+        heard = search.watch.heard
+        inputs = heard.leave(id(call), tensors_in(keywords))
+        returned.append((call, inputs, heard.hear(tensors_in(result))))
+
+    with seeking(model, hear, enter) as search:
         yield tape
     found = search.found(None)
     tape.coverage = found.coverage
@@ -93,14 +98,15 @@ class _Filling:
         if self.tape.wants(name):
             self._add(name, site.module, operation.compute(), operation, inputs)
         else:
-            self.tape.entries[name] = Entry(name, site.module, shape, site.q.dtype, operation, inputs, NOWHERE)
+            entry = Entry(name, site.module, shape, site.q.dtype, operation, inputs, NOWHERE, device=site.q.device)
+            self.tape.entries[name] = entry
 
     def _named(self, *parts: str) -> str:
         name = ".".join(filter(None, parts))
         return self.tape.renamed.get(name, name)
 
     def _add(self, name: str, kind: str, tensor: Tensor, operation: Any, inputs: tuple[str | Held, ...]) -> None:
-        entry = Entry(name, kind, tuple(tensor.shape), tensor.dtype, operation, inputs, NOWHERE)
+        entry = Entry(name, kind, tuple(tensor.shape), tensor.dtype, operation, inputs, NOWHERE, device=tensor.device)
         self.tape.add(entry, name, tensor, fresh=True)
 
 

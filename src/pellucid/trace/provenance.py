@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pellucid.trace.calls import Call
 from pellucid.trace.expressions import Expression
+from pellucid.trace.overwritten import address
 
 _SWEEP = 64  # operations between two clearings of what was said of dead tensors
 
@@ -41,7 +42,7 @@ class _Entry:
     def __init__(self, tensor: Tensor, node: Node) -> None:
         # A reference of PyTorch's own: Python's breaks when a tensor lives on in C++ and comes back.
         self.ref = torch._C._WeakTensorRef(tensor)  # type: ignore[attr-defined]
-        self.node, self.storage = node, _address(tensor)
+        self.node, self.storage = node, address(tensor)
         self.expression: Expression | None = None
         self.weight = False
 
@@ -56,11 +57,11 @@ class Provenance:
     def __init__(self, constants: Iterable[Tensor]) -> None:
         self.time = 0
         self._entries: dict[int, _Entry] = {}
-        self._constants = {_address(tensor) for tensor in constants if not tensor.is_nested}
+        self._constants = {address(tensor) for tensor in constants if not tensor.is_nested}
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether it is a parameter or buffer, or a view of one."""
-        return _address(tensor) in self._constants
+        return address(tensor) in self._constants
 
     def node(self, tensor: Tensor) -> Node | None:
         """What it was computed from; a new node for what came from outside; none for a constant."""
@@ -88,11 +89,11 @@ class Provenance:
 
     def sharing(self, tensor: Tensor) -> list[_Entry]:
         """What is said of other tensors over the same memory."""
-        own, address = id(tensor), _address(tensor)
+        own, memory = id(tensor), address(tensor)
         return [
             entry
             for key, entry in self._entries.items()
-            if entry.storage == address and key != own and entry.expression is not None and not entry.ref.expired()
+            if entry.storage == memory and key != own and entry.expression is not None and not entry.ref.expired()
         ]
 
     def tick(self) -> None:
@@ -107,16 +108,9 @@ class Provenance:
 
     def _entry(self, tensor: Tensor) -> _Entry | None:
         entry = self._entries.get(id(tensor))
-        if entry is not None and (entry.ref.expired() or entry.storage != _address(tensor)):
+        if entry is not None and (entry.ref.expired() or entry.storage != address(tensor)):
             return None  # an address used again
         return entry
-
-
-def _address(tensor: Tensor) -> int:
-    try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # a sparse tensor has none
-        return -id(tensor)
 
 
 def kind(others: Iterable[Node | None], v: Node | None, call: Call) -> Literal["self", "cross"] | None:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pellucid.trace.working import wide
+
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Largest deviation of a verified context, as a share of its largest value. Recomputing is done in double precision, so
 this is the noise of the model's own arithmetic alone: measured up to 1e-6 in float32, 4e-3 in bfloat16."""
@@ -172,18 +174,18 @@ class Site:
         """(B, H, T, S) in float32 or wider, with mask and bias: what the softmax is taken of."""
         if self.replay is not None:
             return self.replay.scores()
-        return self.formula.scores(_wide(self.q), _wide(self.k))
+        return self.formula.scores(wide(self.q), wide(self.k))
 
     def weights(self) -> Tensor:
         """(B, H, T, S): the softmax of the scores, before dropout; zeros for a query that may look nowhere."""
         if self.replay is not None:
             return self.replay.weights()
-        return self.formula.weights(_wide(self.q), _wide(self.k))
+        return self.formula.weights(wide(self.q), wide(self.k))
 
     def mixed(self) -> Tensor:
         """(B, H, T, K): the context again, from the weights."""
         if self.replay is not None:
-            v = _wide(for_each_head(self.v, self.q))
+            v = wide(for_each_head(self.v, self.q))
             return self.replay.weights().to(v.dtype) @ v
         return self.formula.context(self.q, self.k, self.v)
 
@@ -287,7 +289,3 @@ def _suspicion(formula: Formula, operands: tuple[Tensor, Tensor, Tensor, Tensor]
         if deviation(guess, *operands) <= limit:
             return f"; it fits with {name}"
     return ""
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

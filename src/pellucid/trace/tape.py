@@ -52,6 +52,7 @@ class Entry:
         line: of the source, as file and number.
         edited: the patterns of the edits that changed it.
         random: whether dropout had a hand in it.
+        device: where the model had it, whatever it is kept on.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Entry:
     line: tuple[str, int]
     edited: tuple[str, ...] = ()
     random: bool = False
+    device: torch.device | str = "cpu"
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -98,12 +100,13 @@ class Tape:
     ) -> None:
         self.watch = (watch,) if isinstance(watch, str) else tuple(watch)
         self.lazy = (lazy,) if isinstance(lazy, str) else tuple(lazy)
-        self.edits = {pattern: _chain(given) for pattern, given in (edits or {}).items()}
+        self.edits = {pattern: _chain(pattern, given) for pattern, given in (edits or {}).items()}
         self.keep, self.grads, self.limit, self.renamed = keep, grads, limit, names
         self.entries: dict[str, Entry] = {}
         self.tensors: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
         self.step: int | None = None
+        self.moved: list[int] = []  # steps after which other rows, or in another order, went on
         self.output: Any = None
         self.coverage = ""  # of a model that is not ours: what was found in it, and what was not understood
         self._names: dict[int, tuple[weakref.ref[Tensor], str]] = {}
@@ -138,6 +141,7 @@ class Tape:
             _line(sys._getframe(2)),
             edited,
             module.training and getattr(module, "dropout", 0.0) > 0,
+            tensor.device,
         )
         self.add(entry, short, tensor, fresh=known is None)
         return tensor
@@ -168,7 +172,8 @@ class Tape:
         kept = tensor.detach().clone() if shared else tensor
         self.tensors[name] = kept.detach().to("cpu", copy=True) if self.keep == "cpu" else kept
         if self.grads and tensor.requires_grad:
-            tensor.register_hook(lambda gradient: self._take(name, gradient))
+            tape = weakref.ref(self)  # the tape holds the tensor, and the tensor this hook: no ring of them
+            tensor.register_hook(lambda gradient: None if (here := tape()) is None else here._take(name, gradient))
 
     def _take(self, name: str, gradient: Tensor) -> None:
         self.gradients[name] = gradient.detach().to("cpu", copy=True) if self.keep == "cpu" else gradient.detach()
@@ -284,9 +289,11 @@ class Tape:
         """What went into a tensor, values and all."""
         entry = self.entry(name)
         history = getattr(entry.operation, "history", None)
-        inputs = entry.inputs if history is None else history(self.entries, name)
+        inputs = entry.inputs if history is None else history(self.entries, name, self.moved)
         return tuple(
-            Operand(given, self.value(given)) if isinstance(given, str) else Operand(given.name, given.value)
+            Operand(given, self.value(given).to(entry.device))
+            if isinstance(given, str)
+            else Operand(given.name, given.value)
             for given in inputs
         )
 
@@ -367,14 +374,19 @@ class Tape:
         return html(self)
 
 
-def _chain(given: Edit | Sequence[Edit]) -> Edit:
-    if callable(given):
-        return given
+def _chain(pattern: str, given: Edit | Sequence[Edit]) -> Edit:
+    """One edit after another, and a look at what they made."""
+    each = (given,) if callable(given) else tuple(given)
 
     def edit(tensor: Tensor) -> Tensor:
-        for each in given:
-            tensor = each(tensor)
-        return tensor
+        made: Any = tensor
+        for one in each:
+            made = one(made)
+        if not isinstance(made, Tensor) or made.shape != tensor.shape:
+            found = f"of shape {list(made.shape)}" if isinstance(made, Tensor) else f"of type {type(made).__name__}"
+            expected = f"a tensor of shape {list(tensor.shape)}, as it was given"
+            raise UserError(f'edits, "{pattern}"', f"what it returned is {found}", expected)
+        return made
 
     return edit
 

@@ -67,6 +67,14 @@ class Tapped(nn.Module):
         """Tells an attached tape which step of generation comes next."""
         if self._tape is not None:
             self._tape.step = step
+            if step == 0:
+                self._tape.moved.clear()  # another text begins
+
+    def mark_rows(self, rows: Tensor, count: int) -> None:
+        """Tells an attached tape that of ``count`` rows these go on, in this order."""
+        tape = self._tape
+        if tape is not None and tape.step is not None and rows.tolist() != list(range(count)):
+            tape.moved.append(tape.step)
 
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]

@@ -146,6 +146,11 @@ def scored(total: float, scale: float, softcap: float | None, bias: float | None
     return steps
 
 
+def wide(x: Tensor) -> Tensor:
+    """The same numbers in single precision at least: in half of it a square overflows from 256 on."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 # ---- as Python says it -------------------------------------------------------------------------
 
 
