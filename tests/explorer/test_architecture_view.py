@@ -214,3 +214,68 @@ def test_a_model_that_names_labels(page):
         expect(page.get_by_test_id("why-not")).to_contain_text("no head over the tokens of a vocabulary")
     finally:
         server.should_exit = True
+
+
+def test_a_model_that_labels_tokens(page):
+    """Every view says of what its labels are, and where."""
+    import torch
+    from exploring import TEXT, loaded
+
+    from pellucid.config import model as config
+    from pellucid.explorer.app import create_app
+    from pellucid.explorer.session import Session
+    from pellucid.models.build import build
+    from pellucid.models.checkpoint import Loaded
+
+    plain = loaded("encoder")
+    settings = plain.model.config
+    torch.manual_seed(0)
+    head = config.TokenClassification(labels=("O", "B-CAT", "I-CAT"))
+    model = build(config.Encoder(front=settings.front, stack=settings.stack, head=head)).eval()
+    url, server = serve(create_app(Session(Loaded(model, plain.tokenizer, None), "tags", example=(TEXT, None))))
+    try:
+        page.goto(f"{url}#1?view=architecture&.part=head")
+        expect(page.get_by_test_id("architecture")).to_contain_text("Token classification head")
+        expect(page.get_by_test_id("architecture")).to_contain_text("32 → 3 labels a token")
+        expect(page.get_by_test_id("part")).to_contain_text("text, position, label")
+        page.goto(f"{url}#1?view=generation&query=5")
+        expect(page.get_by_test_id("no-writing")).to_contain_text("a label for each token")
+        expect(page.get_by_test_id("fill")).to_have_attribute("data-position", "5")
+        ids = torch.tensor([plain.tokenizer.text(plain.tokenizer.encode(TEXT))])
+        expected = model(ids)[0, 5].softmax(-1).tolist()
+        rows = page.get_by_test_id("candidate").all()
+        shown = {int(row.get_attribute("data-id")): float(row.get_attribute("data-before")) for row in rows}
+        assert [shown[label] for label in range(3)] == pytest.approx(expected, abs=1e-6)
+        page.goto(f"{url}#1?view=masking")
+        expect(page.get_by_test_id("unchanged")).to_contain_text("label of ‘")
+        page.goto(f"{url}#1?view=learn&stage=tour-generation")
+        expect(page.get_by_test_id("verdict-of-step")).to_contain_text("a label for each token")
+    finally:
+        server.should_exit = True
+
+
+def test_a_picture_of_any_text_is_xml(page):
+    """A space that does not break has a name in HTML and none in XML; a control character can stand in neither."""
+    from xml.etree import ElementTree
+
+    from families import small
+
+    from pellucid.config.run import Characters
+    from pellucid.data.tokenizers import Tokenizer
+    from pellucid.explorer.app import create_app
+    from pellucid.explorer.session import Session
+    from pellucid.models.checkpoint import Loaded
+
+    text = "a\u00a0b\x01<&"
+    tokenizer = Tokenizer.train(Characters(), [text])
+    url, server = serve(create_app(Session(Loaded(small("decoder"), tokenizer, None), "spaces", example=(text, None))))
+    try:
+        page.goto(f"{url}#1?view=architecture")
+        page.get_by_test_id("answer").first.wait_for()
+        page.get_by_test_id("export").click()
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="SVG picture").click()
+        picture = ElementTree.parse(saved.value.path()).getroot()
+        assert "\u00a0" in "".join(picture.itertext())
+    finally:
+        server.should_exit = True

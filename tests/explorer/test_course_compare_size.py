@@ -187,6 +187,19 @@ def test_the_course_of_a_run(run):
     assert session.model("step-2").hash != session.model("step-6").hash
 
 
+def test_what_else_lies_beside_the_checkpoints_is_none(run):
+    session = Session(load_run(run), "run", folder=run)
+    before, strays = session.checkpoints, [run / "checkpoints" / "step-2.bak", run / "snapshots" / "step-x.safetensors"]
+    for stray in strays:
+        stray.mkdir(parents=True)
+    try:
+        assert session.checkpoints == before
+        assert list(before) == ["step-2", "step-4", "step-6"]
+    finally:
+        for stray in strays:
+            stray.rmdir()
+
+
 def test_steps_of_low_rank_terms_are_shown_as_the_matrices_that_they_make(run, tmp_path):
     begun = prepare(replace(load_run(run).run, start=Pretrained(path=str(run), lora=LoRA(rank=2))))
     list(fit(begun, tmp_path))

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+import torch
 from exploring import loaded
 from families import FAMILIES
 from fastapi.testclient import TestClient
@@ -66,7 +67,16 @@ def test_it_is_asked_once_for_each_model_and_level():
     broken = asked(client, "other")[-1]["report"]
     failed = {finding["check"] for finding in broken["findings"] if finding["status"] == "FAIL"}
     assert {"causal.prefix_invariance", "attn.mask"} <= failed
-    assert set(session.reports) == {("main", "quick"), ("other", "quick")}
+    assert {(key, level) for key, _, level in session.reports} == {("main", "quick"), ("other", "quick")}
+
+
+def test_a_model_that_has_changed_is_examined_anew():
+    one, _, client = opened("decoder")
+    assert asked(client)[-1]["report"]["healthy"]
+    with torch.no_grad():
+        for parameter in one.model.parameters():
+            parameter.mul_(torch.nan)
+    assert not asked(client)[-1]["report"]["healthy"]
 
 
 def test_what_cannot_be_asked():
@@ -79,8 +89,9 @@ def test_what_cannot_be_asked():
 def test_an_exported_page_has_the_report():
     _, session, client = opened("decoder")
     held = session.run(Input(text="the cat sat"))
-    assert ("/api/models/main/doctor?level=quick", None) in list(questions(session, held))[:200]
-    assert client.get("/api/models/main/doctor?level=quick").status_code == 200
+    path = f"/api/models/main/doctor?hash={session.models['main'].hash}&level=quick"  # as the page asks
+    assert (path, None) in list(questions(session, held))[:200]
+    assert client.get(path).status_code == 200
 
 
 def test_whoever_leaves_ends_it_at_the_next_question():

@@ -233,6 +233,30 @@ def test_another_text_begins_anew(page, served):
     assert "written" not in page.url
 
 
+def test_another_text_begins_anew_from_any_view_and_the_way_back_goes_on(page, served):
+    one = served("decoder")
+    look(page, one, "7,8")
+    page.get_by_test_id("view-attention").click()
+    page.get_by_test_id("head").wait_for()
+    page.get_by_test_id("text").fill("a dog")
+    page.get_by_test_id("run").click()
+    expect(page.get_by_test_id("query-tokens").get_by_role("option")).to_have_count(len("a dog"))
+    page.get_by_test_id("view-generation").click()
+    expect(page.get_by_test_id("draft")).to_have_attribute("data-written", "")
+    for _ in range(3):
+        page.go_back()
+    expect(page.get_by_test_id("text")).to_have_value(TEXT)
+    expect(page.get_by_test_id("draft")).to_have_attribute("data-written", "7,8")
+
+
+def test_of_a_head_that_shares_its_keys_those_are_shown(page, served):
+    one = served("decoder", attention=parts.Attention(num_heads=4, num_kv_heads=2))
+    for head, shared in ((1, 0), (2, 1)):
+        look(page, one, head=head)
+        expect(page.get_by_test_id("kept-matrix")).to_contain_text(f"head {shared} of 2")
+        page.goto("about:blank")
+
+
 def test_an_encoder_says_that_it_writes_nothing_and_fills_the_gap(page, served):
     one = served("encoder")
     text = "the <mask>at"

@@ -118,6 +118,26 @@ def test_the_mask_step_adapts_to_the_model(page, served, family):
     expect(verdict).to_contain_text("Nothing is hidden here" if family == "encoder" else "exactly 0")
 
 
+def test_the_mask_step_reads_the_mask(page, served):
+    """Beyond a window a word is hidden that comes before."""
+    verdict = look(page, served("decoder", windows=(3,)), "mask")
+    lock(page, 5, 3, "masked-weights")
+    expect(verdict).to_contain_text("may look at")
+    expect(verdict).to_have_attribute("data-done", "false")
+    lock(page, 5, 0, "masked-weights")
+    expect(verdict).to_contain_text("5 away")
+    expect(verdict).to_contain_text("beyond the window of 3")
+    expect(verdict).to_have_attribute("data-done", "true")
+
+
+def test_the_mask_step_is_of_one_sequence(page, served):
+    one = served("encoder_decoder")
+    page.goto(one.link("learn", stage="tour-mask", tower="decoder.", kind="cross", query=1, key=2))
+    verdict = page.get_by_test_id("verdict-of-step")
+    expect(verdict).to_contain_text("choose a self-attention")
+    expect(verdict).to_have_attribute("data-done", "false")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cross_attention_is_asked_of_a_model_that_has_it(page, served, family):
     one = served(family)
@@ -194,6 +214,16 @@ def test_a_head_is_zeroed(page, served, family):
     if not plain.equal(changed):
         expect(verdict).to_have_attribute("data-done", "true")
         expect(verdict).to_contain_text("without the head it is")
+
+
+def test_a_figure_that_is_opened_alone_is_as_it_was(page, served):
+    look(page, served("decoder"), "cause")
+    page.get_by_test_id("add-edit").click()
+    expect(page.get_by_test_id("edits").locator("li")).to_have_count(1)
+    page.get_by_role("button", name="Open What if alone").click()
+    expect(page.get_by_test_id("lesson")).to_have_count(0)
+    expect(page.get_by_test_id("edits").locator("li")).to_have_count(1)
+    assert "stage" not in page.url
 
 
 def test_help_and_skipping(page, served):

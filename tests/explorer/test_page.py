@@ -79,6 +79,29 @@ def test_work_shows_that_it_goes_on_and_can_be_cancelled(page, served):
     expect(page.get_by_test_id("query-tokens").get_by_role("option")).to_have_count(len("a mat"))
 
 
+def test_what_is_typed_stays_until_it_is_run(page, served):
+    page.goto(served("decoder").link("attention"))
+    page.locator('[data-testid="matrix"][data-ready]').wait_for()
+    page.get_by_test_id("text").fill("a mat")
+    page.get_by_test_id("matrix-box").click(position=cell(page, 3, 2))
+    page.get_by_test_id("matrix-value").wait_for()
+    assert "query=3" in page.url
+    expect(page.get_by_test_id("text")).to_have_value("a mat")
+
+
+def test_a_text_keeps_its_line_breaks(page, served):
+    page.goto(served("decoder").link("attention", text="a\nb"))
+    field = page.get_by_test_id("text")
+    expect(field).to_have_value("a\nb")
+    field.press("Control+End")
+    field.press("c")
+    with page.expect_request("**/api/passes") as run:
+        field.press("Enter")
+    assert run.value.post_data_json["text"] == "a\nbc"
+    field.press("Shift+Enter")
+    expect(field).to_have_value("a\nbc\n")
+
+
 def test_colours_follow_the_system_until_they_are_chosen(opened, served):
     url = served("decoder").link("attention")
     page = opened(scheme="dark")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 
 import numpy as np
 import pytest
@@ -34,13 +35,13 @@ SIDE, PATCH = 12, 4
 RATE = 16_000
 
 
-def seeing():
+def seeing(patch=PATCH):
     torch.manual_seed(0)
     stack = Stack(
         d_model=16, num_layers=2, attention=Attention(num_heads=2), feed_forward=FeedForward(d_ff=24),
-        positions=Learned(max_length=10), placement="pre",
+        positions=Learned(max_length=(SIDE // patch) ** 2 + 1), placement="pre",
     )  # fmt: skip
-    front = config.Patches(image_size=SIDE, patch_size=PATCH, channels=3)
+    front = config.Patches(image_size=SIDE, patch_size=patch, channels=3)
     return build(config.Encoder(front=front, stack=stack, head=config.Classification(labels=("cat", "dog")))).eval()
 
 
@@ -299,6 +300,32 @@ def test_the_page_of_a_picture(page, axe):
         expect(page.get_by_test_id("no-tokens")).to_contain_text("3 × 3 patches")
         expect(page.get_by_test_id("sum-column")).to_be_visible()
         axe(page)
+    finally:
+        server.should_exit = True
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_what_is_printed_over_a_picture_is_exact(page):
+    """Also where the map is so large that it is drawn of eight bits."""
+    from playwright.sync_api import expect
+
+    model = seeing(patch=1)
+    with torch.no_grad():
+        model.blocks[0].self_attention.query.weight.mul_(100)  # weights of many sizes
+    session = open_session(model)
+    held = session.run(Input(text=session.example[0]))
+    weights = held.value("blocks.0.self_attention.weights")[0, 0]
+    url, server = serve(create_app(session))
+    try:
+        for place in (3, 77, 140):
+            page.goto(f"{url}#1?view=attention&query={place}")
+            over = page.get_by_test_id("over")
+            expect(over.get_by_role("heading")).to_contain_text(held.reading.pieces[place])
+            told = page.get_by_test_id("picture").get_attribute("aria-valuetext").rpartition(", ")[2]
+            assert float(told) == pytest.approx(weights[place, place].item(), rel=5e-3)
+            most = re.search(r"the most is ([\d.]+\d)", over.inner_text()).group(1)
+            assert float(most) == pytest.approx(weights[place].max().item(), rel=5e-3)
     finally:
         server.should_exit = True
 

@@ -1,15 +1,25 @@
 """What if, in a browser: every change is the model's own under that edit, and so is all that follows from it."""
 
 import json
+from dataclasses import replace
+from urllib.parse import urlencode
 
 import pytest
 import torch
-from exploring import TEXT, cell, same, value
-from families import FAMILIES
+from exploring import TEXT, cell, same, serve, value
+from families import FAMILIES, STACK
 from playwright.sync_api import expect
 
+from pellucid.config import model as config
+from pellucid.config import parts
+from pellucid.config.run import Bytes
+from pellucid.data.tokenizers import Tokenizer
+from pellucid.explorer.app import create_app
+from pellucid.explorer.session import Session
 from pellucid.inference.decode import generate
 from pellucid.inference.reading import beginning
+from pellucid.models.build import build
+from pellucid.models.checkpoint import Loaded
 from pellucid.trace import Where, edit, edits
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -101,6 +111,49 @@ def test_what_it_writes_is_greedy_writing_under_the_edit(page, served, family):
         texts.append("".join(tokenizer.pieces([*written, *(tokenizer.ends if ended else ())])))
     assert page.get_by_test_id("written-before").text_content() == texts[0]
     assert page.get_by_test_id("written-after").text_content() == texts[1]
+
+
+def test_the_answer_that_parts_is_that_of_the_first_token_that_is_another(page, served):
+    one = served("encoder_decoder")
+    change = {"kind": "zero", "name": "decoder.blocks.1.self_attention.context", "heads": [0]}
+    page.goto(
+        f"{one.url}#1?" + urlencode({"view": "whatif", "text": TEXT, "edits": json.dumps([change]), ".tokens": 5})
+    )
+    expect(page.get_by_test_id("writes")).to_have_attribute("data-done", "true")
+    prompt, tokenizer = beginning(one.loaded, TEXT), one.loaded.tokenizer
+    (before,) = generate(one.loaded.model, prompt, max_new_tokens=5, ends=tokenizer.ends)
+    with edit(one.loaded.model, {change["name"]: edits.zero(Where(heads=[0]))}):
+        (after,) = generate(one.loaded.model, prompt, max_new_tokens=5, ends=tokenizer.ends)
+    parted = next(i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b)
+    place = prompt.tokens.size(1) - 1 + parted  # of the answer that becomes this token
+    page.get_by_test_id("look-there").click()
+    expect(page.get_by_test_id("answers")).to_have_attribute("data-position", str(place))
+    assert page.get_by_test_id("verdict").get_attribute("data-same") == "false"
+
+
+def test_a_character_of_two_tokens_is_written_as_itself(page):
+    text = "ab"
+    model = build(
+        config.Decoder(
+            front=config.Tokens(vocab_size=300),
+            stack=replace(STACK, num_layers=1, positions=parts.Learned(max_length=20)),
+        )
+    ).eval()
+    tokenizer = Tokenizer.train(Bytes(), [text])
+    with torch.no_grad():  # what is written hangs on the place alone
+        for parameter in (model.embedding.table.weight, *model.blocks.parameters(), model.head.project.weight):
+            parameter.zero_()
+        directions = model.embedding.positions.table.weight
+        for place, token in enumerate(tokenizer.encode("é"), len(text) - 1):
+            model.head.project.weight[token] = directions[place]
+    session = Session(Loaded(model, tokenizer, None), "bytes", example=(text, None))
+    url, server = serve(create_app(session))
+    try:
+        page.goto(f"{url}#1?view=whatif&.tokens=2")
+        expect(page.get_by_test_id("writes")).to_have_attribute("data-done", "true")
+        assert page.get_by_test_id("written-before").text_content() == "é"
+    finally:
+        server.should_exit = True
 
 
 @pytest.mark.parametrize("family", FAMILIES)

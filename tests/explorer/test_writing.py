@@ -295,6 +295,20 @@ def test_what_cannot_be_written_is_told_in_a_sentence(path, body, words):
     assert words in answer.text
 
 
+def test_a_pass_writes_what_the_model_writes_by_itself():
+    """Also where it was told never to write a token."""
+    model = small("encoder_decoder")
+    likeliest = read(Loaded(model, TOKENIZER, None), TEXT).ids[1][1]
+    around = {"after": (TOKENIZER.eos,), "start": TOKENIZER.start, "ends": TOKENIZER.ends}
+    conventions = config.Conventions(pad=TOKENIZER.pad, **around, never=(likeliest,))
+    session = Session(Loaded(model, Tokenizer(TOKENIZER.raw, conventions), None))
+    client = TestClient(create_app(session), raise_server_exceptions=False)
+    _start, *written = client.post("/api/passes", json={"text": TEXT}).json()["writes"]["ids"]
+    told = lines(client.post("/api/writing/continue", json={"text": TEXT, "max_new_tokens": 8}))
+    assert written[:8] == [line["id"] for line in told if not line["ended"]]
+    assert likeliest not in written
+
+
 def test_an_encoder_writes_nothing():
     _, _, client = opened("encoder")
     for path in ("/api/writing", "/api/writing/beams", "/api/writing/continue"):

@@ -27,6 +27,7 @@ from pellucid.trace.statistics import Statistics
 from pellucid.version import __version__
 
 GLANCE = 64  # rows and columns of a map in small
+PROBED = 64  # numbers of each parameter, spread over it
 
 
 @dataclass(eq=False)
@@ -42,7 +43,7 @@ class Explored:
     name: str
     loaded: Loaded
     step: int | None = None
-    _seen: list[tuple[int, int]] = field(default_factory=list, init=False, repr=False)
+    _seen: tuple[Any, ...] = field(default=(), init=False, repr=False)
     _reckoned: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -56,8 +57,8 @@ class Explored:
         return self._of_now("identity", self._identified)
 
     def _of_now(self, what: str, reckon: Callable[[], str]) -> str:
-        """Reckoned once while the weights stay: a model in memory may be trained on while its page is open."""
-        if (now := _versions(self.loaded.model)) != self._seen:
+        """Reckoned once while the model stays: one in memory may be trained on while its page is open."""
+        if (now := _state(self.loaded.model)) != self._seen:
             self._seen = now
             self._reckoned.clear()
         if what not in self._reckoned:
@@ -233,16 +234,22 @@ def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _versions(model: torch.nn.Module) -> list[tuple[int, int]]:
-    """Where each parameter is, and how often it was written to: what tells cheaply that none has changed."""
-    return [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in model.parameters()]
+def _state(model: torch.nn.Module) -> tuple[Any, ...]:
+    """What tells cheaply that a model is what it was: where each parameter is and how often it was written to, a few of
+    its numbers, as what is written to ``.data`` is not counted, and all settings."""
+    parameters = [one.detach() for one in model.parameters()]
+    written = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters]
+    few = torch.cat([one.flatten()[:: max(1, one.numel() // PROBED)] for one in parameters])
+    # As bytes, for NaN is not equal to itself.
+    return written, few.cpu().view(dtype=torch.uint8).numpy().tobytes(), tuple(_settings(model))
 
 
 def _settings(model: torch.nn.Module) -> Iterator[str]:
     """Numbers and flags of modules: what was set after building, as ``model.causal``, no config tells."""
     for path, module in model.named_modules():
-        for name, value in sorted(vars(module).items()):
-            if not name.startswith("_") and isinstance(value, bool | int | float | str | tuple | None):
+        own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+        for name, value in sorted(own.items()):
+            if isinstance(value, bool | int | float | str | tuple | None):
                 yield f"{path}.{name}={value!r}"
 
 

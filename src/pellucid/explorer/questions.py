@@ -34,7 +34,7 @@ def questions(session: Session, held: Pass) -> Iterator[Question]:
     yield from _of_session(session, held)
     yield from _of_pass(held)
     yield from _of_models(held)
-    yield _ask(f"/api/models/{quote(held.explored.key)}/doctor", level="quick")
+    yield _ask(f"/api/models/{quote(held.explored.key)}/doctor", hash=held.explored.hash, level="quick")
     yield from _of_writing(session, held)
     yield from _of_places(held)
     yield from islice(_of_numbers(held), EXPLAINED)
@@ -89,7 +89,7 @@ def _of_pass(held: Pass) -> Iterator[Question]:
     length = _length(held)
     for start, stop in windows(length):
         yield _ask(f"{path}/lens", start=start, stop=stop, top=3)
-    more = {"masked": (3, 100), "classification": (100,)}.get(about["head"], ())
+    more = {"masked": (3, 100), "classification": (100,), "token_classification": (100,)}.get(about["head"], ())
     for position in range(length):
         for top in (8, 10, 20, *more):
             yield _ask(f"{path}/answers", position=position, top=top)

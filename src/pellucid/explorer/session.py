@@ -96,7 +96,7 @@ class Session:
         names = [self.show(name, content) for name, content in (shown or {}).items()]
         self.example = example or (names[0] if names else _example(self.models[MAIN]), None)
         self.drafts = Drafts(self.limits.tokens)
-        self.reports: dict[tuple[str, str], dict[str, Any]] = {}  # of the doctor, by model and level
+        self.reports: dict[tuple[str, str, str], dict[str, Any]] = {}  # of the doctor: key, identity, level
         self._visited: OrderedDict[str, Explored] = OrderedDict()
         self._passes: OrderedDict[str, Pass] = OrderedDict()
         self._known: OrderedDict[str, Input] = OrderedDict()
@@ -108,9 +108,10 @@ class Session:
         """The weights that the run left behind on its way, by key, the first first."""
         if self.folder is None:
             return {}
-        steps = {int(path.name[5:]): path / WEIGHTS for path in (self.folder / CHECKPOINTS).glob("step-*")}
-        steps |= {int(path.stem[5:]): path for path in (self.folder / SNAPSHOTS).glob("step-*.safetensors")}
-        return {f"step-{step}": steps[step] for step in sorted(steps)}
+        steps = {path.name[5:]: path / WEIGHTS for path in (self.folder / CHECKPOINTS).glob("step-*")}
+        steps |= {path.stem[5:]: path for path in (self.folder / SNAPSHOTS).glob("step-*.safetensors")}
+        numbered = {int(step): path for step, path in steps.items() if step.isdigit()}  # a stray copy is none
+        return {f"step-{step}": numbered[step] for step in sorted(numbered)}
 
     def model(self, key: str) -> Explored:
         """A model by its key; a checkpoint is read when it is first asked for.

@@ -14,7 +14,9 @@ import torch
 from pellucid.config.model import MaskedLanguage, Tokens
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError
+from pellucid.inference.batches import barred
 from pellucid.inference.decode import Prompt, generate
+from pellucid.inference.sampling import Sampling
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.encoder import Encoder
 from pellucid.models.encoder_decoder import EncoderDecoder
@@ -85,7 +87,8 @@ def read(loaded: Loaded, text: str, target: str | None = None, longest: int | No
             raise UserError("text", f"{len(ids):,} tokens", f"at most {limit:,}", "shorten it")
         prompt = Prompt(torch.tensor([start], device=model.device), source=source)
         most = min(len(ids) + 50, limit - len(start))
-        (written,) = generate(model, prompt, max_new_tokens=most, ends=writer.ends)
+        likeliest = Sampling(barred(writer))
+        (written,) = generate(model, prompt, max_new_tokens=most, ends=writer.ends, sampling=likeliest)
     else:
         written = writer.encode(target)
     return _of_two(model, tokenizer, ids, [*start, *written])

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension
@@ -99,7 +99,7 @@ class ChatTemplate:
 class _Generation(Extension):
     """``{% generation %}``: what the model itself said, marked for training; here the words between are all of it."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  # declared so by the library
 
     def parse(self, parser: Parser) -> nodes.Node:
         """The statements up to the end of the mark."""

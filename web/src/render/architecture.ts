@@ -260,6 +260,8 @@ function headOf(model: ModelInfo): { title: string; detail: string } {
       return { title: "Masked-language head", detail: `${width} → ${whole(vocabularyOf(model))} scores, one a token` };
     case "classification":
       return { title: "Classification head", detail: `one state → ${whole(model.labels?.length ?? 0)} labels` };
+    case "token_classification":
+      return { title: "Token classification head", detail: `${width} → ${whole(model.labels?.length ?? 0)} labels a token` };
     case "embedding":
       return { title: "Embedding head", detail: `all states → one vector of ${width}` };
     default:

@@ -92,8 +92,11 @@ function painted(
   return canvas;
 }
 
+// What XML cannot hold, however it is written.
+const CONTROL = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g;
+
 export const escaped = (text: string): string =>
-  text.replace(/[&<>"]/g, (letter) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[letter]!);
+  text.replace(CONTROL, "").replace(/[&<>"]/g, (letter) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[letter]!);
 
 export function svg(body: string, width: number, height: number, caption: Caption, theme: Theme): string {
   const across = Math.max(width, 360);
@@ -128,7 +131,9 @@ export function asSeen(picture: SVGSVGElement): string {
   });
   copy.querySelectorAll(".hit").forEach((element) => element.remove());
   for (const element of copy.querySelectorAll("*")) for (const name of OF_THE_PAGE) element.removeAttribute(name);
-  return copy.innerHTML;
+  // Not innerHTML, which is HTML and may have names that XML does not know, as &nbsp;.
+  const xml = new XMLSerializer();
+  return Array.from(copy.childNodes, (node) => xml.serializeToString(node)).join("").replace(CONTROL, "");
 }
 
 const quoted = (text: string): string => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);

@@ -20,5 +20,6 @@ export function answerPlace(model: ModelInfo, pass: Pass): number | null {
 export function answerOf(model: ModelInfo, pass: Pass, place: number): string {
   if (model.head === "classification") return "label of the text";
   const { pieces } = pass.writes ?? pass.reads;
+  if (model.head === "token_classification") return `label of ‘${pieces[place]}’`;
   return model.head === "masked" ? `token at position ${place}, ‘${pieces[place]}’` : `token after ‘${pieces[place]}’`;
 }

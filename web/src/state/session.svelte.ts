@@ -43,6 +43,8 @@ export const siteName = (tower: string, layer: number, kind: "self" | "cross"): 
 
 const NO_TOKENS: Tokens = { ids: [], pieces: [] };
 
+type Change = Parameters<typeof selection.set>[0];
+
 class Session {
   info = $state.raw<SessionInfo | null>(null);
   model = $state.raw<ModelInfo | null>(null);
@@ -105,8 +107,8 @@ class Session {
     };
   }
 
-  async run(change: Parameters<typeof selection.set>[0] = {}): Promise<void> {
-    selection.set(change.model && change.model !== selection.model ? { ...change, hash: "" } : change);
+  async run(change: Change = {}): Promise<void> {
+    selection.set({ ...this.dropped(change), ...change });
     this.controller?.abort();
     const controller = new AbortController();
     this.controller = controller;
@@ -143,6 +145,14 @@ class Session {
     if (!tower) return;
     const size = what === "head" ? tower.num_heads : tower.layers;
     selection.set({ [what]: (selection[what] + step + size) % size });
+  }
+
+  /** What is pinned of this text and model alone, and would be taken for what the next one wrote or answers. */
+  private dropped({ model, text }: Change): Change {
+    const isOther = model !== undefined && model !== selection.model;
+    if (!isOther && (text === undefined || text === this.request().text)) return {};
+    const { written: _, ...more } = selection.more;
+    return { more, ...(isOther ? { hash: "", token: null } : {}) };
   }
 
   /** What is pinned may be of another model or text: it is brought within this one. */

@@ -87,15 +87,21 @@ export const disordered: Check = async ({ pass, more }, signal) => {
 
 /** A cell that the mask hides, or, where nothing is hidden, one that looks ahead. */
 export const hiddenCell: Check = async (place, signal) => {
-  const { query: q, key: k, queries, keys, tower, site } = place;
+  const { query: q, key: k, queries, keys, tower, site, layer } = place;
   if (q === null || k === null || q >= queries.length || k >= keys.length) return null;
+  if (site.kind !== "self") return no("Cross-attention looks at another sequence, in which no word comes later: choose a self-attention.");
   const row = await rowOf(place, "weights", q, signal);
-  if (tower.causal && site.kind === "self") {
-    if (row[k] !== 0) return no(`${quoted(queries[q])} may look at ${quoted(keys[k])}: the weight is ${printed(row[k], 4)}.`);
-    return yes(`${quoted(keys[k])} comes after ${quoted(queries[q])}: its score is −∞ and its weight exactly 0.`);
+  // A weight may come out as 0 where nothing is hidden: the mask itself is asked.
+  const allowed = (await api.tensor({ pass: place.pass.id, name: `${place.name}.mask`, at: [0, 0, q, ":"] }, "f32", signal)).data;
+  if (!allowed[k]) {
+    const window = tower.windows[layer];
+    const isFar = window !== null && Math.abs(q - k) >= window;
+    const why = tower.causal && k > q ? `comes after ${quoted(queries[q])}` : isFar ? `is ${Math.abs(q - k)} away from ${quoted(queries[q])}, beyond the window of ${window}` : "is hidden by the mask";
+    return yes(`${quoted(keys[k])} ${why}: its score is −∞ and its weight exactly 0.`);
   }
-  if (site.kind === "self" && k <= q) return no("That word comes before, or is the word itself; choose one that comes after.");
-  return yes(`Nothing is hidden here: ${quoted(queries[q])} gives ${quoted(keys[k])} ${printed(row[k], 4)}, though it comes later.`);
+  if (tower.causal) return no(`${quoted(queries[q])} may look at ${quoted(keys[k])}: the weight is ${printed(row[k], 4)}.`);
+  if (k <= q) return no("That word comes before, or is the word itself; choose one that comes after.");
+  return yes(`${allowed.every(Boolean) ? "Nothing is hidden here" : "This cell is not hidden"}: ${quoted(queries[q])} gives ${quoted(keys[k])} ${printed(row[k], 4)}, though it comes later.`);
 };
 
 /** The position whose vector is the widest as it comes into the norm that is shown. */
@@ -181,6 +187,7 @@ export const aligned: Check = async (place, signal) => {
 /** Three tokens written, or for an encoder a gap to fill. */
 export const wrote: Check = async ({ model, pass, more }, signal) => {
   if (model.family === "encoder") {
+    if (model.head === "token_classification") return yes("This encoder neither writes nor fills gaps; it answers with a label for each token.");
     if (model.head !== "masked") return yes("This encoder neither writes nor fills gaps; it answers about the whole text.");
     const gap = pass.reads.pieces.findIndex((text) => /^(<mask>|\[MASK\])$/.test(text));
     if (gap < 0) return null;

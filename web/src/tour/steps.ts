@@ -56,7 +56,7 @@ export const STEPS: readonly Step[] = [
       { tex: "q = x W^Q,\\quad k = x W^K,\\quad v = x W^V", about: "Three views of one vector." },
       { tex: "q \\cdot k = \\sum_{i=1}^{d_k} q_i k_i", about: "How well a query and a key fit." },
     ],
-    task: () => "Open a score, and see it taken apart: click an underlined score, or type its address into the Explain panel.",
+    task: () => "Open a score, and see it taken apart: click an underlined score.",
     help: ({ name, head }) => `Step to the scores, and click one of the underlined numbers. Its address looks like ${name}.scores[0, ${head}, 2, 0].`,
     start: self,
     check: checks.explainedScore,

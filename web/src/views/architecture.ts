@@ -1,6 +1,6 @@
 // What the architecture view says of each kind of part, and where it leads.
 
-import type { ModelInfo, Tower } from "../api/types";
+import type { HeadKind, ModelInfo, TensorInfo, Tower } from "../api/types";
 import { functionName, vocabularyOf, whole, type Drawing, type Role } from "../render/architecture";
 
 type Told = (tower: Tower, model: ModelInfo, id: string) => string;
@@ -103,16 +103,18 @@ const LINKS: Record<Role, readonly (readonly [string, string])[]> = {
 
 export const linksOf = (role: Role): readonly (readonly [string, string])[] => LINKS[role];
 
-/** The axes of a tensor in words, by the last part of its name. */
-export function shapeWords(name: string): string {
+/** The axes of a tensor in words, by the last part of its name; those of an answer by the head. */
+export function shapeWords({ name, shape }: Pick<TensorInfo, "name" | "shape">, head: HeadKind): string {
   const last = name.split(".").at(-1)!;
-  if (/^(q|context)$/.test(last) || name.endsWith("query_norm.out")) return "text, head, position, feature of the head";
-  if (/^(k|v)$/.test(last) || name.endsWith("key_norm.out")) return "text, key head, key position, feature of the head";
+  if (/^(q|q_projected|context)$/.test(last) || name.endsWith("query_norm.out")) return "text, head, position, feature of the head";
+  if (/^([kv]|[kv]_new|k_projected)$/.test(last) || name.endsWith("key_norm.out")) return "text, key head, key position, feature of the head";
   if (/^(scores|weights)$/.test(last)) return "text, head, query, key";
   if (last === "mask") return "text, 1, query, key";
   if (/^(gate|pre|hidden)$/.test(last)) return "text, position, unit";
-  if (/^(logits|projected|capped)$/.test(last)) return "text, position, token of the vocabulary";
-  return "text, position, feature";
+  if (/^(narrow|stride)_/.test(last)) return "sound, feature, frame";
+  const isAnswer = /^(logits|projected|capped)$/.test(last) && head !== "embedding";
+  const what = !isAnswer ? "feature" : head.endsWith("classification") ? "label" : "token of the vocabulary";
+  return shape.length === 2 ? `text, ${what}` : `text, position, ${what}`;
 }
 
 // ---- a part that is drawn, by its id

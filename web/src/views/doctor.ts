@@ -1,6 +1,6 @@
 // What the doctor says, in words, and the view in which a finding shows. No framework.
 //
-//   pathOf(model, level)            what is asked
+//   pathOf(model, hash, level)      what is asked; other weights are another question
 //   openingOf(finding, towers)      the view that shows the evidence, and what is to be pinned there; null for none
 //   ordered(findings)               the worst first
 //   told(value)                     a piece of evidence as text
@@ -52,7 +52,8 @@ export interface Report {
 
 export type Line = { question: string; done: number; total: number } | { report: Report };
 
-export const pathOf = (model: string, level: Level): string => `/api/models/${encodeURIComponent(model)}/doctor?level=${level}`;
+export const pathOf = (model: string, hash: string, level: Level): string =>
+  `/api/models/${encodeURIComponent(model)}/doctor?hash=${hash}&level=${level}`;
 
 export const STATUSES: readonly Status[] = ["FAIL", "WARN", "INCONCLUSIVE", "PASS", "SKIP"];
 

@@ -44,13 +44,13 @@ async def _examined(at: Desk, explored: Explored, level: Level) -> AsyncIterator
         loop.call_soon_threadsafe(heard.put_nowait, question)
 
     def told() -> dict[str, Any]:
-        kept = at.session.reports
-        if (explored.key, level) not in kept:
+        kept, asked_of = at.session.reports, (explored.key, explored.identity, level)
+        if asked_of not in kept:
             model, spec, build = explored.loaded.model, spec_of(at.session, explored), build_of(at.session, explored)
             report = examine(model, spec, level, build=build, progress=asked)
             questions = {check.name: check.question for check in CHECKS}
-            kept[explored.key, level] = {**report.as_dict(), "headline": headline(report), "questions": questions}
-        return kept[explored.key, level]
+            kept[asked_of] = {**report.as_dict(), "headline": headline(report), "questions": questions}
+        return kept[asked_of]
 
     work = asyncio.ensure_future(at.do(told))
     work.add_done_callback(lambda done: heard.put_nowait(None))
