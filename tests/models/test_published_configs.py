@@ -151,6 +151,11 @@ PUBLISHED = {
         BERT | {"architectures": ["BertModel"], "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6},
         (TYPES, "pooler.dense.weight"), 22_713_216,
     ),
+    "TinyBERT_General_4L_312D": (
+        BERT | {"cell": {}, "emb_size": 312, "hidden_size": 312, "intermediate_size": 1200, "num_hidden_layers": 4,
+                "pre_trained": "", "structure": [], "training": ""},
+        (TYPES,), None,
+    ),
     "ms-marco-MiniLM-L6-v2": (
         BERT | {"architectures": ["BertForSequenceClassification"], "hidden_size": 384, "id2label": {"0": "LABEL_0"},
                 "intermediate_size": 1536, "label2id": {"LABEL_0": 0}, "num_hidden_layers": 6,
@@ -177,6 +182,9 @@ PUBLISHED = {
         ("lm_head.weight",), 247_577_856,
     ),
     "bart-large-cnn": (BART, (BIAS,), 406_290_432 + 50_264),
+    "distilbart-cnn-12-6": (
+        BART | {"decoder_layers": 6, "eos_token_ids": [2], "extra_pos_embeddings": 2}, (BIAS,), None,
+    ),
     "mbart-large-50": (
         BART | {"architectures": ["MBartForConditionalGeneration"], "activation_function": "gelu",
                 "add_bias_logits": False, "add_final_layer_norm": True, "model_type": "mbart", "vocab_size": 250054,
@@ -186,6 +194,7 @@ PUBLISHED = {
     ),
     "opus-mt-en-de": (MARIAN, (BIAS,), None),
     "Llama-3.2-1B": (LLAMA3, (), 1_235_814_400),
+    "unsloth/Llama-3.2-1B": (LLAMA3 | {"unsloth_fixed": True, "unsloth_version": "2025.1"}, (), 1_235_814_400),
     "SmolLM2-135M": (
         LLAMA3 | {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3,
                   "num_hidden_layers": 30, "vocab_size": 49152, "rope_scaling": None, "is_llama_config": True,
@@ -247,3 +256,47 @@ def test_the_period_of_thousands_of_windows():
     assert time.perf_counter() - began < 5
     told["layer_types"] = ["full_attention", "sliding_attention", "sliding_attention"] * 3_333 + ["full_attention"]
     assert _windows(Settings(told, "config.json"), VARIANTS["qwen2"]) == (0, 4, 4)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_windows_that_are_switched_on_without_a_width(kind):
+    told = {"num_hidden_layers": 4, "use_sliding_window": True, "max_window_layers": 2}
+    for said, windows in (
+        ({}, (0, 0, 4096, 4096)),
+        ({"sliding_window": 8}, (0, 0, 8, 8)),
+        ({"sliding_window": None}, (0,)),
+        ({"use_sliding_window": None}, (0,)),
+    ):
+        assert _windows(Settings(told | said, "config.json"), VARIANTS[kind]) == windows
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "message"),
+    [
+        ("mistral", {"layer_types": ["full_attention"] * 4}, "found full_attention; expected sliding_attention"),
+        (
+            "mistral",
+            {"layer_types": ["full_attention", "sliding_attention"] * 2},
+            "layer_types: found full_attention, sliding_attention; expected sliding_attention in every layer",
+        ),
+        ("mistral", {"use_sliding_window": False}, "use_sliding_window: found False; expected True"),
+        ("llama", {"use_sliding_window": True, "sliding_window": 8}, "use_sliding_window: found True; expected False"),
+        ("gemma2", {"use_sliding_window": False}, "use_sliding_window: found False; expected True"),
+    ],
+)
+def test_windows_of_which_the_architecture_reads_nothing(kind, said, message):
+    with pytest.raises(ConfigError, match=message):
+        _windows(Settings({"num_hidden_layers": 4} | said, "config.json"), VARIANTS[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "windows"),
+    [
+        ("mistral", {"layer_types": ["sliding_attention"] * 4, "use_sliding_window": True}, (4096,)),
+        ("mistral", {"layer_types": ["full_attention"] * 4, "sliding_window": None, "use_sliding_window": False}, (0,)),
+        ("llama", {"layer_types": ["full_attention"] * 4, "sliding_window": 8, "use_sliding_window": False}, (0,)),
+        ("gemma2", {"layer_types": ["full_attention", "sliding_attention"] * 2}, (0, 4096)),
+    ],
+)
+def test_windows_as_the_architecture_has_them_anyway(kind, said, windows):
+    assert _windows(Settings({"num_hidden_layers": 4} | said, "config.json"), VARIANTS[kind]) == windows

@@ -5,8 +5,10 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import normalizers
 
 from pellucid.config import parts, run
 from pellucid.config.defaults import default_run, family_of, fitted
@@ -17,6 +19,7 @@ from pellucid.inference.predict import embed
 from pellucid.models.build import build
 from pellucid.models.checkpoint import save_run
 from pellucid.models.convert import convert
+from pellucid.models.foreign.hub import CONFIGS
 from pellucid.models.load import load
 
 TEXTS = ["the cat sat on the mat", "a mat"]
@@ -39,6 +42,7 @@ HEADS = {
     "distilbert": ("vocab_transform.weight", "vocab_projector.weight"),
 }
 STALE = (
+    "config_sentence_transformers.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -109,6 +113,41 @@ def test_poolings_that_are_not_honoured(folder, settings, message):
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=message):
         load(folder)
+
+
+def test_a_prompt_before_every_text(folder):
+    path, prompts = folder / "config_sentence_transformers.json", {"query": "find: ", "document": ""}
+    for name in (None, "document"):
+        path.write_text(json.dumps({"prompts": prompts, "default_prompt_name": name, "similarity_fn_name": "cosine"}))
+        load(folder)
+    path.write_text(json.dumps({"prompts": prompts, "default_prompt_name": "query"}))
+    with pytest.raises(ConfigError, match=r"default_prompt_name: found 'query', which puts 'find: ' before every text"):
+        load(folder)
+    assert path.name in CONFIGS  # what decides is fetched
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        normalizers.NFC(),
+        normalizers.BertNormalizer(lowercase=True),
+        normalizers.BertNormalizer(lowercase=False),
+        normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
+        normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()]),
+    ],
+    ids=["other", "uncased", "cased", "several", "lower"],
+)
+def test_lower_case_that_sentence_transformers_are_told_of(folder, step):
+    raw = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    raw.normalizer = step
+    raw.save(str(folder / "tokenizer.json"))
+    retell(folder / "sentence_bert_config.json", do_lower_case=True)
+    loaded, text = load(folder), "The CAT sat on the mat"
+    ids = loaded.tokenizer.encode(text)
+    assert ids == WORDS.encode(text.lower())
+    theirs = pytest.importorskip("sentence_transformers").SentenceTransformer(str(folder), device="cpu")
+    assert theirs.tokenizer(text)["input_ids"] == loaded.tokenizer.text(ids)
+    assert torch.allclose(torch.from_numpy(theirs.encode([text])), embed(loaded, [text]), atol=1e-5)
 
 
 def test_modules_nested_without_end(folder):

@@ -25,6 +25,8 @@ WORD_PIECES, PAIRS, MERGES, ADDED = "vocab.txt", "vocab.json", "merges.txt", "ad
 MODULES = "modules.json"  # of sentence-transformers, which cut a text to the tokenizer's longest
 NO_LIMIT = 1 << 30  # tokens, which no text has: a tokenizer without a limit says 10³⁰
 AS_BERT = ("Bert", "DistilBert", "Electra", "MobileBert")  # tokenizers that cut as BERT's does
+AS_GPT2 = ("GPT2", "Roberta", "Bart", "Whisper")  # those that cut as GPT-2's does
+FRAMED = ("Roberta", "Bart")  # of those, the ones that put a text between <s> and </s>
 SAVE = "save it whole: from transformers import AutoTokenizer; AutoTokenizer.from_pretrained(F).save_pretrained(F)"
 
 
@@ -36,8 +38,6 @@ def published_tokenizer(folder: Path) -> Tokenizer:
         ConfigError: for settings that cannot be read.
     """
     settings, told = _merged(folder, NAMES), _merged(folder, TOLD)
-    if (folder / SENTENCES).exists() and read_plain(folder / SENTENCES).get("do_lower_case"):
-        raise ConfigError(folder / SENTENCES, "do_lower_case is true", "false: lower case is the tokenizer's affair")
     limit = settings.get("model_max_length")
     if (folder / MODULES).exists() and type(limit) is int and 0 < limit < NO_LIMIT:
         told.setdefault("max_seq_length", limit)
@@ -49,18 +49,38 @@ def published_tokenizer(folder: Path) -> Tokenizer:
         kind = {"tokenizer_class": told.get("tokenizer_class", AS_BERT[0])}
         raw = _word_pieces(folder / WORD_PIECES, kind | settings)
     elif (folder / MERGES).exists():
-        raw = _byte_pairs(folder, framed=told.get("model_type") in ("roberta", "bart"))
+        usual = FRAMED[0] if told.get("model_type") in ("roberta", "bart") else AS_GPT2[0]
+        kind = {"tokenizer_class": told.get("tokenizer_class", usual)}
+        raw = _byte_pairs(folder / MERGES, kind | settings, named)
     else:
-        return sentencepiece_tokenizer(folder, named, told)
-    return Tokenizer(raw, conventions(raw, template(raw), named, told))
+        return _lowered(sentencepiece_tokenizer(folder, named, told), folder)
+    return _lowered(Tokenizer(raw, conventions(raw, template(raw), named, told)), folder)
+
+
+def _lowered(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
+    """The same, with lower case as its first step where sentence-transformers are told to put it there."""
+    if (folder / SENTENCES).exists() and read_plain(folder / SENTENCES).get("do_lower_case"):
+        found = tokenizer.raw.normalizer
+        parts = [found[i] for i in range(len(found))] if isinstance(found, normalizers.Sequence) else [found]
+        steps = [step for step in parts if step is not None]
+        if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+            tokenizer.raw.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+    return tokenizer
+
+
+def _kind(path: Path, settings: Mapping[str, Any], known: Sequence[str]) -> str:
+    """Which tokenizer a vocabulary alone is for; raises DataError for one that does not cut as those that are known."""
+    named = str(settings["tokenizer_class"])
+    kind = named.removesuffix("Fast").removesuffix("Tokenizer")
+    if kind not in known:
+        found = f"a {named} with {path.name} alone, which does not say how it cuts"
+        raise DataError(path.parent, found, TOKENIZER, SAVE)
+    return kind
 
 
 def _word_pieces(path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """BERT's vocabulary, one piece a line (Devlin et al. 2019), for a tokenizer that cuts as BERT's does."""
-    kind = str(settings["tokenizer_class"])
-    if kind.removesuffix("Fast").removesuffix("Tokenizer") not in AS_BERT:
-        found = f"a {kind} with {path.name} alone, which does not say how it cuts"
-        raise DataError(path.parent, found, TOKENIZER, SAVE)
+    _kind(path, settings, AS_BERT)
     try:
         raw = tokenizers.Tokenizer(models.WordPiece.from_file(str(path), unk_token="[UNK]"))
     except Exception as error:  # the library raises bare exceptions
@@ -83,20 +103,40 @@ def _word_pieces(path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenize
     return raw
 
 
-def _byte_pairs(folder: Path, *, framed: bool) -> tokenizers.Tokenizer:
+def _byte_pairs(path: Path, settings: Mapping[str, Any], named: Mapping[str, str]) -> tokenizers.Tokenizer:
     """GPT-2's vocabulary and merges (Radford et al. 2019), which RoBERTa and BART put between <s> and </s>."""
+    folder, kind = path.parent, _kind(path, settings, AS_GPT2)
     try:
-        model = models.BPE.from_file(str(folder / PAIRS), str(folder / MERGES))
+        model = models.BPE.from_file(str(folder / PAIRS), str(path))
     except Exception as error:  # the library raises bare exceptions
-        raise DataError(folder / MERGES, f"cannot be read ({error})", f"{PAIRS} beside it", "copy both again") from None
+        raise DataError(path, f"cannot be read ({error})", f"{PAIRS} beside it", "copy both again") from None
     raw = tokenizers.Tokenizer(model)
     _check_added(folder, raw)
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    try:
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.get("add_prefix_space", False))
+    except TypeError as error:
+        raise ConfigError(folder / TOKENIZER_CONFIG, str(error), "true or false", "mend the setting") from None
     raw.decoder = decoders.ByteLevel()
     _mark_special(raw)
-    if framed:
+    if kind in FRAMED:
         _frame(raw, ["<s>"], ["</s>"], ["</s>", "</s>", "$B", "</s>"])
+    elif kind == AS_GPT2[0]:
+        before, after = (_asked(raw, folder / PAIRS, settings, named, role) for role in ("bos", "eos"))
+        if before or after:
+            _frame(raw, before, after)
     return raw
+
+
+def _asked(
+    raw: tokenizers.Tokenizer, path: Path, settings: Mapping[str, Any], named: Mapping[str, str], role: str
+) -> list[str]:
+    """The token that GPT-2's own tokenizer puts at an end of a text where it is told to."""
+    if not settings.get(f"add_{role}_token"):
+        return []
+    name = named.get(f"{role}_token", "<|endoftext|>")
+    if raw.token_to_id(name) is None:
+        raise DataError(path, f"has no {name!r}", f"the {role}_token, which add_{role}_token puts around a text", SAVE)
+    return [name]
 
 
 def _check_added(folder: Path, raw: tokenizers.Tokenizer) -> None:

@@ -30,7 +30,8 @@ DESCRIBING = (RUN_CONFIG, CHECKSUMS, TARGET_TOKENIZER, CONFIG, "*.safetensors", 
 READING = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm"),
     *("vocab.txt", "vocab.json", "target_vocab.json", "merges.txt", "chat_template.jinja", "preprocessor_config.json"),
-    *("generation_config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"),
+    *("generation_config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    "1_Pooling/config.json",
 )
 # Settings that say nothing of the mathematics, and what sentence-transformers do with the scores.
 CARRIED = (

@@ -33,6 +33,7 @@ def read(folder: Folder) -> Encoder:
     """The config of a BERT or RoBERTa folder."""
     settings = folder.settings
     settings.fixed("position_embedding_type", "absolute")
+    settings.unused("emb_size")  # the width once more, which distillers wrote down
     dropout = settings.get("hidden_dropout_prob", 0.1)
     width, number = settings.get("hidden_size", 768), settings.get("num_attention_heads", 12)
     attention = heads(settings, number, number, width, None, dropout=settings.get("attention_probs_dropout_prob", 0.1))

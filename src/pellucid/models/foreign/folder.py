@@ -30,6 +30,7 @@ from pellucid.models.foreign.whisper import WHISPER
 
 LAYOUTS = (GPT2, DISTILBERT, BERT, ROBERTA, T5, BART, MARIAN, LLAMA, GEMMA2, VIT, WHISPER)
 CONFIG = "config.json"
+PROMPTS = "config_sentence_transformers.json"
 POOLINGS: Mapping[str, config.Pooling] = {"cls": "first", "mean": "mean", "max": "max"}
 
 
@@ -135,8 +136,22 @@ def _declared_pooling(path: Path) -> config.Embedding | None:
         raise ConfigError(modules, f"found {', '.join(kinds)}", "Transformer, Pooling and maybe Normalize")
     if not is_beside(paths[1]):
         raise ConfigError(modules, f"found path {paths[1]!r}", "a folder beside it")
+    _refuse_prompt(path)
     pooling = Settings(read_plain(path / paths[1] / CONFIG), path / paths[1] / CONFIG)
     return config.Embedding(pooling=_pooling(pooling), normalized=kinds[2:] == ["Normalize"])
+
+
+def _refuse_prompt(path: Path) -> None:
+    """Raises ConfigError where sentence-transformers put a prompt before every text, which is not done here."""
+    if not (path / PROMPTS).exists():
+        return
+    settings = Settings(read_plain(path / PROMPTS), path / PROMPTS)
+    name = settings.get("default_prompt_name", "")
+    prompts: Mapping[str, object] = settings.get("prompts", {})
+    if prompt := prompts.get(name):
+        found = f"found {name!r}, which puts {prompt!r} before every text"
+        hint = "set it to null and put the prompt before your texts yourself"
+        raise ConfigError(f"{settings.where}: default_prompt_name", found, "null: texts are read as given", hint)
 
 
 def _pooling(settings: Settings) -> config.Pooling:

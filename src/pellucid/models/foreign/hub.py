@@ -14,6 +14,7 @@ CONFIGS = (
     "config.json",
     "generation_config.json",
     "modules.json",
+    "config_sentence_transformers.json",
     "sentence_bert_config.json",
     "1_Pooling/config.json",
     "preprocessor_config.json",

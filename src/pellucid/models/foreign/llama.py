@@ -34,6 +34,8 @@ class Variant:
         groups: key and value heads where a config says none; ``None`` is as many as query heads.
         window: how far a layer of the kind ``sliding_attention`` looks where a config says nothing.
         layers: the kinds of the layers, repeated, where a config lists none.
+        listed: whether ``layer_types`` counts; elsewhere nobody reads it.
+        switched: whether the windows are off unless ``use_sliding_window`` is set, and begin at ``max_window_layers``.
     """
 
     architecture: str
@@ -44,13 +46,23 @@ class Variant:
     groups: int | None = None
     window: int | None = None
     layers: tuple[str, ...] = ("full_attention",)
+    listed: bool = False
+    switched: bool = False
 
 
 VARIANTS: Mapping[str, Variant] = {
     "llama": Variant("LlamaForCausalLM", biases=("attention_bias", "mlp_bias")),
     "mistral": Variant("MistralForCausalLM", groups=8, window=4096, layers=("sliding_attention",)),
-    "qwen2": Variant("Qwen2ForCausalLM", query_bias=True),
-    "qwen3": Variant("Qwen3ForCausalLM", biases=("attention_bias",), head_norm=True, head_dim=128),
+    "qwen2": Variant("Qwen2ForCausalLM", query_bias=True, window=4096, listed=True, switched=True),
+    "qwen3": Variant(
+        "Qwen3ForCausalLM",
+        biases=("attention_bias",),
+        head_norm=True,
+        head_dim=128,
+        window=4096,
+        listed=True,
+        switched=True,
+    ),
     "gemma2": Variant(
         "Gemma2ForCausalLM",
         biases=("attention_bias",),
@@ -58,6 +70,7 @@ VARIANTS: Mapping[str, Variant] = {
         groups=4,
         window=4096,
         layers=("sliding_attention", "full_attention"),
+        listed=True,
     ),
 }
 
@@ -158,23 +171,27 @@ def _cap(settings: Settings, name: str, default: float) -> float | None:
 
 
 def _windows(settings: Settings, variant: Variant) -> tuple[int, ...]:
-    """How far each layer looks: by ``layer_types`` where they are listed, else by the older settings."""
+    """How far each layer looks: by ``layer_types`` where they are listed and count, else by the older settings."""
     layers = settings.layers("num_hidden_layers", 32)
-    said = "sliding_window" in settings.values
-    window = (settings.get("sliding_window", 0) or None) if said else variant.window
-    if not settings.get("use_sliding_window", variant.window is not None):
-        window = None
     first = settings.get("max_window_layers", 28)  # Qwen's: the layers before this one look everywhere
-    kinds: list[str] | None = settings.maybe("layer_types")
-    if kinds is None:
-        kinds = [variant.layers[i % len(variant.layers)] for i in range(layers)]
-        if settings.values.get("use_sliding_window"):
-            kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+    told = settings.get("sliding_window", 0) or None
+    window = told if "sliding_window" in settings.values and variant.window else variant.window
+    usual = [variant.layers[i % len(variant.layers)] for i in range(layers)]
+    if variant.switched:
+        window = window if settings.get("use_sliding_window", False) else None
+        usual = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+    else:
+        settings.fixed("use_sliding_window", window is not None)
+    kinds: list[str] = usual if (listed := settings.maybe("layer_types")) is None else listed
     known = {"sliding_attention": window or 0, "full_attention": 0}
     if len(kinds) != layers or not set(kinds) <= set(known):
         wanted = f"{layers} of " + ", ".join(known)
         raise ConfigError(f"{settings.where}: layer_types", f"found {kinds!r}", wanted)
     windows = tuple(known[kind] for kind in kinds)
+    if not variant.listed and windows != tuple(known[kind] for kind in usual):
+        found, wanted = f"found {', '.join(sorted(set(kinds)))}", f"{usual[0]} in every layer"
+        hint = "take it out of the file: transformers do not read it of this model_type either"
+        raise ConfigError(f"{settings.where}: layer_types", found, wanted, hint)
     period = next((n for n in range(1, layers + 1) if windows[n:] == windows[:-n]), 1)
     return windows[:period] or (0,)
 

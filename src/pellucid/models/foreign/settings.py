@@ -25,6 +25,7 @@ no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences o
 output_hidden_states output_past output_scores pad_token_id prefix remove_invalid_values repetition_penalty
 return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
 tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
+eos_token_ids unsloth_fixed unsloth_version
 """
 HARMLESS = frozenset(_NOTES.split())
 
