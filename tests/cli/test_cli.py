@@ -280,11 +280,22 @@ def test_texts_go_in_and_out_as_utf8_whatever_the_system_speaks(folder, decoder,
     assert call("generate", decoder, "thé →", "--tokens", "1", cwd=folder).stdout.startswith("thé →")
 
 
-def test_a_reader_that_has_had_enough_is_no_error(folder):
-    """`pellucid … | head -1` in a shell that looks at every part of a pipe."""
+def test_a_reader_that_has_had_enough_is_told_nothing(folder):
+    """`pellucid … | head -1` ends as other programs do, in a shell that looks at every part of a pipe."""
     end, start = os.pipe()
     os.close(end)
     command = [sys.executable, "-m", "pellucid", "data", "list"]
     done = subprocess.run(command, cwd=folder, stdout=start, stderr=subprocess.PIPE, check=False)
     os.close(start)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_connection_that_breaks_is_an_error(folder):
+    lines = (
+        "import sys", "from pellucid.cli.app import app, main", "@app.command()",
+        "def broken(): raise BrokenPipeError(32, 'Broken pipe')", "sys.argv = ['pellucid', 'broken']", "main()",
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "pellucid: input or output: Broken pipe.\n")

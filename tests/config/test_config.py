@@ -22,7 +22,7 @@ from pellucid.config import (
 )
 from pellucid.config import model as config
 from pellucid.config.defaults import DEMOS, FAMILIES, continued_run, default_run, demo_run
-from pellucid.config.optimisation import Linear
+from pellucid.config.optimisation import AdamW, Linear
 from pellucid.config.run import Run
 from pellucid.errors import ConfigError, UserError
 
@@ -139,6 +139,7 @@ def test_none_is_the_choice_of_that_kind_or_no_entries_or_the_default():
     assert changed("tie=none").tie == ()
     assert changed("stack.attention.scale=none").stack.attention.scale is None
     assert changed("stack.placement=none").stack.placement == "post"
+    assert from_dict(AdamW, with_overrides({}, ["betas=none"])) == AdamW()  # two are needed
     with pytest.raises(ConfigError, match=r'num_layer: no such setting\. Did you mean "stack\.num_layers"\?'):
         changed("num_layer=none")
 

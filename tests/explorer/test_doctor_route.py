@@ -89,7 +89,7 @@ def test_what_cannot_be_asked():
 def test_an_exported_page_has_the_report():
     _, session, client = opened("decoder")
     held = session.run(Input(text="the cat sat"))
-    path = f"/api/models/main/doctor?hash={session.models['main'].hash}&level=quick"  # as the page asks
+    path = f"/api/models/main/doctor?identity={session.models['main'].identity}&level=quick"  # as the page asks
     assert (path, None) in list(questions(session, held))[:200]
     assert client.get(path).status_code == 200
 

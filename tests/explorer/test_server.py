@@ -1,6 +1,7 @@
 """The server behind the page: what it answers is what the model has, and nothing can break it."""
 
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +13,7 @@ from fastapi.testclient import TestClient
 from pellucid.config import run as config
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.explorer import app as server
+from pellucid.explorer import passes
 from pellucid.explorer.app import create_app
 from pellucid.explorer.passes import Explored
 from pellucid.explorer.session import Limits, Session
@@ -204,22 +206,28 @@ def written_to(model):
         parameter.data.mul_(1.1)  # which counts as no version
 
 
+def without_a_head(model):
+    model.blocks[0].self_attention.out.weight.data[:, 8:16] = 0  # whole columns
+
+
 def unmasked(model):
     model.causal = False
 
 
-@pytest.mark.parametrize("change", [trained, written_to, unmasked])
+@pytest.mark.parametrize("change", [trained, written_to, without_a_head, unmasked])
 def test_a_model_that_is_trained_on_is_another(change):
     loaded, _, client = opened("decoder")
     first = client.post("/api/passes", json=body("decoder")).json()
     draft = client.post("/api/writing", json={"text": TEXT}).json()
     change(loaded.model)
+    time.sleep(2 * passes.AGAIN)
     for address in (f"passes/{first['id']}", f"writing/{draft['id']}/logits"):
         gone = client.get(f"/api/{address}")
         assert gone.status_code == 422  # a browser keeps what was answered under the old id
         assert gone.json()["error"]["found"] == "the model has changed since"
     second = client.post("/api/passes", json=body("decoder")).json()
     assert second["id"] != first["id"]
+    assert second["identity"] != first["identity"]
     assert (second["hash"] == first["hash"]) == (change is unmasked)  # the hash is that of the weights
     found = floats(client.get(f"/api/passes/{second['id']}/tensor", params={"name": "logits"}))
     torch.testing.assert_close(found, traced(loaded, "decoder")["logits"], rtol=1e-6, atol=1e-6)

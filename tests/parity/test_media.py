@@ -222,6 +222,9 @@ def test_long_recordings_are_heard_window_by_window(listener):
     assert found.text == "".join(segment.text for segment in found.segments).strip()
     plain = transcribe(loaded, tone(1.5), language="en", timed=False, max_new_tokens=8)
     assert plain.segments == ()
+    assert transcribe(loaded, tone(0.1), language="en", timed=False, max_new_tokens=0).text == ""
+    with pytest.raises(UserError, match="max_new_tokens: found -1; expected 0 or more"):
+        transcribe(loaded, tone(0.1), language="en", max_new_tokens=-1)
     with pytest.raises(UserError, match='found "fr"'):
         transcribe(loaded, tone(0.1), language="fr")
 

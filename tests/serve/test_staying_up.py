@@ -256,6 +256,27 @@ def test_a_model_that_cannot_be_run_any_more_is_not_ready(kind, decoder, monkeyp
     assert "device-side assert" in refused.json()["error"]["message"]
 
 
+def test_a_model_that_can_be_run_again_is_ready_again(decoder, monkeypatch):
+    monkeypatch.setattr("pellucid.serve.worker.AGAIN", 0.05)
+    with served(decoder) as background, http(background) as client:
+        worker = background.service.worker
+        step, warm, failed = worker.scheduler.step, worker._warm, []
+
+        def fails(*given):
+            failed.append(client.get("/readyz").status_code)
+            if len(failed) == 2:  # a step, and the trial after it
+                worker.scheduler.step, worker._warm = step, warm
+            raise RuntimeError("out of memory")
+
+        worker.scheduler.step = worker._warm = fails
+        assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 500
+        until = time.monotonic() + 10
+        while len(failed) < 2 or client.get("/readyz").status_code != 200:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert client.post("/v1/completions", json={"prompt": "a", "max_tokens": 2}).status_code == 200
+
+
 def test_a_first_token_is_counted_when_it_is_there_whoever_waits_for_the_last(decoder):
     with served(decoder, slow=0.02) as background, http(background) as client:
         client.post("/v1/completions", json=endless(decoder, max_tokens=40))

@@ -172,6 +172,13 @@ def test_what_is_overwritten_in_place_stays_what_it_was(mode):
     assert recorded["relu.in"] is recorded["first.out"]
 
 
+@pytest.mark.parametrize("tracing", [trace, record_modules])
+def test_what_a_hook_of_the_modules_own_passes_on_is_what_it_was_given(tracing):
+    model, x = nn.Sequential(nn.Linear(8, 8)), torch.randn(2, 8)
+    model[0].register_forward_pre_hook(lambda _, given: (given[0] * 2,))
+    assert torch.equal(tracing(model, x)["0.in"], 2 * x)
+
+
 def test_nothing_stays_attached():
     model = gpt2()
     before = {name: list(module._forward_hooks) for name, module in model.named_modules()}

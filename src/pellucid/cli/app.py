@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -68,24 +69,24 @@ def options(
 def main() -> None:
     """Runs a command; exit code 2 and no traceback for what the user can fix, unless ``--debug`` asks for it."""
     _speak_utf8()
+    output = _output()
     try:
         app()
-    except SystemExit as left:
+    except SystemExit as left:  # the parser of commands catches a broken pipe itself, and says nothing
         if not isinstance(left.__context__, BrokenPipeError):
             raise
-        _fall_silent()  # the parser of commands has caught it, and calls it an error
+        _end_broken(left.__context__, output)
     except PellucidError as error:
         if "--debug" in sys.argv:
             raise
         print(f"pellucid: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # whoever read our output has had enough
-        _fall_silent()
+    except BrokenPipeError as error:
+        _end_broken(error, output)
     except OSError as error:  # a full disk, a folder that may not be written
         if "--debug" in sys.argv:
             raise
-        print(f"pellucid: {error.filename or 'input or output'}: {error.strerror or error}.", file=sys.stderr)
-        sys.exit(2)
+        _tell(error)
 
 
 def _speak_utf8() -> None:
@@ -98,7 +99,34 @@ def _speak_utf8() -> None:
             stream.reconfigure(encoding=stream.encoding if stream.isatty() else "utf-8", errors=errors)
 
 
-def _fall_silent() -> None:
-    """Ends well; what is still held back for an output that nobody reads goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+def _output() -> int | None:
+    """Standard output by a number of its own: who prints tables turns the usual one to nowhere when its reader goes."""
+    try:
+        return os.dup(sys.stdout.fileno())
+    except (AttributeError, OSError):  # a test's, a window's
+        return None
+
+
+def _end_broken(error: BrokenPipeError, output: int | None) -> NoReturn:
+    """Ends as the system ends other programs whose reader has had enough: without a word, and not as if all were done.
+
+    A connection that broke, while somebody still reads what is printed, is an error like others.
+    """
+    if output is None or not _is_unread(output):
+        _tell(error)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where what is still held back goes
+    sys.exit(128 + 13)  # SIGPIPE
+
+
+def _is_unread(output: int) -> bool:
+    """Whether a pipe has lost its reader; where the system cannot tell, it is what was told to be broken."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(output, select.POLLOUT)
+    return any(told & (select.POLLERR | select.POLLHUP) for _, told in poll.poll(0))
+
+
+def _tell(error: OSError) -> NoReturn:
+    print(f"pellucid: {error.filename or 'input or output'}: {error.strerror or error}.", file=sys.stderr)
+    sys.exit(2)

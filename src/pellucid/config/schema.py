@@ -112,7 +112,7 @@ def _nothing(hint: Any) -> Any:
         return None
     if any(getattr(option, "kind", None) == "none" for option in options):
         return "none"
-    return [] if get_origin(options[0]) is tuple else None
+    return [] if get_args(options[0])[-1:] == (Ellipsis,) else None
 
 
 def _nearest_setting(name: str, cls: type) -> str:

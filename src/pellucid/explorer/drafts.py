@@ -140,7 +140,7 @@ class Drafts:
         if id not in self._known:
             raise UserError(f'text "{id}"', "not known to this session", hint="write it again")
         draft = self._known[id]
-        if draft.identity != draft.explored.identity:
+        if not draft.explored.is_still(draft.identity):
             raise UserError(f'text "{id}"', "the model has changed since", hint="write it again")
         return draft
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -27,7 +29,8 @@ from pellucid.trace.statistics import Statistics
 from pellucid.version import __version__
 
 GLANCE = 64  # rows and columns of a map in small
-PROBED = 64  # numbers of each parameter, spread over it
+PROBED = 64  # numbers of each parameter
+AGAIN = 0.1  # seconds after which they are looked at once more, for an answer about what is there already
 
 
 @dataclass(eq=False)
@@ -44,6 +47,7 @@ class Explored:
     loaded: Loaded
     step: int | None = None
     _seen: tuple[Any, ...] = field(default=(), init=False, repr=False)
+    _looked: float = field(default=-math.inf, init=False, repr=False)
     _reckoned: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -56,11 +60,19 @@ class Explored:
         """Of all that decides an answer: passes and drafts are known by it, whose answers a browser keeps for ever."""
         return self._of_now("identity", self._identified)
 
+    def is_still(self, identity: str) -> bool:
+        """Whether it is what it was when it had this one. A page asks hundreds of things at once."""
+        known, is_recent = self._reckoned.get("identity"), time.monotonic() - self._looked < AGAIN
+        if known is None or not is_recent or _written(self.loaded.model) != self._seen[:1]:
+            known = self.identity
+        return known == identity
+
     def _of_now(self, what: str, reckon: Callable[[], str]) -> str:
         """Reckoned once while the model stays: one in memory may be trained on while its page is open."""
         if (now := _state(self.loaded.model)) != self._seen:
             self._seen = now
             self._reckoned.clear()
+        self._looked = time.monotonic()
         if what not in self._reckoned:
             self._reckoned[what] = reckon()
         return self._reckoned[what]
@@ -130,7 +142,7 @@ class Pass:
     @property
     def is_current(self) -> bool:
         """Whether its model is still the one that it is a pass of."""
-        return self.identity == self.explored.identity
+        return self.explored.is_still(self.identity)
 
     def value(self, name: str) -> Tensor:
         """A tensor of the tape, computed again where it was not kept."""
@@ -207,6 +219,7 @@ class Pass:
             "id": self.id,
             "model": self.explored.key,
             "hash": self.explored.hash,
+            "identity": self.identity,
             "asked": self.asked.as_dict(),
             "reads": reads,
             "writes": writes[0] if writes else None,
@@ -235,13 +248,30 @@ def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def _state(model: torch.nn.Module) -> tuple[Any, ...]:
-    """What tells cheaply that a model is what it was: where each parameter is and how often it was written to, a few of
-    its numbers, as what is written to ``.data`` is not counted, and all settings."""
-    parameters = [one.detach() for one in model.parameters()]
-    written = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters]
-    few = torch.cat([one.flatten()[:: max(1, one.numel() // PROBED)] for one in parameters])
+    """What tells at little cost that a model is what it was.
+
+    Besides :func:`_written` some numbers of each parameter, as what is written to ``.data`` is not counted, and all
+    settings.
+    """
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for one in model.parameters():
+        if one.numel():
+            few = torch.take(one.detach(), _places(one.numel(), one.device))
+            alike.setdefault((few.device, few.dtype), []).append(few)
     # As bytes, for NaN is not equal to itself.
-    return written, few.cpu().view(dtype=torch.uint8).numpy().tobytes(), tuple(_settings(model))
+    probed = b"".join(torch.cat(few).cpu().view(dtype=torch.uint8).numpy().tobytes() for few in alike.values())
+    return *_written(model), probed, tuple(_settings(model))
+
+
+def _written(model: torch.nn.Module) -> tuple[Any, ...]:
+    """Where each parameter is, and how often it was written to."""
+    return ([(one.data_ptr(), 0 if one.is_inference() else one._version) for one in model.parameters()],)
+
+
+@cache
+def _places(count: int, device: torch.device) -> Tensor:
+    """Some of so many numbers, always the same, without a pattern that rows or columns could have too."""
+    return torch.randint(count, (PROBED,), generator=torch.Generator().manual_seed(count)).to(device)
 
 
 def _settings(model: torch.nn.Module) -> Iterator[str]:

@@ -34,7 +34,7 @@ def questions(session: Session, held: Pass) -> Iterator[Question]:
     yield from _of_session(session, held)
     yield from _of_pass(held)
     yield from _of_models(held)
-    yield _ask(f"/api/models/{quote(held.explored.key)}/doctor", hash=held.explored.hash, level="quick")
+    yield _ask(f"/api/models/{quote(held.explored.key)}/doctor", identity=held.identity, level="quick")
     yield from _of_writing(session, held)
     yield from _of_places(held)
     yield from islice(_of_numbers(held), EXPLAINED)

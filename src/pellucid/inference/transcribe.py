@@ -20,6 +20,7 @@ from pellucid.data.sounds import RATE, SoundReader
 from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import UserError, nearest
 from pellucid.inference.decode import Prompt, prefill, step
+from pellucid.inference.rules import check
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.encoder_decoder import EncoderDecoder
 
@@ -154,6 +155,8 @@ def transcribe(
         language = _spoken(model, reader([wave]).to(model.device, model.dtype), marks)
     timed = timed and model.config.target.vocab_size > marks.first_time  # one that knows no times is not asked for any
     prompt = marks.prompt(language, task, timed)
+    if max_new_tokens is not None:
+        check(max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "0 or more")
     listener = _Listener(model, marks, prompt, timed, max_new_tokens)
     texts: list[str] = []
     segments: list[Segment] = []
@@ -207,7 +210,7 @@ class _Listener:
     def hear(self, mels: Float[Tensor, "1 M F"]) -> list[int]:
         """The tokens of a window, without the prompt and the end."""
         longest = (self.model.decoder.max_length or 448) - len(self.prompt)
-        limit = min(longest, self.max_new_tokens or longest)
+        limit = longest if self.max_new_tokens is None else min(longest, self.max_new_tokens)
         start = torch.tensor([self.prompt], device=self.model.device)
         scores, state = prefill(self.model, Prompt(start, source=mels), limit)
         written: list[int] = []

@@ -212,7 +212,7 @@ class AlternativesBody(Body):
     source: str | None = Field(None, description="What an encoder–decoder read.")
     positions: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] | None = None
     top: Annotated[int, Field(ge=1, le=100)] = 5
-    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="That follow each.")
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="That follow each; at most 64.")
 
 
 def listed(value: Any) -> list[Any]:

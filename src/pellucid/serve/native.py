@@ -264,10 +264,10 @@ async def alternatives(body: AlternativesBody, request: Request) -> Response:
     if places * body.top > MOST_ALTERNATIVES:
         message = f"{places} places of {body.top}; at most {MOST_ALTERNATIVES} in all: name some positions"
         raise ServiceError(400, message, param="positions")
-    service.new_tokens(body.max_tokens or None, 1, len(cut[0]) + 2, "max_tokens")
     if body.max_tokens > MOST_FOLLOWING:  # each is a step in which nobody else is written
         message = f"{body.max_tokens:,} tokens; at most {MOST_FOLLOWING} may follow: go on from a text by completion"
         raise ServiceError(400, message, param="max_tokens")
+    service.new_tokens(body.max_tokens or None, 1, len(cut[0]) + 2, "max_tokens")
     if (most := places * body.top * body.max_tokens) > service.limits.new_tokens:
         message = f"{most:,} tokens to be written; at most {service.limits.new_tokens:,}: name fewer positions"
         raise ServiceError(400, message, param="max_tokens")

@@ -22,7 +22,7 @@ async def healthz() -> Response:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Whether requests are answered: not before the model is warm, not while the service ends."""
+    """Whether requests are answered: not before the model is warm, nor while it cannot be run or the service ends."""
     if not service_of(request).is_ready:
         worker = service_of(request).worker
         raise ServiceError(503, worker.failure or "not ready", code="not_ready", retry_after=1)

@@ -34,6 +34,7 @@ WRITES = 1000  # a second, to all streams together; the rest of the machine is t
 SLOWEST = 0.5  # seconds between two writes to a stream, at most
 TURN = 0.1  # seconds that the model waits for the loop at most
 ASIDE = 0.1  # seconds of other work between two steps, after which what is being written goes on
+AGAIN = 5.0  # seconds after which a model that could not be run is tried once more
 LEFT = 5.0  # seconds that the work in hand may still take when the service has ended
 
 
@@ -163,8 +164,8 @@ class Worker:
                 result = work()
             except Exception as error:
                 self._tell(told, None, error)
-                if not isinstance(error, PellucidError):
-                    self._check_alive()
+                if not isinstance(error, PellucidError):  # later: what has failed still holds its memory
+                    self._orders.put(self._check_alive)
             else:
                 self._tell(told, result, None)
 
@@ -254,41 +255,43 @@ class Worker:
             self._obey()
             if self._ending:
                 break
+            if self.failure is not None:
+                self._begin()
             if self.scheduler is not None and self.scheduler.has_work:
                 self._step(self.scheduler)
         if self.scheduler is not None:
             self._give_up(ServiceError(503, "the service is ending", code="ending", retry_after=5), "ending")
 
     def _begin(self) -> None:
+        """Runs the model once: requests are answered where it can be run."""
         try:
             self._warm()
         except Exception as error:
+            if self.failure is None:
+                log.exception("the model cannot be run; nothing is answered until it can")
             self.is_ready, self.failure = False, f"the model could not be run: {error}"
-            raise
-        self.is_ready = True
+            if self.scheduler is not None:
+                self.scheduler.clear()
+        else:
+            self.is_ready, self.failure = not self._ending, None
 
     def _check_alive(self) -> None:
         """Runs the model once more after a fault: where it cannot be run at all, whoever keeps services is to know.
 
-        A device that has failed stays so for as long as the process lives. Where texts are being written, the next
-        step will show it.
+        Where texts are being written, the next step will show it.
         """
-        if self._is_writing() or not self.is_ready:
-            return
-        try:
+        if self.is_ready and not self._is_writing():
             self._begin()
-        except Exception:
-            log.exception("the model cannot be run any more; nothing is answered")
 
     def _obey(self) -> None:
-        """Does what was ordered; waits for an order where there is nothing else to do.
+        """Does what was ordered; waits for an order where there is nothing else to do, and not to try again.
 
         Where texts are being written other work has its share and no more: who answers one question is asked the next.
         """
         try:
             busy, until = self._is_writing(), math.inf
             while time.monotonic() < until:
-                order = self._orders.get(block=not busy)
+                order = self._orders.get(block=not busy, timeout=None if self.failure is None else AGAIN)
                 if self._is_writing():
                     until = min(until, time.monotonic() + ASIDE)
                 try:
@@ -309,12 +312,12 @@ class Worker:
         except ReadError as error:
             log.exception("what was to be read is lost")
             self._lose([ticket for job in error.jobs if (ticket := self._tickets.pop(job, None))], fault(), "fault")
-            self._check_alive()
+            self._orders.put(self._check_alive)  # later: what has failed still holds its memory
             return
         except Exception:
             log.exception("a step failed; what was being written is lost")
             self._give_up(fault(), "fault")
-            self._check_alive()
+            self._orders.put(self._check_alive)
             return
         self.rows = scheduler.rows
         self.metrics.stepped(time.perf_counter() - began, sum(isinstance(event, Wrote) for event in events))

@@ -183,7 +183,7 @@ def record_modules(
         heard.enter(id(call), tensors_in(arguments))
 
     def returned(call: Call, arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
-        inputs = heard.leave(id(call), tensors_in(keywords))
+        inputs = heard.leave(id(call), tensors_in(arguments) | tensors_in(keywords))
         found.append((call.began, call, "in", inputs))
         found.append((next(ticks), call, "out", heard.hear(tensors_in(result))))
 

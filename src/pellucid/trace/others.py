@@ -41,7 +41,7 @@ def tracing_others(model: nn.Module, tape: Tape) -> Iterator[Tape]:
 
     def hear(call: Call, arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
         heard = search.watch.heard
-        inputs = heard.leave(id(call), tensors_in(keywords))
+        inputs = heard.leave(id(call), tensors_in(arguments) | tensors_in(keywords))
         returned.append((call, inputs, heard.hear(tensors_in(result))))
 
     with seeking(model, hear, enter) as search:

@@ -18,14 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class Heard:
     """Groups of tensors by name; what is about to be overwritten makes room for a copy, which no gradient goes through.
 
-    What a module is passed by place is heard of when it is called. What it is passed by name is known only when it
-    returns: overwritten inside, it is what it was if somebody had heard of it before.
+    What a module is passed by place is heard of when it is called. What it is passed by name, or by a hook of its own,
+    is known only when it returns: overwritten inside, it is what it was if somebody had heard of it before.
     """
 
     def __init__(self) -> None:
         self._groups: dict[int, list[dict[str, Tensor]]] = {}  # by the memory that they stand in
         self._copies: list[tuple[Tensor, Tensor]] = []  # what was overwritten, and what it had been
-        self._entered: dict[int, tuple[int, dict[str, Tensor]]] = {}  # by call: copies there were, and what it is given
+        self._entered: dict[int, int] = {}  # by call: how many copies there were
 
     def hear(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Takes in a group; the same one comes back."""
@@ -35,14 +35,16 @@ class Heard:
 
     def enter(self, call: int, tensors: dict[str, Tensor]) -> None:
         """A call begins, given these by place."""
-        self._entered[call] = len(self._copies), self.hear(tensors)
+        self.hear(tensors)
+        self._entered[call] = len(self._copies)
 
     def leave(self, call: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A call has returned, given these by name; all that it was given, as it was then."""
-        made, inputs = self._entered.pop(call, (len(self._copies), {}))
-        before = {id(tensor): copy for tensor, copy in reversed(self._copies[made:])}
-        inputs |= {name: before.get(id(tensor), tensor) for name, tensor in tensors.items()}
-        return self.hear(inputs)
+        """A call has returned that was given these; they, as they were when it began.
+
+        A hook of the module's own may have put others in their place, which nobody has heard of.
+        """
+        before = {id(tensor): copy for tensor, copy in reversed(self._copies[self._entered.pop(call, 0) :])}
+        return self.hear({name: before.get(id(tensor), tensor) for name, tensor in tensors.items()})
 
     def before(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """What is to be called before each operation, below autograd."""

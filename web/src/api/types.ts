@@ -157,6 +157,8 @@ export interface Pass {
   id: string;
   model: string;
   hash: string;
+  /** Of all that decides an answer: weights, settings, tokenizer. */
+  identity: string;
   asked: Partial<PassRequest>;
   /** The encoder's tokens, or the only tower's. */
   reads: Tokens;

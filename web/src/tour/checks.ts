@@ -92,7 +92,8 @@ export const hiddenCell: Check = async (place, signal) => {
   if (site.kind !== "self") return no("Cross-attention looks at another sequence, in which no word comes later: choose a self-attention.");
   const row = await rowOf(place, "weights", q, signal);
   // A weight may come out as 0 where nothing is hidden: the mask itself is asked.
-  const allowed = (await api.tensor({ pass: place.pass.id, name: `${place.name}.mask`, at: [0, 0, q, ":"] }, "f32", signal)).data;
+  const slice = { pass: place.pass.id, name: `${place.name}.mask`, at: [0, 0, q, ":"] as const };
+  const allowed = (await api.tensor(slice, "f32", signal).catch(() => api.tensor(slice, "sqrt8", signal))).data; // a file may have eight bits alone
   if (!allowed[k]) {
     const window = tower.windows[layer];
     const isFar = window !== null && Math.abs(q - k) >= window;

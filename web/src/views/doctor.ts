@@ -1,6 +1,6 @@
 // What the doctor says, in words, and the view in which a finding shows. No framework.
 //
-//   pathOf(model, hash, level)      what is asked; other weights are another question
+//   pathOf(model, identity, level)  what is asked; other weights or settings are another question
 //   openingOf(finding, towers)      the view that shows the evidence, and what is to be pinned there; null for none
 //   ordered(findings)               the worst first
 //   told(value)                     a piece of evidence as text
@@ -52,8 +52,8 @@ export interface Report {
 
 export type Line = { question: string; done: number; total: number } | { report: Report };
 
-export const pathOf = (model: string, hash: string, level: Level): string =>
-  `/api/models/${encodeURIComponent(model)}/doctor?hash=${hash}&level=${level}`;
+export const pathOf = (model: string, identity: string, level: Level): string =>
+  `/api/models/${encodeURIComponent(model)}/doctor?identity=${identity}&level=${level}`;
 
 export const STATUSES: readonly Status[] = ["FAIL", "WARN", "INCONCLUSIVE", "PASS", "SKIP"];
 
