@@ -48,8 +48,12 @@ ROWS: Mapping[str, Row] = {
 
 
 def run(name: str, seed: int, folder: Path, mirror: str | None, steps: int) -> dict[str, float]:
-    """Trains a row with a seed unless that is done, and scores it on the validation pairs."""
-    out, scores = folder / f"{name}-{seed}", folder / f"{name}-{seed}.json"
+    """Trains a row with a seed unless that is done, and scores it on the validation pairs.
+
+    A run of another length than usual has a name that says so, or one would be taken for the other.
+    """
+    called = f"{name}-{seed}" if steps == STEPS else f"{name}-{seed}-{steps}"
+    out, scores = folder / called, folder / f"{called}.json"
     if not scores.exists():
         command = [sys.executable, "-m", "pellucid"]
         places = ["--mirror", mirror] if mirror else []

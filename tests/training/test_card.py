@@ -253,3 +253,11 @@ def test_a_run_without_metrics_has_a_card(tmp_path, known_machine):
     text = (tmp_path / "README.md").read_text()
     assert "speed" not in text
     assert "Chosen" not in text
+
+
+def test_the_peak_of_memory_is_read_before_a_product_is_timed(tmp_path, monkeypatch):
+    """On a GPU three matrices of 8192 rows are more than many a model."""
+    used = [5]
+    monkeypatch.setattr(card, "peak_memory", lambda device: max(used))
+    monkeypatch.setattr(card, "matrix_peak", lambda device, precision: used.append(805_306_368) or 1e12)
+    assert measure(a_session(), tmp_path, a_batch("decoder")).memory == 5

@@ -75,3 +75,29 @@ def test_a_label_far_below_the_highest_score():
     states, weight = torch.ones(1, 1), torch.tensor([[0.0], [400.0]])
     _, nats, _ = cross_entropy.chunked(states, weight, None, torch.tensor([0]), 0.0, 0.0)
     assert float(nats) == pytest.approx(400.0)
+
+
+def under_bfloat16(leaves, labels, z_loss):
+    """The gradients of states, weight and bias, products taken in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        total = cross_entropy.chunked(*leaves, labels, 0.1, z_loss)[0]
+    return torch.autograd.grad(total, leaves)
+
+
+def test_half_precision_does_not_round_the_gradient_of_a_z_loss_away():
+    """It is a few thousandths of the gradient beside it, less than bfloat16 tells apart."""
+    *leaves, labels = inputs(torch.float32, positions=70, vocabulary=500)
+    with torch.no_grad():
+        for leaf in leaves:  # what bfloat16 holds, so that the truth is that of the same numbers
+            leaf.copy_((leaf / 4).bfloat16())
+    z_loss = 1e-4
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    denominator = F.linear(*exact).logsumexp(dim=-1)
+    truth = torch.autograd.grad(z_loss * denominator.square().sum(), exact)
+    found = [
+        w - o for w, o in zip(under_bfloat16(leaves, labels, z_loss), under_bfloat16(leaves, labels, 0.0), strict=True)
+    ]
+    for gradient, right in zip(found, truth, strict=True):
+        assert (gradient - right).norm() < 0.02 * right.norm()
+    # Every position's probabilities sum to one, so this is all that it pulls at the logits.
+    assert found[2].sum().item() == pytest.approx(2 * z_loss * denominator.sum().item(), rel=0.02)

@@ -93,6 +93,14 @@ def test_the_best_is_the_one_that_was_saved(tmp_path):
     assert read.tokens_per_step == 500
 
 
+def test_training_is_drawn_as_what_validation_tells(tmp_path):
+    """Not as what is minimised, which smoothing and a z-loss add to; a line of an earlier version has that alone."""
+    metrics = MetricsFile(tmp_path)
+    metrics.scalars(1, {"loss": 3.5})
+    metrics.scalars(2, {"loss": 3.0, "nats": 2.5})
+    assert Course.of(read_records(tmp_path / "metrics.jsonl")).figures["loss"].tolist() == [3.5, 2.5]
+
+
 def test_no_spike_is_lost():
     x, y = np.arange(50_000.0), np.zeros(50_000)
     y[[7_777, 31_415]] = 5.0, -3.0

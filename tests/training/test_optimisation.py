@@ -1,5 +1,6 @@
 """Optimisers, averages, schedules with a stable part, short contexts first, and ending early."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from pellucid.training.fit import Evaluated, Resumed, Stopped, fit
 from pellucid.training.loop import Step, shortened, train
 from pellucid.training.optim import optimizer
 from pellucid.training.schedule import learning_rate
+from pellucid.training.watch import METRICS, read_records
 
 
 def test_warmup_stable_decay():
@@ -148,6 +150,16 @@ def test_an_average_that_a_kill_prevented_is_made_when_the_run_goes_on(tmp_path,
     assert (resumed.step, averaged.averaged) == (18, (6, 12, 18))
     assert [type(event) for event in fit(settings(), tmp_path / "broken", resume=True)] == [Resumed]
     assert_equal(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_the_average_of_an_early_end_before_does_not_stand_for_that_of_the_last_step(tmp_path):
+    """It was made after step 12, as patience asked for; then the run went on and was killed after its last step."""
+    average = CheckpointAverage(count=3)
+    list(fit(session("decoder", average=average), tmp_path))
+    lines = [line | {"step": 12} if "average" in line else line for line in read_records(tmp_path / METRICS)]
+    (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    resumed, averaged = fit(session("decoder", average=average), tmp_path, resume=True)
+    assert (resumed.step, averaged.averaged) == (18, (6, 12, 18))
 
 
 @pytest.mark.parametrize(

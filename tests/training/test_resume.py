@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from pellucid.models.checkpoint import WEIGHTS
 from pellucid.training.distributed import ALONE
 from pellucid.training.fit import Evaluated, Remark, Resumed, Stopped, fit
 from pellucid.training.loop import Step
-from pellucid.training.resume import AVERAGE, _random_state, _restore_random
+from pellucid.training.resume import AVERAGE, _computed_by, _random_state, _restore_random, _restored_threads
 from pellucid.training.session import prepare
 
 STEPS = 18
@@ -236,6 +237,14 @@ def test_what_makes_bits_differ_is_told_and_leaves_the_threads(tmp_path, changes
     assert torch.get_num_threads() == threads
 
 
+def test_no_bit_is_promised_on_a_gpu(monkeypatch):
+    """The same one, with as many threads: its sums have no fixed order even so."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "one and the same")
+    for device, promised in ((torch.device("cuda"), False), (torch.device("cpu"), True)):
+        told = _restored_threads(Path("step-5"), _computed_by(device), device)
+        assert told == ([] if promised else ["step-5: sums on a GPU have no fixed order: not equal in every bit"])
+
+
 def test_data_that_are_others_now_are_told(tmp_path):
     list(fit(session("decoder"), tmp_path))
     changed_state(tmp_path, data="0" * 16)
@@ -262,6 +271,14 @@ def test_a_precision_that_is_another_here_is_told(tmp_path, monkeypatch, error, 
     (resumed,) = fit(session("decoder", "float32-medium"), tmp_path, resume=True)
     assert bool(resumed.remarks) == doubted
     assert all("float32-medium is less exact here" in remark for remark in resumed.remarks)
+
+
+@pytest.mark.parametrize(("error", "doubted"), [(4e-7, False), (3e-3, True)])
+def test_a_new_run_in_a_precision_that_is_another_here_is_told(tmp_path, monkeypatch, error, doubted):
+    monkeypatch.setattr("pellucid.training.precision.medium_error", lambda: error)
+    remarks = [event.text for event in fit(session("decoder", "float32-medium"), tmp_path) if isinstance(event, Remark)]
+    assert len(remarks) == doubted
+    assert all("float32-medium is less exact here" in remark for remark in remarks)
 
 
 def test_the_random_state_of_a_mac_is_kept(monkeypatch):

@@ -9,9 +9,10 @@ from families import FAMILIES, small
 from safetensors.torch import load_file
 from test_resume import session
 
-from pellucid.config.defaults import continued_run
+from pellucid.cli.train import _is_same
+from pellucid.config.defaults import continued_run, default_run
 from pellucid.config.optimisation import CheckpointAverage
-from pellucid.config.run import Conventions, LabelledFiles, TokenizerFile
+from pellucid.config.run import Bytes, Characters, Conventions, LabelledFiles, TextFiles, TokenizerFile
 from pellucid.config.start import LoRA, Pretrained
 from pellucid.data.corpus import Corpus, Labelled
 from pellucid.errors import CheckpointError, ConfigError, DataError, UserError
@@ -43,6 +44,23 @@ def test_weights_and_tokenizer_are_taken_over(runs, family):
     assert begun.tokenizer.raw.to_str() == saved.tokenizer.raw.to_str()
     expected = dict(saved.model.named_parameters())
     assert all(torch.equal(p, expected[name]) for name, p in begun.model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [(Characters(), False), (default_run("decoder", TextFiles(train=("x",))).tokenizer, False), (Bytes(), True)],
+)
+def test_a_tokenizer_that_a_run_asks_for_and_does_not_get_is_told(runs, tmp_path, asked, told):
+    """That of the start, and the one of the family that nobody asked for, go without a word."""
+    before, start = session("decoder"), Pretrained(path=str(runs["decoder"]))
+    run = replace(before.run, tokenizer=asked, start=start)
+    begun = prepare(run, corpus=before.corpus)
+    assert begun.run.tokenizer == Characters()
+    save_description(tmp_path, begun.tokenizer, begun.run)
+    assert _is_same(tmp_path, run)  # so that it goes on where torchrun starts it again
+    assert ("tokenizer" in begun.chosen) == told
+    if told:
+        assert begun.chosen["tokenizer"] == f"that of {start.path}, not the one that the run asks for"
 
 
 def test_frozen_weights_stay_and_the_others_move(runs, tmp_path):
@@ -82,10 +100,11 @@ def test_an_adapted_run_trains_little_and_loads_as_a_plain_one(runs, tmp_path):
     load_run(tmp_path)
 
 
+@pytest.mark.parametrize("freeze", [(), ("*.lora_A.weight",)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_peft_puts_the_terms_back(runs, tmp_path, family):
+def test_peft_puts_the_terms_back(runs, tmp_path, family, freeze):
     peft = pytest.importorskip("peft")
-    begun = continued(family, runs[family], lora=LoRA(rank=3, alpha=4.0, targets=("query", "up")))
+    begun = continued(family, runs[family], lora=LoRA(rank=3, alpha=4.0, targets=("query", "up")), freeze=freeze)
     list(fit(begun, tmp_path))
     base, tuned = load_run(runs[family]).model, load_run(tmp_path).model
     assert not torch.equal(base.get_parameter(name := next(iter(adapted(begun)))), tuned.get_parameter(name))

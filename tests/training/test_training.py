@@ -1,6 +1,7 @@
 """Schedules, objectives, the loop: laws, and that each family learns."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,9 +12,10 @@ from torch import _dynamo as dynamo
 
 from pellucid.config import parts
 from pellucid.config.optimisation import AdamW, Constant, Cosine, InverseSquareRoot, Linear, Training
-from pellucid.config.run import Causal, Classify, Masked, SequenceToSequence
+from pellucid.config.run import Bytes, Causal, Characters, Classify, Masked, SequenceToSequence, WordPiece
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.data.corpus import Corpus, Languages, Pair
+from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import TrainingError, UserError
 from pellucid.models import tower
 from pellucid.models.build import build
@@ -100,6 +102,18 @@ class Repeating:
 
     def __getitem__(self, index):
         return self.batches[index % len(self.batches)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_tells_what_an_evaluation_of_its_batch_would_have_told(family):
+    """What is minimised has smoothing and a z-loss in it, and cannot be compared with a validation loss."""
+    objective, make = OBJECTIVES[family]
+    objective, model, batch = replace(objective, z_loss=1e-2), small(family), make()
+    expected = evaluate(model, [batch], objective).loss
+    total = loss_function(objective)(model, batch).total.item() / batch.num_labels
+    (step,) = train(model, Repeating(batch), objective, Training(steps=1))
+    assert step.nats == pytest.approx(expected, rel=1e-5)
+    assert step.loss == pytest.approx(total, rel=1e-5) != step.nats
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -216,9 +230,21 @@ def test_perplexity_and_bits_per_byte():
 @pytest.mark.parametrize("apart", [True, False])
 def test_bits_per_byte_are_told_where_every_token_was_asked_for(apart):
     model, corpus = small("decoder"), Corpus("text", ["abc", "def"], ["abc", "def"])
-    objective = Causal(separate_documents=apart)
-    figures = quality(model, corpus, objective, corpus.validation, Evaluation(1.0, 0.5, 4), lambda sources: sources)
+    objective, tokenizer = Causal(separate_documents=apart), Tokenizer.train(Characters(), corpus.train)
+    evaluation = Evaluation(1.0, 0.5, 4)
+    figures = quality(model, corpus, tokenizer, objective, corpus.validation, evaluation, lambda sources: sources)
     assert ("bits_per_byte" in figures) is not apart
+
+
+@pytest.mark.parametrize(("kind", "told"), [(Bytes(), True), (Characters(), False), (WordPiece(vocab_size=60), False)])
+def test_bits_per_byte_are_told_where_the_tokens_say_the_whole_text(kind, told):
+    """Pieces of words have lost capitals and spaces, characters those that training had not."""
+    corpus = Corpus("text", ["abc def", "def abc"], ["abc def", "A  bé"])
+    tokenizer, evaluation = Tokenizer.train(kind, corpus.train), Evaluation(1.0, 0.5, 4)
+    figures = quality(
+        small("decoder"), corpus, tokenizer, Causal(), corpus.validation, evaluation, lambda sources: sources
+    )
+    assert ("bits_per_byte" in figures) is told
 
 
 def test_bleu_of_text_that_was_split_by_moses():

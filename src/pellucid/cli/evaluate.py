@@ -120,4 +120,4 @@ def _scores(loaded: Any, corpus: Any, examples: Any, write: Callable[[list[str]]
     labels = labels_of(model)
     batches = evaluation_batches(examples, loaded.tokenizer, objective, batch_tokens=batch_tokens, labels=labels)
     evaluation = measure(loaded.model, batches, objective)
-    return quality(loaded.model, corpus, objective, examples, evaluation, write)
+    return quality(loaded.model, corpus, loaded.tokenizer, objective, examples, evaluation, write)

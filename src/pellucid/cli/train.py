@@ -225,7 +225,7 @@ def _judged(session: Session, folder: Path, results: dict[str, Any], quiet: bool
         return translate(fast(load_run(folder, device=str(session.model.device))), sources)
 
     try:
-        figures = quality(session.model, corpus, session.run.objective, examples, evaluation, write)
+        figures = quality(session.model, corpus, session.tokenizer, session.run.objective, examples, evaluation, write)
     except (Exception, KeyboardInterrupt) as error:  # whatever it fails of must not lose the end of a run
         say(f"what it writes was not judged ({str(error) or type(error).__name__})", quiet)
         return {}
@@ -259,7 +259,8 @@ def _is_same(folder: Path, run: Run) -> bool:
         return False
     labels = labels_of(saved.model)
     if isinstance(run.start, Pretrained):  # a head that knows other labels was given those of the data
-        run = replace(run, model=with_own_labels(run.model, run.model, labels))
+        model = with_own_labels(run.model, run.model, labels)
+        run = replace(run, model=model, tokenizer=saved.tokenizer)  # which is that of the start
     run = run.completed(vocab_size=tokenizer.vocab_size, labels=labels)
     chosen = saved.training.precision if run.training.precision == "auto" else run.training.precision
     return saved == replace(run, training=replace(run.training, precision=chosen), conventions=saved.conventions)

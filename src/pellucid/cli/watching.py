@@ -46,7 +46,7 @@ class Watching:
         def look(step: Step) -> Observed:
             nonlocal at
             at = step.step
-            record = watched.step(step.loss, gradient_norm=step.gradient_norm)
+            record = watched.step(step.nats, gradient_norm=step.gradient_norm)
             return Observed() if record is None else self._observed(record)
 
         vocabulary = _vocabulary(self.run)

@@ -19,7 +19,9 @@ PREFIX = "base_model.model."  # what peft puts before the names of a model it ha
 
 
 def save_adapter(folder: Path, model: nn.Module, lora: LoRA, base: str) -> None:
-    """Writes what was trained of an adapted model: its low-rank terms, and the head where that was trained too.
+    """Writes what an adapted model has beside its base: its low-rank terms, and the head where that was trained.
+
+    Terms that were frozen go with the others: one half of them says nothing without the other.
 
     Args:
         folder: of the run.
@@ -28,10 +30,10 @@ def save_adapter(folder: Path, model: nn.Module, lora: LoRA, base: str) -> None:
     Raises:
         CheckpointError: when it cannot be written.
     """
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    beside = sorted({name.partition(".")[0] for name in trained if ".lora_" not in name})
+    own = {name: value for name, value in model.named_parameters() if value.requires_grad or ".lora_" in name}
+    beside = sorted({name.partition(".")[0] for name in own if ".lora_" not in name})
     for module in beside:  # peft wants the whole module, what it shares with others too
-        trained |= {f"{module}.{name}": parameter for name, parameter in model.get_submodule(module).named_parameters()}
+        own |= {f"{module}.{name}": parameter for name, parameter in model.get_submodule(module).named_parameters()}
     settings = {
         "peft_type": "LORA",
         "base_model_name_or_path": base,
@@ -45,5 +47,5 @@ def save_adapter(folder: Path, model: nn.Module, lora: LoRA, base: str) -> None:
         "inference_mode": True,
         "task_type": None,
     }
-    write_tensors({PREFIX + name: tensor.detach() for name, tensor in trained.items()}, folder / ADAPTER / WEIGHTS)
+    write_tensors({PREFIX + name: tensor.detach() for name, tensor in own.items()}, folder / ADAPTER / WEIGHTS)
     write_whole(folder / ADAPTER / CONFIG, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))

@@ -151,11 +151,12 @@ def measure(
         resumed: the run went on from a checkpoint.
     """
     device = session.model.device
+    memory = peak_memory(device)  # first, since the product that is timed below takes room of its own
     return Costs(
         _tokens_per_second(folder),
         flops_per_token(session.model, batch),
         matrix_peak(device, session.run.training.precision),
-        peak_memory(device),
+        memory,
         seconds,
         processes,
         resumed,

@@ -141,7 +141,7 @@ def _full(x: Tensor) -> torch.dtype:
 class _Gradients:
     """Gradients of states, weight and bias, summed up chunk by chunk; none of a weight that is frozen.
 
-    The gradient of the logits is p - (1-ε)·label - ε/V, p scaled where there is a z-loss. Only p goes through the
+    The gradient of the logits is p - (1-ε)·label - ε/V, and excess·p where there is a z-loss. Only p goes through the
     large products, without its entry at the label: that one is taken in full precision from what the others leave,
     because p and 1-ε nearly cancel; and ε/V is the same for all and needs no product at all.
     """
@@ -157,23 +157,33 @@ class _Gradients:
 
         Args:
             start: the first position of the chunk (m, D).
-            p: probabilities (m, V) without those of the labels (n); scaled in place.
+            p: probabilities (m, V) without those of the labels (n).
             others: (n,), what the labels leave to them.
             excess: (n,), what a z-loss adds for each unit of probability.
         """
         n = len(labels)
         at_label = self.smoothing - others  # p - (1-ε)
+        product = (p @ self.w)[:n].to(self.full)
         if excess is not None:
             at_label = at_label + excess * (1 - others)
-            p[:n] *= (1 + excess).to(p.dtype)[:, None]
+            product *= (1 + excess)[:, None]
+            self._add_excess(chunk, p, excess)
         at_label = at_label[:, None]
-        self.states[start : start + n] = (p @ self.w)[:n].to(self.full) + at_label * self.w[labels]
+        self.states[start : start + n] = product + at_label * self.w[labels]
         if self.weight is not None:
             self.weight += p.mT @ chunk
             self.weight.index_add_(0, labels, at_label * chunk[:n])
         if self.bias is not None:
             self.bias += p.sum(0, dtype=self.full)
             self.bias.index_add_(0, labels, at_label[:, 0])
+
+    def _add_excess(self, chunk: Tensor, p: Tensor, excess: Tensor) -> None:
+        """What a z-loss adds to weight and bias, by itself: half precision would round 1 + excess to 1."""
+        filled = F.pad(excess, (0, len(p) - len(excess)))[:, None]
+        if self.weight is not None:
+            self.weight += p.mT @ (filled * chunk).to(chunk.dtype)
+        if self.bias is not None:
+            self.bias += (p.mT @ filled.to(p.dtype))[:, 0]
 
     def finished(self, states: torch.dtype, weight: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """All three, smoothing included, in the types of what they belong to."""

@@ -91,7 +91,8 @@ class Course(NamedTuple):
 
     Attributes:
         steps: of the lines about training (N).
-        figures: by name, as many (N); NaN where a line has none.
+        figures: by name, as many (N); NaN where a line has none. ``loss`` is the plain one, as validation tells it,
+            and what was minimised in lines of an earlier version, which tell no other.
         evaluated: the steps after which there was an evaluation (M).
         validation: the loss on the validation data, in nats per label (M).
         best: the index into these two of the weights that were kept; ``None`` without an evaluation.
@@ -108,8 +109,9 @@ class Course(NamedTuple):
         """Reads the lines of ``metrics.jsonl``."""
         trained = [record for record in records if "loss" in record]
         judged = [record for record in records if "loss" in record.get("validation", {})]
-        names = ["loss", "tokens", *(name for name in PANELS if any(name in record for record in trained))]
+        names = ["tokens", *(name for name in PANELS if any(name in record for record in trained))]
         figures = {name: np.array([record.get(name, np.nan) for record in trained], dtype=float) for name in names}
+        figures["loss"] = np.array([record.get("nats", record["loss"]) for record in trained], dtype=float)
         validation = np.array([record["validation"]["loss"] for record in judged], dtype=float)
         marked = [i for i, record in enumerate(judged) if record.get("best")]
         best = marked[-1] if marked else None

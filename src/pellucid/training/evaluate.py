@@ -14,6 +14,7 @@ from pellucid.config.run import Causal, Objective
 from pellucid.data.batch import Batch
 from pellucid.data.corpus import Corpus, Examples, Pair
 from pellucid.data.files import Document, pieces
+from pellucid.data.tokenizers import Tokenizer
 from pellucid.models.build import Model
 from pellucid.models.decoder import Decoder
 from pellucid.training.distributed import ALONE, World
@@ -71,6 +72,7 @@ def evaluate(
 def quality(
     model: Model,
     corpus: Corpus,
+    tokenizer: Tokenizer,
     objective: Objective,
     examples: Examples,
     evaluation: Evaluation,
@@ -85,13 +87,21 @@ def quality(
     figures = evaluation.as_dict()
     asks_all = isinstance(objective, Causal) and not objective.separate_documents  # else first tokens are not asked for
     if corpus.kind == "text" and isinstance(model, Decoder) and asks_all:
-        figures["bits_per_byte"] = evaluation.bits_per_byte(text_bytes(cast("Sequence[Document]", examples)))
+        documents = cast("Sequence[Document]", examples)
+        if _gives_back(tokenizer, documents):
+            figures["bits_per_byte"] = evaluation.bits_per_byte(text_bytes(documents))
     if corpus.kind == "pairs":
         pairs = cast("Sequence[Pair]", examples)
         moses = corpus.split_by_moses and corpus.split_by_moses.target
         written = write([pair.source for pair in pairs])
         figures |= translation_scores(written, [pair.target for pair in pairs], split_by_moses=moses)
     return figures
+
+
+def _gives_back(tokenizer: Tokenizer, documents: Iterable[Document]) -> bool:
+    """Whether the tokens say the whole text: where capitals or spaces are lost, not all its bytes were paid for."""
+    texts = (piece for document in documents for piece in pieces(document))
+    return all(tokenizer.decode(tokenizer.encode(text)) == text for text in texts)
 
 
 def text_bytes(documents: Iterable[Document]) -> int:

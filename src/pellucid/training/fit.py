@@ -109,8 +109,8 @@ def fit(
     """Trains into a run folder, yielding what happens.
 
     The weights in the folder are the best on the validation data so far; ``checkpoints/`` holds what is needed to go
-    on, which with ``resume`` is done: bit for bit as if the run had never stopped. The first Ctrl-C ends the run after
-    the step at hand, with everything saved and nothing evaluated that was not due.
+    on, which with ``resume`` is done: bit for bit as if the run had never stopped, up to rounding on a GPU. The first
+    Ctrl-C ends the run after the step at hand, with everything saved and nothing evaluated that was not due.
 
     Args:
         watchers: where figures go beside ``metrics.jsonl``.
@@ -132,6 +132,7 @@ def fit(
         yield Resumed(position.step, told + doubts(run.training.precision, learner.model.device))
     elif world.leads:
         remarks += _begun(session, folder, batches, world)
+        remarks += doubts(run.training.precision, learner.model.device)
     opened = open_sinks(folder, position.step, watchers, remarks.append) if world.leads else Sinks(NoSink())
     with opened as sinks, observer(learner, batches, position.step) as look, _interrupts() as interrupted:
         keeper = _Keeper(session, folder, learner, validation, criterion, world, sinks, remarks.append, position)
@@ -312,7 +313,8 @@ class _Keeper:
     def left_over(self) -> Iterator[Evaluated]:
         """The average of a run that was killed after its last step and before it had one."""
         if self.position.step == self.session.run.training.steps:
-            made = any("average" in record for record in read_records(self.folder / METRICS))
+            records = read_records(self.folder / METRICS)  # an early end before has left an average of its own
+            made = any(record["step"] == self.position.step and "average" in record for record in records)
             if self.world.any(self.world.leads and not made):
                 yield from self.average()
 

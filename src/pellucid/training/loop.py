@@ -31,7 +31,8 @@ class Step:
 
     Attributes:
         step: counted from 1.
-        loss: mean in nats per label.
+        loss: the mean per label of what is minimised, in nats: smoothing and z-loss included.
+        nats: the mean negative log-likelihood of the labels, which is what an evaluation tells; dropout is in both.
         learning_rate: of this update.
         gradient_norm: before clipping.
         tokens: real tokens read, those of a source included.
@@ -44,6 +45,7 @@ class Step:
 
     step: int
     loss: float
+    nats: float
     learning_rate: float
     gradient_norm: float
     tokens: int
@@ -87,7 +89,7 @@ def train(
         optimizers.set_rate(rate(step))
         first = (step - 1) * training.accumulate
         parts = [shortened(batches[first + i], objective, step) for i in range(training.accumulate)]
-        loss, noise = _backward(criterion, parts, training.precision, model.device, world, measures)
+        loss, nats, noise = _backward(criterion, parts, training.precision, model.device, world, measures)
         if not torch.isfinite(loss):
             culprit = _first_cause(model, parts, loss_function(objective), training.precision)
             raise _not_finite("loss", culprit, step, rate(step))
@@ -101,7 +103,7 @@ def train(
         optimizers.zero_grad()
         tokens, seconds = sum(part.num_tokens for part in parts), time.perf_counter() - began
         ratio = _update_ratio(model, before) if measures else None
-        yield Step(step, loss.item(), rate(step), norm.item(), tokens, seconds, ratio, noise)
+        yield Step(step, loss.item(), nats.item(), rate(step), norm.item(), tokens, seconds, ratio, noise)
 
 
 def shortened(batch: Batch, objective: Objective, step: int) -> Batch:
@@ -115,25 +117,26 @@ def shortened(batch: Batch, objective: Objective, step: int) -> Batch:
 
 def _backward(
     criterion: nn.Module, parts: list[Batch], precision: str, device: torch.device, world: World, measures: bool
-) -> tuple[Tensor, float | None]:
-    """Fills the gradients; returns the mean loss, and the gradient's noise where that is asked for."""
+) -> tuple[Tensor, Tensor, float | None]:
+    """Fills the gradients; returns the mean of what is minimised and of the plain loss, and the noise if asked for."""
     counts = [part.num_labels for part in parts]
     count = max(sum(counts), 1)
-    mean, of_part = torch.zeros((), device=device), None
+    means, of_part = torch.zeros(2, device=device), None
     compares = measures and len(parts) > 1 and world.size == 1
     for i, part in enumerate(parts):
         own = world.share(part).to(device)
         # Each part rounds the weights anew: split among processes, those that an earlier part has rounded belong to
         # gradients that have been exchanged when the last one's arrive.
         with world.exchange(criterion, now=i == len(parts) - 1), products(device, precision):
-            total = criterion(own).total
+            loss = criterion(own)
             # Gradients are averaged over the processes; what is wanted is their sum.
-            (total * (world.size / count)).backward()
-        mean += total.detach() / count
+            (loss.total * (world.size / count)).backward()
+        means += torch.stack((loss.total.detach(), loss.nats)) / count
         if compares and i == 0:
             of_part = _norm(criterion).item() * count / max(counts[0], 1)
     noise = None if of_part is None else _noise(of_part**2, _norm(criterion).item() ** 2, counts[0], count)
-    return world.total(mean), noise
+    loss_mean, nats_mean = world.total(means)
+    return loss_mean, nats_mean, noise
 
 
 def _norm(model: nn.Module) -> Tensor:

@@ -53,10 +53,13 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def doubts(precision: str, device: torch.device) -> list[str]:
-    """What is to be said where a run goes on in ``float32-medium``, which is float32 only where it was chosen."""
+    """What is to be said where a run trains in ``float32-medium``, which is float32 only where it was chosen."""
     if precision != "float32-medium" or (device.type == "cpu" and medium_error() <= EXACT):
         return []
-    return ["float32-medium is less exact here than float32: set training.precision in config.toml to train on in that"]
+    return [
+        "float32-medium is less exact here than float32: training.precision=float32 trains in that; "
+        "a run that goes on reads it from its config.toml"
+    ]
 
 
 @cache

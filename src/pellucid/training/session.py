@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from pellucid.config import model as config
+from pellucid.config import run as config_of_run
+from pellucid.config.defaults import default_run, family_of
 from pellucid.config.model import labels_of, stacks
 from pellucid.config.run import Causal, Masked, NoObjective, Run, SpanCorruption
 from pellucid.config.start import Pretrained
@@ -19,7 +21,8 @@ from pellucid.data.tokenizers import Tokenizer
 from pellucid.errors import ConfigError
 from pellucid.models.build import Model, build
 from pellucid.models.checkpoint import load_description
-from pellucid.models.load import describe
+from pellucid.models.foreign.folder import is_published
+from pellucid.models.load import describe, find
 from pellucid.training.distributed import ALONE, World
 from pellucid.training.precision import fastest, slowness
 from pellucid.training.start import prepare_parameters, take_over, with_own_labels
@@ -55,8 +58,11 @@ def prepare(
     checked(corpus.train, run.objective)
     if isinstance(run.start, Pretrained):
         source, _, tokenizer = describe(run.start.path)
+        own = _tokenizer_of_start(run, run.start)
+        if run.tokenizer not in (own, default_run(family_of(run.model), run.data).tokenizer):  # that nobody asked for
+            chosen["tokenizer"] = f"that of {run.start.path}, not the one that the run asks for"
         model = with_own_labels(run.model, source, corpus.labels)
-        run = replace(run, model=model, conventions=tokenizer.conventions)
+        run = replace(run, model=model, tokenizer=own, conventions=tokenizer.conventions)
     else:
         tokenizer = Tokenizer.train(run.tokenizer, corpus.training_texts())
         if run.conventions is not None:  # as its folder will be read
@@ -72,6 +78,12 @@ def prepare(
         chosen["begins at random"] = ", ".join(new)
     prepare_parameters(built, run)
     return Session(completed, corpus, tokenizer, built.to(device), chosen)
+
+
+def _tokenizer_of_start(run: Run, start: Pretrained) -> config_of_run.Tokenizer:
+    """How the tokenizer of a start came about; for a published one, which does not say, as the run has it."""
+    folder = find(start.path)
+    return run.tokenizer if is_published(folder) else load_description(folder)[0].tokenizer
 
 
 def reopen(folder: Path, *, device: str | torch.device = "cpu") -> Session:
