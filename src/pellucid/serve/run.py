@@ -103,5 +103,5 @@ def names_of(host: str, allowed: Sequence[str]) -> tuple[tuple[str, ...], bool]:
 def _name(given: str) -> str:
     name = given.strip("[]").lower()
     if not is_address(name) and host_of(f"//{name}") != name:
-        raise UserError("--allow-host", f'found "{given}"', "a name alone, without scheme and port", "example.org")
+        raise UserError("--allow-host", f'found "{given}"', "a name alone, such as example.org")
     return name
