@@ -13,7 +13,19 @@ from pellucid.inference.decode import generations
 from pellucid.inference.engine import Engine
 from pellucid.inference.engine.head import chosen_products, copied_products
 from pellucid.inference.engine.looking import softmax_
-from pellucid.inference.engine.products import CACHE, FEW, HALF, HALF_WIDENED, Products, largest, usual, ways_for
+from pellucid.inference.engine.products import (
+    CACHE,
+    FEW,
+    HALF,
+    HALF_WIDENED,
+    STEPS,
+    TINY,
+    Products,
+    in_steps,
+    largest,
+    usual,
+    ways_for,
+)
 from pellucid.inference.highest import highest
 from pellucid.inference.rules import LogitBias, NoRepeat
 from pellucid.inference.sampling import Never, Sampling
@@ -164,8 +176,19 @@ def test_every_kernel_for_whole_numbers_gives_the_same_bits(bias):
     exact = torch.nn.functional.linear(x, weight, given)
     rounding = x.abs().amax(1, keepdim=True) * weight.abs().amax(1) * 48 / 127
     assert ((plain - exact).abs() <= rounding + 1e-6).all()
-    alone = [way.multiply(x[2:3], way.pack(weight), given) for way in ways_for("int8", torch.device("cpu"))]
-    assert all(torch.equal(one, plain[2:3]) for one in alone)
+    for way in ways_for("int8", torch.device("cpu")):
+        alone = [way.multiply(row[None], way.pack(weight), given) for row in x]
+        assert torch.equal(torch.cat(alone), plain)
+
+
+def test_a_row_alone_is_cut_into_the_steps_that_it_has_among_others():
+    torch.manual_seed(0)
+    x = torch.randn(2000, 16) * torch.logspace(-32, 32, 2000)[:, None]
+    x[7] = 0
+    steps = in_steps(x, largest(x))
+    assert torch.equal(torch.cat([in_steps(row[None], largest(row[None])) for row in x]), steps)
+    assert (steps[7] == 0).all()
+    assert (steps[largest(x)[:, 0] > TINY].abs().amax(1) == STEPS).all()
 
 
 def test_bfloat16_without_instructions_for_it():
@@ -197,12 +220,10 @@ def test_few_numbers_of_rows_are_usual():
 
 
 @pytest.mark.parametrize("rows", [1, FEW, FEW + 1])
-def test_the_largest_entry_of_a_row_has_no_sign_and_is_not_zero(rows):
+def test_the_largest_entry_of_a_row_has_no_sign(rows):
     x = torch.randn(rows, 40)
     x[0] = 0
-    found = largest(x)
-    assert torch.equal(found, x.abs().amax(dim=1, keepdim=True).clamp_min(1e-30))
-    assert found[0] > 0
+    assert torch.equal(largest(x), x.abs().amax(dim=1, keepdim=True))
 
 
 def test_kernels_are_measured_from_where_a_step_finds_its_weights():

@@ -96,17 +96,23 @@ FEW = 64
 """Rows that stay in a cache while their largest entries are found."""
 
 
+TINY = 1e-30
+"""Taken for the largest entry of a row of zeros."""
+
+
 def largest(x: Float[Tensor, "N K"]) -> Float[Tensor, "N 1"]:
-    """Of each row, without its sign; not zero."""
+    """Of each row, without its sign."""
     if x.size(0) <= FEW:
-        return x.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-30)
+        return x.abs().amax(dim=-1, keepdim=True)
     most = x.amax(dim=-1, keepdim=True)  # reading twice is cheaper than to write once
-    return torch.maximum(most, x.amin(dim=-1, keepdim=True).neg_()).clamp_min_(1e-30)
+    return torch.maximum(most, x.amin(dim=-1, keepdim=True).neg_())
 
 
 def in_steps(x: Float[Tensor, "N K"], most: Float[Tensor, "N 1"]) -> Float[Tensor, "N K"]:
     """Rows in whole steps, of which each row's largest entry is 127."""
-    return (x * torch.div(_STEPS, most)).round_()
+    if len(x) == 1:  # Python divides sooner than two operations; a quotient of doubles, rounded, is that of floats
+        return (x * (STEPS / max(most.item(), TINY))).round_()
+    return (x * torch.div(_STEPS, most.clamp_min(TINY))).round_()
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,9 @@ def _sums_onednn(steps: Tensor, weight: Rounded) -> Tensor:
 
 
 def _sums_fbgemm(steps: Tensor, weight: Rounded) -> Tensor:
-    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default(steps, 1.0, 128, weight.packed)
+    # Whether a packed weight, which is no tensor, has a say in operations takes as long to find out as a small product.
+    with torch._C.DisableTorchFunction():
+        return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default(steps, 1.0, 128, weight.packed)
 
 
 def _pack_onednn(steps: Int8[Tensor, "O K"], scale: Tensor) -> Any:
