@@ -22,8 +22,8 @@ from decode_models import Case, Task, cases_in
 from decode_ours import Side
 from worker import resident_peak
 
-Weights = Literal["float32", "bfloat16", "int8"]
-WIDTHS: Mapping[Weights, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
+Weights = Literal["float32", "float16", "bfloat16", "int8"]
+WIDTHS: Mapping[Weights, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 MACHINE = "machine"
 READ, PRODUCT = 256 * 2**20, 1024
 
@@ -129,6 +129,7 @@ def calibrate() -> dict[str, float]:
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         a, b = (torch.randn(PRODUCT, PRODUCT).to(dtype) for _ in range(2))
         found[name] = 2 * PRODUCT**3 / _least(lambda a=a, b=b: a @ b)  # type: ignore[misc]
+    found["float16"] = found["float32"]  # what is read as float16 is multiplied as float32
     a, b = (torch.randint(-127, 128, (PRODUCT, PRODUCT), dtype=torch.int8) for _ in range(2))
     found["int8"] = 2 * PRODUCT**3 / _least(lambda: torch._int_mm(a, b.t()))
     return found

@@ -147,7 +147,7 @@ def test_rows_that_are_drawn_stay_so_that_each_draws_the_same(family):
     assert writer.counts == [4, 4, 4]
 
 
-@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+@pytest.mark.parametrize("weights", ["float16", "bfloat16", "int8"])
 @pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
 def test_rounded_weights_give_nearly_the_same(family, weights):
     model = small(family)
@@ -199,11 +199,24 @@ def test_bfloat16_without_instructions_for_it():
         torch.testing.assert_close(other, others[0])
 
 
-@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+def test_float16_rounds_the_weights_alone():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(5, 40), torch.randn(24, 40), torch.randn(24)
+    weight[3, 7], weight[4, 9] = 1e6, -1e6  # beyond its range
+    rounded = weight.clamp(-65504, 65504).half().float()
+    for way in ways_for("float16", torch.device("cpu")):
+        torch.testing.assert_close(
+            way.multiply(x, way.pack(weight), bias), torch.nn.functional.linear(x, rounded, bias)
+        )
+    with pytest.raises(UserError, match="float16 on cuda; expected float32 or bfloat16 there"):
+        ways_for("float16", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16", "bfloat16", "int8"])
 def test_a_product_of_any_number_of_rows_is_that_of_its_rows(weights):
     weight, bias = torch.randn(24, 32), torch.randn(24)
     product = Products(weights, torch.device("cpu")).of(weight, bias)
-    close = {"float32": 1e-6, "bfloat16": 0.01, "int8": 0.02}[weights]
+    close = {"float32": 1e-6, "float16": 5e-4, "bfloat16": 0.01, "int8": 0.02}[weights]
     for rows in (1, 16, 17, 31, 33, 100, 130):
         x = torch.randn(rows, 32)
         exact = torch.nn.functional.linear(x, weight, bias)

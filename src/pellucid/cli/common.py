@@ -27,7 +27,7 @@ Seed = Annotated[int, typer.Option(help="Decides every random choice.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the fastest there is.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare the files' checksums before use.")]
 WeightsOption = Annotated[
-    str, typer.Option(help="As they are read: float32; bfloat16 and int8 are faster, and nearly the same.")
+    str, typer.Option(help="As they are read: float32; float16 (nearly exact), bfloat16 and int8 are faster.")
 ]
 PENALTY = "wu:0.6"
 LengthPenaltyOption = Annotated[

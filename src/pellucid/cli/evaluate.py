@@ -42,7 +42,7 @@ def evaluate(
     beams: Annotated[int, typer.Option(help="Beams for translations; 1 is greedy.", min=1)] = 1,
     length_penalty: LengthPenaltyOption = None,
     weights: Annotated[
-        str, typer.Option(help="What translations are written with: float32, bfloat16 or int8; the loss is of float32.")
+        str, typer.Option(help="What translations are written with, as in translate; the loss is of float32.")
     ] = "float32",
     device: Device = "auto",
     verify: Verify = False,

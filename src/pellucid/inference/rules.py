@@ -193,7 +193,9 @@ class LogitBias(Rule):
 
 @dataclass(frozen=True)
 class RepetitionPenalty(Rule):
-    """Scores of tokens that were written are divided by θ, or multiplied where negative (Keskar et al. 2019, §4.1).
+    """Divides the scores of tokens that were written by θ (Keskar et al. 2019, §4.1), multiplies negative ones by it.
+
+    The paper only divides; multiplying negative scores, which dividing would raise, is what ``transformers`` does.
 
     Args:
         whole: the tokens of the prompt count too, as in the paper's code and in ``transformers``.

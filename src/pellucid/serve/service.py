@@ -19,6 +19,7 @@ from pellucid.inference import predict
 from pellucid.inference.aside import aside
 from pellucid.inference.batching import Request, Scheduler
 from pellucid.inference.engine import fast
+from pellucid.inference.engine.products import known
 from pellucid.inference.invariant import Invariant, group_for
 from pellucid.inference.prefixes import Prefixes
 from pellucid.inference.writer import Plain, Writer
@@ -237,8 +238,8 @@ def open_service(
 
     Args:
         name: by which clients call it; the folder's when left out.
-        weights: the type they are read in: ``float32``, ``bfloat16`` or ``int8``; ``plain`` is the model itself,
-            which writes without a memory, to compare with.
+        weights: the type they are read in: ``float32``, ``float16``, ``bfloat16`` or ``int8``; ``plain`` is the model
+            itself, which writes without a memory, to compare with.
         prefix_tokens: so many tokens that were read are remembered, for prompts that begin like earlier ones.
         invariant: scores have the same bits, whoever is written beside a text.
 
@@ -272,9 +273,7 @@ def of_loaded(
     if not isinstance(front, config.Tokens):
         raise UserError("serve", f"this model reads {type(front).__name__.lower()}", "a model that reads text")
     _ = loaded.tokenizer  # says so itself where there is none
-    if weights not in ("plain", "float32", "bfloat16", "int8"):
-        raise UserError("weights", f'found "{weights}"', "float32, bfloat16, int8 or plain")
-    quick = loaded if weights == "plain" else fast(loaded, weights)  # type: ignore[arg-type]
+    quick = loaded if weights == "plain" else fast(loaded, known(weights))
     _check_fit(model, prefix_tokens, invariant)
     writer = None if isinstance(model, Encoder) else quick.writer or Plain(model)
     if writer is not None and invariant:

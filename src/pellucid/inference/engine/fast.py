@@ -19,11 +19,11 @@ def fast(loaded: Loaded, weights: Weights = "float32") -> Loaded:
     which there is no engine, comes back as it is.
 
     Args:
-        weights: the type that they are read in: ``float32`` gives the same texts and vectors, ``bfloat16`` and
-            ``int8`` nearly.
+        weights: the type that they are read in: ``float32`` gives the same texts and vectors, ``float16`` nearly
+            always, ``bfloat16`` and ``int8`` nearly.
 
     Raises:
-        UserError: for ``int8`` where there is no kernel for it.
+        UserError: for ``int8`` or ``float16`` where there is no kernel for it.
     """
     model, quick = loaded.model, copy(loaded)
     if not isinstance(model, Encoder):
