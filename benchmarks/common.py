@@ -14,7 +14,7 @@ from statistics import median
 
 import torch
 
-from pellucid.training.memory import keep_freed_memory
+from pellucid.nn.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 

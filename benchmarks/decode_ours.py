@@ -19,7 +19,6 @@ from pellucid.inference.predict import embed
 from pellucid.models.checkpoint import Loaded
 from pellucid.models.heads import EmbeddingHead, pool_mean
 from pellucid.models.load import load
-from pellucid.training.memory import keep_freed_memory
 
 Side = Callable[[Case], list[Any]]
 PENALTY = Power(1.0)  # the mean over the tokens, the end counted, as CTranslate2 and transformers have it too
@@ -45,7 +44,6 @@ def _engine(folder: Path, weights: Any) -> Loaded:
 
 
 def _plain(folder: Path) -> Loaded:
-    keep_freed_memory()
     return load(folder / MODEL)
 
 
@@ -93,7 +91,6 @@ def engine_translates(folder: Path, weights: Any) -> Side:
 
 def engine_embeds(folder: Path, weights: Any) -> Side:
     """Texts cut, sorted, grouped by its own budget of tokens and embedded, unless they come one by one."""
-    keep_freed_memory()
     loaded = fast(load(folder / MODEL), weights)
 
     def run(case: Case) -> list[Any]:
@@ -121,7 +118,6 @@ def reference_translates(folder: Path, weights: str) -> Side:
 
 def reference_embeds(folder: Path, weights: str) -> Side:
     """The features of the model, pooled as ``pellucid embed`` pools them."""
-    keep_freed_memory()
     loaded = load(folder / MODEL)
     model, tokenizer = loaded.model, loaded.tokenizer
     head = model.head if isinstance(model.head, EmbeddingHead) else EmbeddingHead(pool=pool_mean, normalized=True)

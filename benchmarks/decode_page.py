@@ -283,8 +283,9 @@ def notes(task: Task, ran: Mapping[str, Record], peaks: Peaks, plan: Plan) -> st
     return (
         f"Medians (ranges) of {plan.rounds} interleaved rounds, in each of which an engine is warmed and then called "
         f"until {LEAST_SECONDS} s have passed, {MOST_CALLS} times at most; p50 and p95 are over all calls, ratios and "
-        f"shares medians of each round's own. {limits}Memory is the most that was resident, libraries included. In no "
-        f"turn did others use more than {used:.2f} cores. Results are compared before anything is timed."
+        f"shares medians of each round's own. Every process keeps freed memory and asks for pages of 2 MB. {limits}"
+        f"Memory is the most that was resident, libraries included. In no turn did others use more than {used:.2f} "
+        f"cores. Results are compared before anything is timed."
     )
 
 

@@ -51,9 +51,6 @@ def _opened(kind: str, folder: Path, weights: str) -> Any:
     """A model with its fused attention, and nothing of how its checkpoint would have it write."""
     import transformers
 
-    from pellucid.training.memory import keep_freed_memory
-
-    keep_freed_memory()
     transformers.logging.disable_progress_bar()
     dtype = torch.bfloat16 if weights == "bfloat16" else torch.float32
     return getattr(transformers, kind).from_pretrained(folder / MODEL, dtype=dtype, attn_implementation="sdpa").eval()
@@ -209,9 +206,6 @@ def sentence_transformers_embeds(folder: Path, weights: str) -> Side:
     """``encode``, which sorts and batches by itself."""
     from sentence_transformers import SentenceTransformer
 
-    from pellucid.training.memory import keep_freed_memory
-
-    keep_freed_memory()
     dtype = torch.bfloat16 if weights == "bfloat16" else torch.float32
     model = SentenceTransformer(str(folder / MODEL), device="cpu", model_kwargs={"dtype": dtype})
 

@@ -22,6 +22,8 @@ from decode_models import Case, Task, cases_in
 from decode_ours import Side
 from worker import resident_peak
 
+from pellucid.nn.memory import huge_pages
+
 Weights = Literal["float32", "float16", "bfloat16", "int8"]
 WIDTHS: Mapping[Weights, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 MACHINE = "machine"
@@ -178,6 +180,7 @@ def main(task: Task, name: str, folder: Path) -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints goes to the log, not among the answers
     peers.quieten()
+    huge_pages()  # for all alike: it is of a process, and no engine's own
     torch.set_num_threads(peers.THREADS)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: peers.THREADS])

@@ -32,8 +32,8 @@ from pellucid.config.schema import from_dict
 from pellucid.data.batch import IGNORE, Batch
 from pellucid.inference.decode import Prompt, prefill
 from pellucid.models.build import build
+from pellucid.nn.memory import keep_freed_memory
 from pellucid.training.loop import train
-from pellucid.training.memory import keep_freed_memory
 
 STEPS = 3  # the moments are there from the second on
 WITHIN = 0.1

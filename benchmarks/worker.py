@@ -30,8 +30,8 @@ from pellucid.config.run import Training
 from pellucid.config.schema import from_dict
 from pellucid.data.batch import Batch
 from pellucid.models.build import build
+from pellucid.nn.memory import keep_freed_memory
 from pellucid.training.loop import train
-from pellucid.training.memory import keep_freed_memory
 
 # Nothing warms up, and at a rate of 5e-4 the losses of twelve layers have spikes.
 ENDLESS = {"steps": 1_000_000, "schedule": {"kind": "constant", "peak": 2e-4}}

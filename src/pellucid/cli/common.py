@@ -75,8 +75,11 @@ def open_fast(folder: Path, device: str, verify: bool, weights: str) -> Any:
     """The same, for an engine to write or to read with."""
     from pellucid.inference.engine import fast
     from pellucid.inference.engine.products import known
+    from pellucid.nn.memory import huge_pages
 
-    return fast(open_run(folder, device, verify), known(weights))
+    kind = known(weights)
+    huge_pages()
+    return fast(open_run(folder, device, verify), kind)
 
 
 def penalty_of(text: str | None) -> LengthPenalty:

@@ -48,8 +48,8 @@ def demo(
         "encoder": _restoring,
     }
     from pellucid.models.checkpoint import load_run
+    from pellucid.nn.memory import keep_freed_memory
     from pellucid.training.fit import fit
-    from pellucid.training.memory import keep_freed_memory
     from pellucid.training.session import prepare
 
     keep_freed_memory()

@@ -122,8 +122,8 @@ def _train(
     watch: bool,
 ) -> None:
     """Trains a run, or goes on with the one in the folder, in however many processes there are; leaves its card."""
+    from pellucid.nn.memory import keep_freed_memory
     from pellucid.training.distributed import joined
-    from pellucid.training.memory import keep_freed_memory
     from pellucid.training.session import prepare, reopen
 
     if watch and shard:
