@@ -30,7 +30,7 @@ log = logging.getLogger("pellucid.serve")
 
 LONGEST_WAIT = 60  # seconds that a client is told to stay away, at most
 USUAL_SECONDS = 1.0  # of a request, while none has ended
-WRITES = 1000  # a second, to all streams together; the rest of the machine is the model's
+WRITES = 640  # a second, to all streams together: each of 64 every tenth of one; the rest of the machine is the model's
 SLOWEST = 0.5  # seconds between two writes to a stream, at most
 TURN = 0.1  # seconds that the model waits for the loop at most
 ASIDE = 0.1  # seconds of other work between two steps, after which what is being written goes on
