@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 
 def test_the_map_names_every_package():
     assert set(LEVEL) == {part(path) for path in FILES if path.parent != PACKAGE} | {"errors", "version"}
+
+
+def test_the_names_of_all_tensors_are_written_down():
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text().split("## Names")[1].split("## A run folder")[0]
+    source = "".join(path.read_text() for path in FILES if part(path) in ("nn", "models") and path.parent != PACKAGE)
+    tapped = set(re.findall(r'\btap\("(\w+)"', source))
+    assert {"scores", "pooled", "patches"} < tapped
+    assert {name for name in tapped if not re.search(rf"[.`\s]{name}\b", text)} == set()
 
 
 def part(path):

@@ -13,7 +13,8 @@
 # number of each, its id. What the model writes are ids as well, and the tokenizer makes text of them.
 #
 # *You will see* text as bytes, how a vocabulary of longer pieces is found, and the two laws of a tokenizer. *You need*
-# Python. It runs in a few seconds.
+# Python; from the next lesson on also PyTorch, as far as tensors, `nn.Module` and `backward()`. It runs in a few
+# seconds.
 
 # %% [markdown]
 # ## Bytes
@@ -125,7 +126,7 @@ for text in "Friday, 13 March 2071", "vendredi 13 mars 2071", "2071年3月13日"
 print(tokenizer.encode(text))
 
 # %% [markdown]
-# No merge crosses the border of a word: a space goes with the letters behind it, and up to four digits stand together.
+# No merge crosses the border of a word: a space goes with the letters after it, and up to four digits stand together.
 # What no merge has made a piece of, such as the face, stays bytes.
 #
 # Special tokens stand for no text: where it begins, where it ends, what is padding. No text must turn into one, or

@@ -39,7 +39,8 @@ table.grad
 # ## In a model
 #
 # The paper multiplies the embedding by $\sqrt{d_\text{model}}$ (Vaswani et al. 2017, §3.4); in pellucid that is
-# `scaled=True`. `embedding.tokens` is what comes out, before positions are added.
+# `scaled=True`. `pl.trace` runs the model once and returns a *tape*: the tensors of that run, by name.
+# `embedding.tokens` is what comes out, before positions are added.
 
 # %%
 import math
@@ -89,6 +90,8 @@ print("positions added to it ", size(tape["embedding.positions"] - tape["embeddi
 # %% [markdown]
 # Without any layer in between, a score is $\sqrt{d_\text{model}}\, E E^\top$: how alike two tokens are. Such a model
 # cannot say that `b` follows `a` and `a` does not follow `b`. Telling them apart is left to the layers.
+#
+# An *edit* puts another tensor in the place of a named one: here the layer is skipped and no position is added.
 
 # %%
 from pellucid.trace import replace, skip

@@ -127,7 +127,8 @@ assert torch.allclose(scores[1:, 1:], scores[:-1, :-1], atol=1e-5)
 # ## Exercise: the table
 #
 # Write the table of sines and cosines, (length, d_model). What stands there takes the $2i$ of the formula for twice the
-# number of the column. It looks right, and many have written it so. The doctor is shown a model that holds the table.
+# number of the column. It looks right, and many have written it so. `pl.doctor` examines models for faults
+# (lesson 20); it is shown one that holds the table.
 
 
 # %%

@@ -37,6 +37,8 @@ for q in torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 0.0]]):
 
 # %% [markdown]
 # The first query finds the first key, the second one two of them, and the last nothing: it gets the mean of all values.
+# From here on the softmax is `.softmax()`, which subtracts the largest score first, so that `exp` cannot overflow.
+#
 # With a row for each query, key and value that is equation 1 of Vaswani et al. 2017:
 #
 # $$\text{Attention}(Q, K, V) = \text{softmax}\Big(\frac{Q K^\top}{\sqrt{d_k}}\Big)\, V$$

@@ -181,6 +181,6 @@ judge(solution)
 #
 # - `pellucid lab scale` trains both: with heads of 256 the one that divides learns to copy in 200 steps, the other does
 #   not. [The guide to the lab](../guides/lab.md) has the numbers.
-# - `pellucid doctor file.py:Model` asks this and some forty other questions: [the guide](../guides/doctor.md).
+# - `pellucid doctor file.py:Model` asks this and many other questions: [the guide](../guides/doctor.md).
 # - T5 does not divide, and starts with smaller queries instead (Raffel et al. 2020): `pl.Spec(scale=1.0)` says so.
 # - Vaswani et al. 2017, §3.2.1. Next: who may look where, [the mask](06-the-mask.py).

@@ -78,8 +78,8 @@ print("context", list(tape["blocks.0.self_attention.context"].shape), "side by s
 
 # %% [markdown]
 # The last projection mixes the heads, or so it looks. A product with vectors put side by side is a sum of products, so
-# each head has its own $K$ columns of `out`, and writes to the residual stream by itself. Taking one away takes away
-# what it wrote and nothing else.
+# each head has its own $K$ columns of `out`, and writes by itself to the *residual stream*, the vector that every layer
+# adds to (lesson 9). Taking one away takes away what it wrote and nothing else.
 
 # %%
 from pellucid.trace import Where, zero

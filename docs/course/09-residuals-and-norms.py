@@ -13,7 +13,7 @@
 # of them add to is the *residual stream*, and a norm keeps its size in hand.
 #
 # *You will see* what depth does without either, LayerNorm by hand, that a stream is a sum, and what it makes of a norm
-# to stand before or behind the sum. *You need* lesson 8, the feed-forward layer. It runs in a few seconds.
+# to stand before or after the sum. *You need* lesson 8, the feed-forward layer. It runs in a few seconds.
 
 # %% [markdown]
 # ## What depth does
@@ -51,7 +51,8 @@ print("x + layer(norm(x)) ", deep(lambda x, layer: x + layer(nn.functional.layer
 #
 # LayerNorm (Ba et al. 2016) takes the $D$ numbers of one position, subtracts their mean $\mu$ and divides by their
 # deviation $\sigma$: $\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \cdot g + b$, with a trained gain and bias for each of
-# the $D$. What is added to all of them, or multiplied with all, makes no difference.
+# the $D$. Adding one number to all of them, or multiplying all by one positive number, makes no difference (but for
+# $\epsilon$).
 
 # %%
 x = torch.tensor([1.0, 1.0, 5.0, 5.0])
@@ -89,9 +90,9 @@ for name, vector in written.items():
     print(f"{name:28} length {vector.norm(dim=-1).mean():5.2f}")
 
 # %% [markdown]
-# ## Before or behind
+# ## Before or after
 #
-# The paper has its norms behind the sum: `after(x + sublayer(x))`. Then the stream itself is normed, twice a layer, and
+# The paper has its norms after the sum: `after(x + sublayer(x))`. Then the stream itself is normed, twice a layer, and
 # untrained it is $\sqrt{D} = 8$ long everywhere. With norms before the sub-layers it grows, so what a layer adds counts
 # for less the later it comes. The head needs a last norm then, `final_norm`.
 
@@ -115,7 +116,7 @@ figure
 
 # %% [markdown]
 # On the right is the gradient at the start of training. With norms before the sub-layers it falls as the stream grows;
-# behind the sum nothing makes it smaller in a deeper model. Xiong et al. 2020 see in this why such models need a
+# after the sum nothing makes it smaller in a deeper model. Xiong et al. 2020 see in this why such models need a
 # warm-up, and the others do not.
 
 # %% [markdown]
@@ -175,7 +176,7 @@ judge(solution)
 # ## Further
 #
 # - `pellucid lab residuals`: decoders up to eight layers deep without the one, without the other, without both.
-# - `pellucid lab warmup`: norms behind the sum with a warm-up and without; [training](12-training.py) says what it is.
-# - Without the mean and the bias: RMSNorm (Zhang & Sennrich 2019), `Stack(norm=RMSNorm())`. Before and behind a
+# - `pellucid lab warmup`: norms after the sum with a warm-up and without; [training](12-training.py) says what it is.
+# - Without the mean and the bias: RMSNorm (Zhang & Sennrich 2019), `Stack(norm=RMSNorm())`. Before and after a
 #   sub-layer: `placement="both"`, as in Gemma 2.
 # - Vaswani et al. 2017, §3.1 and §5.4; Elhage et al. 2021, *A Mathematical Framework for Transformer Circuits*.

@@ -18,7 +18,8 @@
 # %% [markdown]
 # ## A decoder, put together
 #
-# First the model: a small GPT-2, with learned positions and norms before the sub-layers.
+# First the model: small, and like GPT-2, with learned positions and norms before the sub-layers, in all but the
+# activation: this is the exact GELU, which GPT-2 approximates (lesson 19).
 
 # %%
 import torch

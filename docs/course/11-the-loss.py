@@ -36,7 +36,8 @@ print("is asked", *(letters[i] for i in labels[0]))
 #
 # The softmax makes probabilities of scores. The loss of a position is $-\ln p$ of the right token: 0 for certainty, and
 # without bound for a certainty that was wrong. A model that knows nothing has $\ln V$, which is where a training should
-# begin.
+# begin. In code take `log_softmax`, as the next section does: the logarithm of a softmax that came out as 0 is minus
+# infinity.
 
 # %%
 import torch.nn.functional as F
@@ -125,7 +126,8 @@ for p in 0.5, 0.902, 0.99, 0.9999:
 
 # %% [markdown]
 # The paper reports that this hurts perplexity and helps accuracy and BLEU. In pellucid it is
-# `objective.label_smoothing`; what is reported is the plain loss.
+# `objective.label_smoothing`. While a model trains, `loss` is what is minimised, smoothing included, and `nats` the
+# plain loss; an evaluation reports the plain loss.
 
 # %% [markdown]
 # ## Exercise: the shift

@@ -13,7 +13,7 @@
 # for each weight by itself, and a schedule for all of them together.
 #
 # *You will see* a step of Adam by hand, why the rate begins small, the whole loop in a few lines, and the first test
-# that any model should pass. *You need* lesson 11, the loss. It runs in a few seconds.
+# that any model should pass, with what it does not tell. *You need* lesson 11, the loss. It runs in a few seconds.
 
 # %% [markdown]
 # ## A step of Adam
@@ -68,7 +68,8 @@ for step, move in enumerate(moves(pushes, 0.1), 1):
 
 # %% [markdown]
 # Adam learns to tell a slope from noise, and follows noise in small steps. At first it cannot, and goes at full length
-# after both. So the paper lets the rate rise over the first `warmup_steps`, and fall after them.
+# after both. This is one reason given for a warm-up (Liu et al. 2020; lesson 9 has another). The paper, which gives
+# none, lets the rate rise over the first `warmup_steps`, and fall after them.
 
 # %%
 # %matplotlib inline
@@ -126,7 +127,8 @@ def losses(model, loss_of):
         yield loss.item()
 
 
-by_hand = list(losses(fresh(), F.cross_entropy))
+model = fresh()
+by_hand = list(losses(model, F.cross_entropy))
 
 # %% [markdown]
 # `pl.train` is that loop. It asks for batch 0, 1, 2, … and yields what each step did. The losses are the same; in time
@@ -153,6 +155,30 @@ twice = list(losses(fresh(), lambda scores, labels: F.cross_entropy(scores.softm
 floor = torch.tensor(torch.e + V - 1).log() - 1
 print(f"as it should be {by_hand[-1]:.2f} nats; softmax twice {twice[-1]:.2f}, never below {floor:.2f}")
 assert min(twice) > floor
+
+# %% [markdown]
+# ## Not by heart
+#
+# Learning by heart is a test of the code, and not the aim. Whether a model has learned something that holds elsewhere
+# is told by texts it was not trained on, the *validation data*. This one is worse at such a text than a model that
+# knows nothing.
+
+# %%
+other = torch.randint(V, (4, 13))
+for what, rows in ("trained on", text), ("another text", other):
+    found = pl.evaluate(model, [Batch(tokens=rows[:, :-1], labels=rows[:, 1:])], Causal())
+    print(f"{what:13} {found.loss:.2f} nats")
+print(f"nothing known {torch.tensor(float(V)).log():.2f} nats")
+
+# %% [markdown]
+# *Dropout* helps against learning by heart. In training each number of some tensors is set to 0 with probability $p$,
+# and the others are divided by $1 - p$, so that the mean stays. In evaluation nothing is dropped (Vaswani et al. 2017,
+# §5.4). `Stack(dropout=0.1)` is one of the places that have it; [the glossary](../GLOSSARY.md) has them all.
+
+# %%
+dropout, x = torch.nn.Dropout(p=0.5), torch.ones(10_000)
+print(dropout(x)[:8].tolist(), f"mean {dropout(x).mean():.2f}")
+assert torch.equal(dropout.eval()(x), x)
 
 # %% [markdown]
 # ## Exercise: the paper's learning rate
@@ -201,9 +227,9 @@ judge(solution)
 # %% [markdown]
 # ## Further
 #
-# - `pellucid lab warmup`: twelve layers with norms after the sub-layers learn with a warm-up alone; with norms before
+# - `pellucid lab warmup`: twelve layers with norms after the sub-layers learn only with a warm-up; with norms before
 #   them they learn either way (Xiong et al. 2020).
 # - [The guide to training](../guides/training.md): other schedules, Muon, averaged weights, a doctor that looks on.
-# - `pl.doctor(model, only=["overfit.one_batch"])` has a copy of any model learn a batch by heart. That it can says
-#   nothing against a leak, which makes it easier: see [the mask](06-the-mask.py).
+# - `pl.doctor(model, only=["overfit.one_batch"])` has a copy of any model learn a batch by heart. That it
+#   succeeds does not rule out a leak, which makes it easier: see [the mask](06-the-mask.py).
 # - Vaswani et al. 2017, §5.3; on Adam's first steps: Liu et al. 2020, *On the Variance of the Adaptive Learning Rate*.

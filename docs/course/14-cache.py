@@ -175,8 +175,8 @@ judge(solution)
 # %% [markdown]
 # ## Further
 #
-# - `is_causal=True` of `F.scaled_dot_product_attention` aligns the mask with the first key, which is right without a
-#   past alone.
+# - `is_causal=True` of `F.scaled_dot_product_attention` aligns the mask with the first key, which is right only
+#   where there is no past.
 # - [The doctor](../guides/doctor.md) asks two more things of a cache: `decode.reorder`, whether the choice of rows in a
 #   beam search reaches all of it, and `cache.poison`, whether slots that are not in use stay unseen.
 # - `pellucid size llama-7b --machine h100`: weights, cache, and how fast they can be read, which bounds writing.

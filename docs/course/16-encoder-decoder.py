@@ -180,7 +180,7 @@ judge(solution)
 # %% [markdown]
 # ## Further
 #
-# - `pellucid demo` trains such a model in a minute and a half, and `pellucid explore` shows its cross-attention.
+# - `pellucid demo` trains such a model in about a minute, and `pellucid explore` shows its cross-attention.
 # - Sources of several lengths stand in one batch with padding, which is hidden in the encoder and in cross-attention:
 #   `source_keep` in [the glossary](../GLOSSARY.md). The doctor asks `cross.memory` and `pad.invariance`.
 # - The next piece need not be the likeliest one: [lesson 17](17-beam-search.py).

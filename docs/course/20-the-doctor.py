@@ -70,9 +70,9 @@ class GPT(nn.Module):
 
 
 # %% [markdown]
-# It is to learn to count, modulo 20, in steps of 1 to 4. Nothing fails. Yet the loss is less than can be known: the
-# step of a row cannot be foreseen from one number, which is $\ln 4$ nats in 14 labels, or 0.10 in the mean. And what it
-# writes is not what it was shown.
+# It is to learn to count, modulo 20, in steps of 1 to 4. Nothing fails. Yet the loss is lower than it can honestly be:
+# the step of a row cannot be told from its first number, which costs $\ln 4$ nats, spread over 14 labels 0.10 each. And
+# what it writes is not what it was shown.
 
 
 # %%

@@ -9,7 +9,7 @@ import pellucid
 
 SOURCE = Path(pellucid.__file__).parent
 SHOWN = {
-    "config": ("model", "parts", "run", "optimisation", "presets", "files"),
+    "config": ("model", "parts", "run", "start", "optimisation", "presets", "files"),
     "data": ("corpora", "tokenizers", "catalog", "batches", "masking", "images", "sounds"),
     "nn": ("attention", "masks", "kernels", "cache", "positions", "norms", "feed_forward", "embedding", "block"),
     "models": ("build", "encoder", "decoder", "encoder_decoder", "heads", "tower", "checkpoint", "load", "convert",
@@ -18,7 +18,8 @@ SHOWN = {
     "analysis": (),
     "training": ("loop", "objectives", "optim", "schedule", "evaluate", "resume", "distributed"),
     "inference": ("predict", "decode", "sampling", "rules", "constraints", "beam", "speculative", "guesses",
-                  "engine", "encode", "prefixes", "invariant", "alternatives", "alignments", "transcribe"),
+                  "engine", "encode", "prefixes", "invariant", "translating", "alternatives", "alignments", "scores",
+                  "transcribe"),
     "doctor": ("examine", "spec", "finding", "watch", "data", "pytest_plugin"),
     "lab": ("experiment", "fitting", "makers", "tasks"),
 }  # fmt: skip

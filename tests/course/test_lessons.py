@@ -17,6 +17,30 @@ def test_a_lesson_runs_and_its_judge_can_tell(lesson):
     assert solved.splitlines()[-1] == "right"
 
 
+WINDOWS = (
+    "(key <= query) & (key // W == query // W)",
+    "(key <= query) & (query - key < W) & (query - key != 2)",
+    "(key <= query) & (query - key < W) & (T > 3)",
+    "((key <= query) & (query - key < W))[None]",
+    "key <= query",
+    "(key <= query) & nowhere",
+)
+
+
+@pytest.mark.slow
+def test_the_judge_of_the_mask_refuses_what_hides_the_future_and_is_no_window(capsys):
+    lesson = {}
+    exec((lessons.COURSE / "06-the-mask.py").read_text(), lesson)
+    for allowed in WINDOWS:
+        exec(
+            f"def window(T, W=4):\n    query, key = torch.arange(T)[:, None], torch.arange(T)\n    return {allowed}",
+            lesson,
+        )
+        capsys.readouterr()
+        lesson["judge"](lesson["window"])
+        assert capsys.readouterr().out.startswith("not yet: "), allowed
+
+
 def test_there_are_twenty_in_one_row_of_numbers():
     assert [int(path.stem[:2]) for path in LESSONS] == list(range(1, 21))
 

@@ -193,15 +193,17 @@ class Training:
 
     Attributes:
         batch_tokens: tokens of one batch, padding included; of a pair, the longer side counts.
-        accumulate: batches summed before an update, weighted by their tokens.
+        accumulate: batches summed before an update, weighted by their labels.
         clip_norm: the largest norm of the gradient; 0 does not clip.
         evaluate_every: steps between evaluations on the validation data; 0 for only at the end.
         patience: evaluations without a new best after which the run ends; 0 for never.
         average: which weights are evaluated and saved.
-        precision: of the matrix products; weights, norms, softmax and loss stay in float32. ``float32-medium`` is
-            float32 by oneDNN; ``auto`` measures which is the fastest here, once, when a run begins.
-        recompute: activation checkpointing (Chen et al. 2016): the backward pass is left the input of each block alone
-            and computes the rest once more; a third more arithmetic for a fraction of the memory, the same result.
+        precision: of the matrix products; weights and norms stay in float32, softmax and loss add up in it.
+            ``float32-medium`` is float32 by oneDNN; ``auto`` measures which is the fastest here, once, when a run
+            begins.
+        recompute: activation checkpointing (Chen et al. 2016): only the input of each block is kept for the backward
+            pass, which computes the rest once more; a third more arithmetic for a fraction of the memory, the same
+            result.
         compile: the blocks are compiled by ``torch.compile``, which needs a compiler and some time at the start. Meant
             for a GPU; on a CPU it is faster for texts of one length without dropout, and slower for all others.
         checkpoints: what is left on the disk.

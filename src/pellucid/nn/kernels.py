@@ -1,7 +1,7 @@
-"""How attention is computed: one signature, one answer, three ways.
+"""How attention is computed: one signature, one answer, four ways.
 
-``explicit`` is the specification, and the only one that names what lies in between. The fused kernels must agree with
-it under every mask, length, group and padding. ``auto`` takes whichever is the faster.
+``explicit`` is the specification, and the only one that names what lies in between. The others must agree with it
+under every mask, length, group and padding. ``auto`` takes whichever is the fastest.
 
 Shapes: B batch, T queries, S keys, H query heads, G key/value heads, K head_dim.
 """

@@ -1,6 +1,7 @@
 """In what precision matrix products are taken, and which is the fastest on this machine.
 
-``float32`` and ``bfloat16`` say what the products compute in; weights, norms, softmax and loss are float32 in both.
+``float32`` and ``bfloat16`` say what the products compute in; in both, weights and norms are float32, and softmax and
+loss add up in it.
 ``float32-medium`` is float32 through another library (``nn/medium.py``), which is taken where a measurement shows that
 it is as exact.
 """
