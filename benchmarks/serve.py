@@ -195,7 +195,6 @@ def main() -> None:
 
     prepare()
     from pellucid.inference.aside import aside
-    from pellucid.nn.memory import huge_pages
     from pellucid.serve.limits import Limits
     from pellucid.serve.service import Service, of_loaded
 
@@ -207,7 +206,6 @@ def main() -> None:
         ends = service.loaded.tokenizer.ends
         return aside(lambda: offline(service.writer, ends, options.count, options.count, wanted))
 
-    huge_pages()  # as the command has them
     service = aside(opened)
     alone(2000)  # to warm up
     before = alone(30_000)

@@ -18,13 +18,10 @@ def told(code):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc on Linux")
-@pytest.mark.parametrize("thread", [False, True])
-def test_what_is_allocated_stands_in_large_pages(thread):
+def test_what_is_allocated_stands_in_large_pages():
     if not SWITCH.exists() or "[never]" in SWITCH.read_text():
         pytest.skip("this machine has none")
     make = "kept = [torch.ones(1 << 20) for _ in range(100)]"
-    if thread:
-        make = f"import threading\ndef make():\n    global kept\n    {make}\nt = threading.Thread(target=make)\nt.start(); t.join()"
     count = "print(sum(int(l.split()[1]) for l in open('/proc/self/smaps_rollup') if l.startswith('AnonHuge')))"
     is_told, huge = told(f"print(memory.huge_pages())\n{make}\n{count}")
     if is_told == "True":

@@ -55,7 +55,6 @@ def serve(
     verify: Verify = False,
     debug: Debug = False,
 ) -> None:
-    from pellucid.nn.memory import huge_pages
     from pellucid.serve.app import create_app
     from pellucid.serve.limits import Limits
     from pellucid.serve.listening import address, listen
@@ -69,7 +68,6 @@ def serve(
     limits = Limits(
         rows=rows, tokens=tokens, waiting=waiting, prompt_tokens=prompt_tokens, new_tokens=new_tokens, seconds=seconds
     )
-    huge_pages()
     service = open_service(run, name=name, weights=weights, device=device_of(device), verify=verify, limits=limits,
                            prefix_tokens=prefix_tokens, invariant=invariant)  # fmt: skip
     hosts, addresses = names_of(host, allow_host or ())

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # of mallopt(3), from glibc's malloc.h
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3), from glibc's malloc.h
 _HUGE = 14  # MADV_HUGEPAGE of madvise(2), from Linux's mman.h
 _PAGE, _LEAST = 2 << 20, 256 << 20
 _COUNTED = "2"  # where all that was promised is counted, as if it were used
@@ -30,10 +30,9 @@ def keep_freed_memory() -> bool:
 def huge_pages() -> bool:
     """Lets what is allocated from now on stand in pages of 2 MB, as far as Linux has them for who asks.
 
-    A step of one text reads all weights once, and a page's address is looked up for each: with large ones GPT-2 in int8
-    takes a tenth less. Half of the machine's memory is taken, told to be of large pages, and freed: the heap keeps the
-    place, of which nothing exists before it is written to, and whatever thread asks is given of it. What is freed later
-    is kept for good. To be called before threads are begun.
+    A step of one text reads all weights once, and each page has its address looked up: with large ones GPT-2 in int8
+    takes a twelfth less. Half of the machine's memory is taken, told to be of large pages, and freed: the main thread's
+    heap keeps the place, of which nothing exists before it is written to. What is freed later is kept for good.
 
     Returns:
         whether there was such a place.
@@ -43,7 +42,6 @@ def huge_pages() -> bool:
     libc = _libc()
     assert libc is not None  # it has mallopt
     libc.mallopt(_TRIM_THRESHOLD, -1)  # never: what was given back would come again in small pages
-    libc.mallopt(_ARENA_MAX, 1)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.madvise.argtypes, libc.free.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int], [ctypes.c_void_p]
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

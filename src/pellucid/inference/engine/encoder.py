@@ -29,8 +29,8 @@ class EncoderEngine:
 
     Args:
         model: in evaluation mode; its weights are read now, and changes made to them later are not seen.
-        weights: the type that they are read in: ``float32`` is exact, ``float16`` nearly so and up to twice as fast where
-            few rows wait for their weights, ``bfloat16`` is faster where there are many, ``int8`` everywhere.
+        weights: the type that they are read in: ``float32`` is exact, ``float16`` nearly so and up to twice as fast
+            where few rows wait for their weights, ``bfloat16`` is faster where there are many, ``int8`` everywhere.
 
     Raises:
         UserError: for a model that reads no tokens, or ``int8`` or ``float16`` where there is no

@@ -219,8 +219,10 @@ def attend(
         apart = scores.view(batch, heads, new, -1)
         apart = apart if softcap is None else softcap * torch.tanh(apart / softcap)
         scores = (apart if mask is None else apart + mask).view(scores.shape)
-    context = torch.bmm(softmax_(scores), v).view(batch, heads, new, width)
-    return context.transpose(1, 2).reshape(batch * new, -1)
+    context = torch.bmm(softmax_(scores), v)
+    if new == 1:  # the heads of a text stand side by side
+        return context.view(batch, -1)
+    return context.view(batch, heads, new, width).transpose(1, 2).reshape(batch * new, -1)
 
 
 VECTOR = 16
