@@ -240,7 +240,8 @@ def test_what_cannot_be_examined_is_one_paragraph_and_exit_code_2(doctor, target
         (["--spec", "SPEC"], "package.module:SPEC"),
         (["--spec", "others:SPCE"], 'Did you mean "SPEC"?'),
         (["--device", "tpu"], "cpu, cuda, mps or auto"),
-        (["--vocab-size", "0"], "1 or more"),
+        (["--vocab-size", "0"], "2 or more"),
+        (["--window", "-1"], "0 is everywhere"),
     ],
 )
 def test_options_that_are_wrong(doctor, options, said):

@@ -312,3 +312,55 @@ def test_findings_are_in_the_order_of_the_checks():
     names = [check.name for check in checks.CHECKS]
     assert all(isinstance(finding, Finding) for finding in report)
     assert [f.check for f in report] == sorted((f.check for f in report), key=names.index)
+
+
+# ---- what a pass itself changes ----------------------------------------------------------------
+
+
+class DoubleForAll(models.Plain):
+    def forward(self, ids):
+        torch.set_default_dtype(torch.float64)
+        return self.logits(ids)
+
+
+@pytest.mark.parametrize("level", ["quick", SLOW])
+def test_the_type_of_number_that_is_made_stays_what_it_was(level):
+    before = torch.get_default_dtype()
+    try:
+        report = pl.doctor(DoubleForAll(), pl.Spec(kind="decoder"), level=level)
+        assert torch.get_default_dtype() == before
+        assert "the type of number" in report["forward.stateless"].seen
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_a_table_that_its_own_pass_scales_is_put_back():
+    model = models.Plain()
+    model.tok = nn.Embedding(models.VOCAB, models.WIDTH, max_norm=1.0)
+    before = model.tok.weight.detach().clone()
+    report = pl.doctor(model, pl.Spec(kind="decoder"), level="quick")
+    assert torch.equal(model.tok.weight, before)
+    assert report.healthy
+    assert report["forward.stateless"].status is Status.WARN
+    assert "writes to tok.weight" in report["forward.stateless"].seen
+
+
+# ---- weights that are not there ----------------------------------------------------------------
+
+
+def test_a_model_without_numbers_is_refused_and_one_that_lacks_some_is_not():
+    with torch.device("meta"):
+        model = models.Plain()
+    with pytest.raises(UserError, match=r"meta.*to_empty"):
+        pl.doctor(model)
+    part = models.Plain()
+    part.unused = nn.Linear(3, 3, device="meta")
+    part.register_buffer("away", torch.zeros(3, device="meta"))
+    assert pl.doctor(part, only=["causal"]).healthy
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_is_quantised_by_the_range_of_a_batch_is_refused():
+    model = torch.ao.quantization.quantize_dynamic(models.Plain(), {nn.Linear})
+    with pytest.raises(UserError, match=r"tokens move one another.*before quantize_dynamic"):
+        pl.doctor(model)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from zoo.base import GPT, VOCAB
 
 import pellucid as pl
@@ -171,3 +172,65 @@ def test_holes_and_waste():
     assert looked(keep=holes)["data.mask"] == "WARN"
     short = torch.arange(12).expand(4, -1) < 3
     assert looked(ids=ids.masked_fill(~short, PAD), keep=short)["data.waste"] == "WARN"
+
+
+# ---- the source ----------------------------------------------------------------------------------
+
+
+def with_source(**changes):
+    ids, keep = texts()
+    return {"source": ids, "source_keep": keep} | changes
+
+
+SOURCES = {
+    "no mask": ({"source_keep": None}, "data.mask"),
+    "upside down": ({"source_keep": ~texts()[1]}, "data.mask"),
+    "beyond the vocabulary": ({"source": texts()[0] + VOCAB, "source_keep": None}, "data.range"),
+}
+
+
+def test_a_right_source_has_nothing():
+    assert looked("encoder_decoder", **with_source()) == {"data.labels": "PASS"}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_is_looked_at(name):
+    changes, check = SOURCES[name]
+    batch = Batch(ids=texts()[0], keep=texts()[1], **with_source(**changes))
+    found = pl.doctor.batch(batch, Spec(kind="encoder_decoder", vocab_size=VOCAB, pad_id=PAD))
+    failed = [finding for finding in found if finding.status == "FAIL"]
+    assert {finding.check for finding in failed} == {check}
+    assert all("source" in finding.seen for finding in failed)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_script_shows_what_is_wrong_with_a_source(name):
+    ids, keep = texts()
+    given = {"ids": ids, "keep": keep, "labels": ids.masked_fill(~keep, -100)}
+    for changes in ({}, SOURCES[name][0]):
+        batch = Batch(**given, **with_source(**changes))
+        spec = Spec(kind="encoder_decoder", vocab_size=VOCAB, pad_id=PAD, bos_id=BOS, eos_id=EOS, batch=batch)
+        finding = pl.doctor(Translator(), spec, only=["data"])["data.labels"]
+        assert (finding.status == "FAIL") is bool(changes), finding.seen
+        if changes:
+            with pytest.raises(AssertionError):
+                exec(finding.script, {"torch": torch})
+
+
+class Translator(nn.Module):
+    """Reads the last vector of its source, and has no mask of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.tok, self.head = nn.Embedding(VOCAB, 16), nn.Linear(16, VOCAB)
+
+    def forward(self, src, tgt):
+        return self.head(self.tok(tgt).cumsum(1) + self.tok(src)[:, -1:])
+
+
+def test_a_source_has_a_vocabulary_of_its_own():
+    model, (ids, keep) = Translator(), texts()
+    model.src_tok = nn.Embedding(2 * VOCAB, 16)
+    batch = Batch(ids=ids, keep=keep, source=(ids + VOCAB).masked_fill(~keep, PAD), source_keep=keep)
+    spec = Spec(kind="encoder_decoder", vocab_size=VOCAB, pad_id=PAD, batch=batch)
+    assert pl.doctor(model, spec, only=["data"])["data.labels"].status == "PASS"

@@ -4,9 +4,12 @@ import callable_models as models
 import pytest
 import torch
 from torch import nn
+from zoo.base import GPT, gpt_spec
+from zoo.healthy import QKNormed, Unscaled
 
 import pellucid as pl
 from pellucid.doctor.finding import Status
+from pellucid.doctor.measures import gap
 from pellucid.errors import UserError
 
 GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "pad_token_id": 0}
@@ -62,6 +65,83 @@ def test_padding_on_the_left_of_which_nothing_is_told_is_no_sure_fault():
     spec = pl.Spec(kind="decoder", pad_id=0, pad_sides=("left",), masked=False)
     report = pl.doctor(models.Plain(), spec, only=["pad"])
     assert report["pad.invariance"].status is Status.WARN
+
+
+class Masking(GPT):
+    def forward(self, ids, attention_mask=None):
+        return self.step(ids, None, None if attention_mask is None else attention_mask.bool())[0]
+
+
+def test_a_step_of_ones_own_need_not_take_padding_where_the_model_does():
+    found = pl.doctor(Masking(), gpt_spec(), only=["kv.parity"])["kv.parity"]
+    assert found.status is Status.PASS, found.seen
+    assert "rows of different lengths were not asked, the step takes no padding" in found.seen
+
+
+class Unwritten(GPT):
+    """One token may never be written."""
+
+    def step(self, ids, cache, keep=None):
+        outputs, cache = super().step(ids, cache, keep)
+        return outputs.index_fill(-1, torch.tensor([0]), self.fill), cache
+
+
+class UnwrittenFromZero(Unwritten):
+    """Positions begin again at each step."""
+
+    def start(self, cache):
+        return 0
+
+
+@pytest.mark.parametrize("fill", [-1e9, torch.finfo(torch.float32).min, -torch.inf])
+def test_a_large_constant_output_hides_no_fault(fill):
+    Unwritten.fill = fill
+    only = ["kv.parity", "causal", "batch"]
+    assert {f.status for f in pl.doctor(Unwritten(), gpt_spec(), only=only)} == {Status.PASS}
+    found = pl.doctor(UnwrittenFromZero(), gpt_spec(), only=only)["kv.parity"]
+    assert found.status is Status.FAIL
+    assert "positions restart at 0" in found.cause
+    with pytest.raises(AssertionError):
+        exec(found.repro("pass"), {"model": UnwrittenFromZero(), "__name__": "repro"})
+
+
+@pytest.mark.parametrize("rest", [[], [-1e9]])
+def test_the_measure_of_a_gap_is_the_largest_output_that_varies(rest):
+    expected = torch.tensor([[[1.0, *rest], [2.0, *rest], [4.0, *rest]]])
+    found = expected.clone()
+    found[0, 1, 0] += 1
+    assert (gap(found, expected).share, gap(found, expected).position) == (0.25, 1)
+    assert gap(expected[:, :1] + 1, expected[:, :1]).share > 0  # all constant: then that is the measure
+
+
+# ---- scales ----------------------------------------------------------------------------------------
+
+
+class Unit(QKNormed):
+    """Norms set how far scores spread, and a learned gain of theirs is their scale: Gemma 4."""
+
+    def scores(self, q, k):
+        return q @ k.transpose(-2, -1)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_without_a_scale_normed_queries_and_keys_may_be_right(trained):
+    model = GPT(Unit, learned=False)
+    for name, parameter in model.named_parameters():
+        if trained and "norm_" in name:
+            nn.init.uniform_(parameter, 0.5, 2.0)
+    found = pl.doctor(model, gpt_spec(), only=["attn.scale"])["attn.scale"]
+    assert found.status is Status.WARN
+    assert "no scale at all, of queries and keys that are normed" in found.seen
+    assert pl.doctor(GPT(Unscaled), gpt_spec(), only=["attn.scale"])["attn.scale"].status is Status.FAIL
+
+
+@pytest.mark.parametrize("setting", [{"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}])
+def test_scales_that_a_config_says_are_meant(setting):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(bos_token_id=1, eos_token_id=2, **GPT2, **setting)
+    found = pl.doctor(transformers.GPT2LMHeadModel(config), only=["attn.scale"])["attn.scale"]
+    assert found.status is Status.PASS, found.seen
 
 
 # ---- heads beside the outputs ----------------------------------------------------------------------

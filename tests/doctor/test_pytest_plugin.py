@@ -127,3 +127,8 @@ test_loud = doctor_cases(lambda: faulty.GPT("dropout"), pl.Spec(kind="decoder", 
     )
     result.assert_outcomes(passed=2)
     assert re.findall(r"DoctorWarning: GPT: (\S+):", result.stdout.str()) == ["eval.deterministic"]
+
+
+def test_a_model_of_which_nothing_could_be_asked_is_not_said_to_be_healthy():
+    with pytest.raises(AssertionError, match="no question could be answered"):
+        assert_healthy(faulty.GPT(), pl.Spec(kind="decoder"), only=["cross.source"])

@@ -234,6 +234,35 @@ def test_sarif_puts_a_finding_at_the_line_that_it_names(faults):
     assert path.endswith("faulty.py")
 
 
+@pytest.mark.parametrize(
+    ("where", "place"),
+    [
+        ("blocks.0 (Block, my models/gpt 1.py:3)", ("my%20models/gpt%201.py", 3)),
+        ("elsewhere (Block, parts.py:9)", ("src/made.py", 7)),  # of a file outside only the name is told
+    ],
+)
+def test_sarif_names_only_files_that_are_there(where, place, tmp_path, monkeypatch):
+    (tmp_path / "my models").mkdir()
+    (tmp_path / "my models" / "gpt 1.py").touch()
+    monkeypatch.chdir(tmp_path)
+    found = Finding(check="kv.parity", status=Status.FAIL, seen="it differs", where=where)
+    run = valid(
+        forms.sarif(Report(model="GPT", level="quick", seed=0, inferred=(), findings=(found,)), ("src/made.py", 7))
+    )
+    physical = run["results"][0]["locations"][0]["physicalLocation"]
+    assert (physical["artifactLocation"]["uri"], physical["region"]["startLine"]) == place
+
+
+def test_what_is_not_finite_is_null_in_json():
+    evidence = {"gap": float("inf"), "rows": [1.0, (float("nan"),)]}
+    found = Finding(check="kv.parity", status=Status.FAIL, seen="it differs", evidence=evidence)
+    told = Report(model="GPT", level="quick", seed=0, inferred=(), findings=(found,)).as_dict()
+    assert json.loads(json.dumps(told, allow_nan=False))["findings"][0]["evidence"] == {
+        "gap": None,
+        "rows": [1.0, [None]],
+    }
+
+
 def test_sarif_of_odd_names_and_of_faults_of_a_batch(nasty):
     run = valid(forms.sarif(nasty))
     assert [result["level"] for result in run["results"]] == ["warning", "error"]

@@ -107,7 +107,7 @@ def _examined(name: str, target: Target, spec: Spec, level: Any, only: list[str]
             raise
         except Exception as error:  # a model that cannot be run is the user's to mend
             raise UserError(name, f"could not be examined: {type(error).__name__}: {error}") from error
-    if not report.of(Status.PASS, Status.WARN, Status.FAIL):
+    if not report.answered:
         first = next(iter(report.of(Status.INCONCLUSIVE, Status.SKIP)), None)
         raise UserError(name, "no question could be answered" + (f"; {first.check}: {first.seen}" if first else ""))
     return report

@@ -38,9 +38,7 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A name by which clients reach this machine.")
     ] = None,
-    weights: Annotated[
-        str, typer.Option(help="float32, float16, bfloat16 or int8; plain is the slow reference.")
-    ] = "float32",
+    weights: Annotated[str, typer.Option(help="float32, float16, bfloat16, int8; plain is the slow way.")] = "float32",
     rows: Annotated[int, typer.Option(help="Texts written at once.", min=1)] = 64,
     tokens: Annotated[int, typer.Option(help="That those may come to in all.", min=1)] = 1 << 17,
     waiting: Annotated[int, typer.Option(help="Requests that may wait; one more is told to come back.", min=1)] = 256,

@@ -6,7 +6,7 @@ Shapes: B batch, T positions, H heads, G key/value heads, K head_dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -31,6 +31,8 @@ class Reading:
         site: the first place in which order shows in the scores; the first of all where it shows nowhere.
         first: the first place.
         settled: from which position on the values of the first place are all the same; 0 where they are throughout.
+        places: all of them, one layer after the other.
+        clear: those whose values are all the same from there on, and in whose scores order shows beyond all rounding.
     """
 
     name: str
@@ -38,6 +40,13 @@ class Reading:
     site: Site
     first: Site
     settled: int
+    places: tuple[Site, ...] = ()
+    clear: tuple[Site, ...] = ()
+
+    @property
+    def each(self) -> tuple[Reading, ...]:
+        """The same once for each place in which order shows: layers may have tables and biases of their own."""
+        return (self, *(replace(self, site=site) for site in self.clear if site is not self.site))
 
     def scores(self) -> Tensor:
         """(H, T', T') of ``site`` from ``settled`` on, with what may not be seen as NaN."""
@@ -113,13 +122,14 @@ def _reading(name: str, sites: Sequence[Site]) -> Reading:
     first, length = sites[0], sites[0].k.size(2)
     start = settled(first.v.transpose(1, 2).flatten(2))
     if start > length // 2:
-        return Reading(name, "absolute", first, first, start)
+        return Reading(name, "absolute", first, first, start, tuple(sites))
     # Where the beginning differs, as after a convolution, later layers carry that on, and tell nothing of their own.
     alike = [site for site in sites if not settled(site.v.transpose(1, 2).flatten(2)[:, start:])]
-    site = next((site for site in alike if _tells(site, start)), None)
+    site = next((site for site in alike if tells(site, start)), None)
+    clear = tuple(site for site in alike if tells(site, start, tolerances.CLEAR))
     if site is not None:
-        return Reading(name, "relative", site, first, start)
-    return Reading(name, "absolute" if start else "none", first, first, start)
+        return Reading(name, "relative", site, first, start, tuple(sites), clear)
+    return Reading(name, "absolute" if start else "none", first, first, start, tuple(sites))
 
 
 def settled(x: Tensor) -> int:
@@ -133,12 +143,12 @@ def visible(site: Site) -> Tensor:
     return site.scores().double().masked_fill(site.weights() <= 0, torch.nan)
 
 
-def _tells(site: Site, start: int) -> bool:
-    """Whether the scores of a query differ between its keys, from a position on."""
+def tells(site: Site, start: int, least: float = tolerances.SAME) -> bool:
+    """Whether the scores of a query differ between its keys by a share of how large they can be, from a position on."""
     scores = visible(site)[..., start:, start:]
     low, high = scores.nan_to_num(torch.inf).amin(-1), scores.nan_to_num(-torch.inf).amax(-1)
     spread = (high - low).masked_fill(~high.isfinite() | ~low.isfinite(), 0.0)
-    return float(spread.max()) > tolerances.SAME * max(float(scores.nan_to_num(0.0).abs().max()), _size(site))
+    return float(spread.max()) > least * max(float(scores.nan_to_num(0.0).abs().max()), _size(site))
 
 
 def _size(site: Site) -> float:

@@ -6,7 +6,7 @@ Shapes: B batch, T positions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -59,18 +59,25 @@ def batch(batch: Batch, spec: Spec) -> tuple[Finding, ...]:
     return (Finding(check="data.labels", status=Status.PASS, done=done, seen="nothing is wrong with it"),)
 
 
-def faults(batch: Batch, spec: Spec) -> Iterator[Fault]:
-    """All that is wrong, the surest harm first."""
+def faults(batch: Batch, spec: Spec, source_size: int | None = None) -> Iterator[Fault]:
+    """All that is wrong, the surest harm first.
+
+    Args:
+        source_size: how many tokens a source may hold, where that is not what the spec says.
+    """
     ids, labels = batch.ids, batch.labels
     asked = None if labels is None else labels[labels != IGNORE]
     tokens = asked if labels is not None and _are_tokens(batch, labels, spec) else None
-    yield from _range(ids, None if asked is None or asked.is_floating_point() else asked, spec)
+    yield from _range("ids", ids, spec.vocab_size)
+    if asked is not None and not asked.is_floating_point():
+        yield from _range("labels", asked, spec.vocab_size)
     if labels is not None and asked is not None:
         yield from _labels(batch, labels, asked, spec)
         if tokens is not None:
             yield from _padding_asked(tokens, spec)
             yield from _shifts(batch, labels)
     yield from _padding(batch, spec)
+    yield from _source(batch, spec, source_size)
     yield from _starts(ids, spec)
     yield from _boundaries(batch, spec)
     yield from _ends(batch, tokens, spec)
@@ -102,17 +109,25 @@ def _shares(ids: Tensor, labels: Tensor, asked: Tensor) -> dict[int, float]:
     return shares
 
 
-def _range(ids: Tensor, asked: Tensor | None, spec: Spec) -> Iterator[Fault]:
-    if spec.vocab_size is None:
+def _range(name: str, values: Tensor, size: int | None) -> Iterator[Fault]:
+    if size is None or not values.numel() or (int(values.min()) >= 0 and int(values.max()) < size):
         return
-    for name, values in (("ids", ids), ("labels", asked)):
-        if values is not None and values.numel() and (int(values.min()) < 0 or int(values.max()) >= spec.vocab_size):
-            worst = int(values.max()) if int(values.max()) >= spec.vocab_size else int(values.min())
-            yield Fault(
-                "range", True, f"{name} hold {worst}, and there are {spec.vocab_size} tokens",
-                "the tokenizer has more tokens than the model, or another value marks what is not asked",
-                "resize the model's tables to the tokenizer, and mark what is not asked by -100",
-            )  # fmt: skip
+    worst = int(values.max()) if int(values.max()) >= size else int(values.min())
+    yield Fault(
+        "range", True, f"{name} hold {worst}, and there are {size} tokens",
+        "the tokenizer has more tokens than the model, or another value marks what is not asked",
+        "resize the model's tables to the tokenizer, and mark what is not asked by -100",
+    )  # fmt: skip
+
+
+def _source(batch: Batch, spec: Spec, size: int | None) -> Iterator[Fault]:
+    """What an encoder–decoder reads, all of which it sees."""
+    source = batch.source
+    if source is None or source.dim() != 2 or source.is_floating_point():
+        return
+    yield from _range("source ids", source, size or spec.vocab_size)
+    for fault in _padding(Batch(ids=source, keep=batch.source_keep), replace(spec, kind="encoder")):
+        yield replace(fault, seen=f"in the source {fault.seen}")
 
 
 def _labels(batch: Batch, labels: Tensor, asked: Tensor, spec: Spec) -> Iterator[Fault]:

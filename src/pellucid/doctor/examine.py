@@ -28,6 +28,8 @@ from pellucid.doctor.updates import unwrapped
 from pellucid.doctor.waking import awake
 from pellucid.errors import UserError, nearest
 
+DYNAMIC = "torch.ao.nn.quantized.dynamic"
+
 
 def examine(
     model: Any,
@@ -82,6 +84,26 @@ def examine(
     )
 
 
+def _need_numbers(module: nn.Module | None) -> None:
+    """Refuses what has no numbers, or none of its own.
+
+    Raises:
+        UserError: for weights on the meta device, and for layers whose rounding depends on all that they read.
+    """
+    parameters = [] if module is None else list(module.parameters())
+    if parameters and all(parameter.is_meta for parameter in parameters):
+        raise UserError(
+            type(module).__name__, "all its parameters are on the meta device, which holds no numbers", "weights",
+            'model.to_empty(device="cpu"), and draw or load them; of a model that is offloaded, load it whole',
+        )  # fmt: skip
+    for path, part in () if module is None else module.named_modules():
+        if type(part).__module__.startswith(DYNAMIC):
+            raise UserError(
+                path or type(part).__name__, "is quantised by the range of all it reads: tokens move one another",
+                "weights in floating point", "examine the model before quantize_dynamic",
+            )  # fmt: skip
+
+
 @contextmanager
 def _wide(model: Any, spec: Spec | None) -> Iterator[None]:
     """Half precision is widened within the block.
@@ -90,6 +112,7 @@ def _wide(model: Any, spec: Spec | None) -> Iterator[None]:
         UserError: for a model that cannot be called; in words of its own where it can be as it is, and not widened.
     """
     module = model if isinstance(model, nn.Module) else None
+    _need_numbers(module)
     halves = {} if module is None else {str(p.dtype): p for p in module.parameters() if p.dtype in NARROW[1:]}
     try:
         with widened(module):
@@ -134,8 +157,10 @@ def _asked(
     checks: Sequence[Check], subject: Subject, progress: Callable[[str], None]
 ) -> Iterator[tuple[Check, Finding]]:
     """Each check with its answer."""
+    dtype = torch.get_default_dtype()
     for check in checks:
         progress(check.question)
+        torch.set_default_dtype(dtype)  # which a pass of the check before may have changed
         try:
             finding = check.answer(subject)
             yield check, replace(finding, where=placed(subject.module, finding.where))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 from pellucid.errors import UserError, nearest
@@ -25,6 +26,15 @@ class Status(StrEnum):
 
 
 Evidence = Mapping[str, Any]
+
+
+def finite(value: Any) -> Any:
+    """What JSON can hold: NaN and infinity, however deep they stand, as ``None``."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +91,10 @@ class Finding:
         return f'"""{title}"""\n\nimport torch\n{build or self.build}\n\n{self.script.strip()}\n'
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """For JSON, in which what is not finite is ``None``."""
         told = {name: getattr(self, name) for name in ("check", "done", "seen", "where", "cause", "fix", "enable")}
         more = {"status": self.status.value, "category": self.category, "references": list(self.references)}
-        return told | more | {"evidence": dict(self.evidence), "repro": self.repro() if self.script else ""}
+        return told | more | {"evidence": finite(self.evidence), "repro": self.repro() if self.script else ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +157,11 @@ class Report:
     def failed(self) -> tuple[Finding, ...]:
         """The findings that are FAIL."""
         return self.of(Status.FAIL)
+
+    @property
+    def answered(self) -> bool:
+        """Whether there was an answer to any question, good or bad."""
+        return bool(self.of(Status.PASS, Status.WARN, Status.FAIL))
 
     def of(self, *statuses: Status) -> tuple[Finding, ...]:
         """The findings of some statuses."""

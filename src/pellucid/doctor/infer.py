@@ -180,7 +180,7 @@ def _with_masks(subject: Subject, said: Spec) -> tuple[Spec, str]:
     def run(call: Any) -> Tensor:
         return Subject(subject.model, replace(spec, call=call), seed=subject.seed)(batch)
 
-    batch = subject.batch(2)
+    batch = subject.batch()
     found = plain.masks(subject.model, spec.kind, batch, run)
     if found is None:
         return replace(spec, masked=False), "padding: no mask argument is understood"
@@ -192,7 +192,7 @@ def _with_kind(subject: Subject) -> tuple[Spec, str]:
     """The spec with its kind; what classifies a text or its words may hide the future, and is no encoder then."""
     spec, otherwise = subject.spec, "; if it is meant otherwise, say it: Spec(kind=…)"
     kind, why = (spec.kind, "by its class or its signature") if spec.kind is not None else _kind(subject)
-    told = f"kind: {kind}, {why}" + (otherwise if spec.kind is None else "")
+    told = f"kind: {kind}, {why}{otherwise}"
     full = replace(spec, kind=kind)
     if kind != "encoder" or TWO_WAY.search(type(subject.model).__name__):
         return full, told

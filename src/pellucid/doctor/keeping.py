@@ -1,7 +1,8 @@
 """Leaves a model as it was found, and proves it: parameters, buffers, gradients, modes, hooks and random state.
 
-Nothing is copied but buffers and tensors that are mere attributes, which are small and which a forward pass may write
-to. Parameters are hashed before and after; what the doctor itself changes of them it puts back.
+Nothing is copied but what a forward pass may write to: buffers and tensors that are mere attributes, which are small,
+and tables with a ``max_norm``. Parameters are hashed before and after; what the doctor itself changes of them it puts
+back.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def kept(model: nn.Module | None) -> Iterator[None]:
         asked = {parameter: parameter.requires_grad for parameter in model.parameters()}
         modes = {module: module.training for module in model.modules()}
         buffers = [(module, name, value) for module in model.modules() for name, value in module._buffers.items()]
-        values = [None if value is None else value.clone() for _, _, value in buffers]
-        contents = [(value, value.detach().clone()) for value in attribute_tensors(model)]
+        values = [None if value is None or value.is_meta else value.clone() for _, _, value in buffers]
+        contents = [(value, value.detach().clone()) for value in (*attribute_tensors(model), *scaled(model).values())]
         try:
             for parameter in gradients:
                 parameter.grad = None
@@ -69,16 +70,27 @@ def kept(model: nn.Module | None) -> Iterator[None]:
 
 @contextmanager
 def _others() -> Iterator[None]:
-    """The random states of Python and NumPy, which some models draw from, and BigBird even seeds; and that of MPS."""
-    own, drawn = random.getstate(), np.random.get_state()
+    """The random states of Python and NumPy, which some models draw from, and BigBird even seeds; and that of MPS.
+
+    The type of number that PyTorch makes as well.
+    """
+    own, drawn, dtype = random.getstate(), np.random.get_state(), torch.get_default_dtype()
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         yield
     finally:
         random.setstate(own)
         np.random.set_state(drawn)
+        torch.set_default_dtype(dtype)
         if mps is not None:
             torch.mps.set_rng_state(mps)
+
+
+def scaled(model: nn.Module) -> dict[str, Tensor]:
+    """The tables whose rows a pass scales down where they are longer than their ``max_norm``."""
+    tables = ((path, part) for path, part in model.named_modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag))
+    weights = {f"{path}.weight": part.weight for path, part in tables if part.max_norm is not None}
+    return {path: weight for path, weight in weights.items() if not weight.is_meta}
 
 
 def digests(tensors: dict[str, Tensor]) -> dict[str, str]:
@@ -94,6 +106,8 @@ def digests(tensors: dict[str, Tensor]) -> dict[str, str]:
 
 
 def _digest(tensor: Tensor) -> str:
+    if tensor.is_meta:  # nothing of it can change but its shape
+        return f"meta {tuple(tensor.shape)} {tensor.dtype}"
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest() + str(tensor.dtype)
 

@@ -55,7 +55,7 @@ def first_where(
     train: bool = False,
     within: str = "",
 ) -> str:
-    """The first module, innermost before what is around it, for whose outputs (B, T, …) ``forbidden`` holds.
+    """The first module, innermost before what is around it, for whose outputs ``forbidden`` holds, as (B, T, …).
 
     Args:
         axis: T, by which outputs over positions are known.
@@ -71,7 +71,11 @@ def first_where(
     for (call, name, first), (_, _, second) in zip(a, b, strict=False):
         if not re.search(within, name):
             continue
-        if first.shape != second.shape or first.dim() < 2 or first.shape[:2] != (rows, axis):
+        if first.shape != second.shape or first.dim() < 2:
+            continue
+        if first.shape[:2] == (axis, rows) != (rows, axis):  # time first
+            first, second = first.transpose(0, 1), second.transpose(0, 1)
+        if first.shape[:2] != (rows, axis):
             continue
         if forbidden(first.reshape(rows, axis, -1), second.reshape(rows, axis, -1)):
             return told(call, name)

@@ -18,7 +18,8 @@ class Gap:
     """The largest difference of two outputs.
 
     Attributes:
-        share: of the largest finite output; infinite where one is NaN and the other is not.
+        share: of the largest finite output of a channel that is not constant; infinite where one is NaN and the other
+            is not.
         row, position: where it is.
     """
 
@@ -37,7 +38,8 @@ def gap(found: Tensor, expected: Tensor) -> Gap:
     difference = _apart(found, expected)
     flat = difference.reshape(difference.size(0), difference.size(1) if difference.dim() > 1 else 1, -1).amax(-1)
     at = int(flat.argmax())
-    return Gap(float(flat.max()) / _largest(expected), at // flat.size(1), at % flat.size(1))
+    largest = float(flat.max())
+    return Gap(largest / _largest(expected) if largest else 0.0, at // flat.size(1), at % flat.size(1))
 
 
 def moved(found: Tensor, expected: Tensor) -> Tensor:
@@ -64,12 +66,16 @@ def _apart(found: Tensor, expected: Tensor) -> Tensor:
 
 
 def _largest(x: Tensor) -> float:
-    """The largest finite absolute value; 1 where none is."""
-    largest = x.detach().abs().amax()
-    if not bool(largest.isfinite()):
-        finite = x.detach()[x.detach().isfinite()]
-        largest = finite.abs().amax() if finite.numel() else torch.ones(())
-    return max(float(largest), 1e-30)
+    """The largest finite absolute value, without channels that are constant: beside -1e9, written into the logit of the
+    padding, whatever the others do would be nothing. With them where all are constant.
+    """
+    rows = x.detach().reshape(-1, x.size(-1))
+    low, high = rows.aminmax(dim=0)
+    if not bool((low.isfinite() & high.isfinite()).all()):
+        low, high = rows.nan_to_num(0.0, 0.0, 0.0).aminmax(dim=0)
+    sizes = torch.maximum(low.abs(), high.abs())
+    telling = sizes[high - low > tolerances.CONSTANT * sizes]
+    return max(float((telling if telling.numel() else sizes).max()), 1e-30)
 
 
 def in_half(output: Tensor) -> bool:

@@ -9,9 +9,11 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import sys
 import traceback
 from dataclasses import dataclass, field, replace
+from keyword import iskeyword
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,12 +57,24 @@ def opened(name: str, *, device: str = "cpu", seed: int = 0) -> Target:
     if ":" in name and not Path(name).exists():
         target = _written(name, seed)
         if isinstance(target.model, nn.Module):
-            target.model.to(device)
+            _moved(name, target.model, device)
         return target
     if name.endswith(".py"):
         found = "names no class or function" if Path(name).is_file() else "no such file"
         raise UserError(name, found, hint=f"write {Path(name).name}:NAME after the folder it is in")
     return _folder(name, device)
+
+
+def _moved(name: str, model: nn.Module, device: str) -> None:
+    if all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        return  # whoever examines it says what it lacks
+    try:
+        model.to(device)
+    except Exception as error:  # of parts that are quantised, offloaded, or not there at all
+        raise UserError(
+            name, f"cannot be moved to {device}: {_told(error)}", "a model whose weights are all there",
+            "make it on that device, and load its weights; --device names another",
+        ) from error  # fmt: skip
 
 
 # ---- folders -----------------------------------------------------------------------------------
@@ -135,18 +149,19 @@ def _written(name: str, seed: int) -> Target:
     where, _, attribute = name.rpartition(":")
     if not where or not attribute.replace(".", "_").isidentifier():
         raise UserError(name, "names nothing behind the colon" if where else "names no module", EXPECTED)
-    by_file = where.endswith(".py") or "/" in where
-    module, lines = _from_file(where) if by_file else (_imported(where), f"from {where} import {attribute}")
+    first = attribute.partition(".")[0]
+    if where.endswith(".py") or "/" in where:
+        module, root, dotted = _from_file(where)
+        folder = root.as_posix() if Path(where).is_absolute() else Path(os.path.relpath(root)).as_posix()
+        lines = _import_lines(folder, dotted, first)
+    else:
+        module, lines = _imported(where), f"from {where} import {first}"
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
             known = [each for each in vars(found) if not each.startswith("_")]
             raise UserError(name, f'{where} has no "{part}"', hint=nearest(part, known))
         found = getattr(found, part)
-    if by_file:
-        folder, stem = Path(where).parent.as_posix(), Path(where).stem
-        lines = f"import sys\n\nsys.path.insert(0, {folder!r})\nfrom {stem} import {attribute}"
-    lines = lines.replace(f"import {attribute}", f"import {attribute.partition('.')[0]}")
     torch.manual_seed(seed)
     made, how = _made(name, found, attribute)
     model, spec = _model_of(name, made)
@@ -154,6 +169,14 @@ def _written(name: str, seed: int) -> Target:
         how += "[0]"
     build = f"{lines}\n\ntorch.manual_seed({seed})\nmodel = {how}"
     return Target(model, spec, build, _line_of(found) or _line_of(type(model)))
+
+
+def _import_lines(folder: str, dotted: str, name: str) -> str:
+    """Lines that import a name from a module below a folder; what no ``import`` can spell is imported by a string."""
+    path = f"sys.path.insert(0, {folder!r})"
+    if all(part.isidentifier() and not iskeyword(part) for part in dotted.split(".")):
+        return f"import sys\n\n{path}\nfrom {dotted} import {name}"
+    return f"import importlib\nimport sys\n\n{path}\n{name} = importlib.import_module({dotted!r}).{name}"
 
 
 def _made(name: str, found: Any, attribute: str) -> tuple[Any, str]:
@@ -243,8 +266,11 @@ def _imported(name: str) -> ModuleType:
         raise _unimported(name, error) from error
 
 
-def _from_file(name: str) -> tuple[ModuleType, str]:
-    """A module by its file: under its dotted name if it belongs to a package, beside its neighbours if not."""
+def _from_file(name: str) -> tuple[ModuleType, Path, str]:
+    """A module by its file: under its dotted name if it belongs to a package, beside its neighbours if not.
+
+    Also the folder in which whoever imports it has to be, and the name that it has there.
+    """
     path = Path(name)
     if not path.is_file():
         around = [each.name for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
@@ -258,7 +284,7 @@ def _from_file(name: str) -> tuple[ModuleType, str]:
     dotted = ".".join(parts)
     known = sys.modules.get(dotted)
     if len(parts) > 1 or (known is not None and getattr(known, "__file__", None) == str(path.resolve())):
-        return _imported(dotted), dotted
+        return _imported(dotted), root, dotted
     title = path.stem if known is None else f"_examined_{path.stem}"
     spec = importlib.util.spec_from_file_location(title, path.resolve())
     assert spec is not None
@@ -270,7 +296,7 @@ def _from_file(name: str) -> tuple[ModuleType, str]:
     except (Exception, SystemExit) as error:
         del sys.modules[title]
         raise _unimported(name, error) from error
-    return module, title
+    return module, root, dotted
 
 
 def _unimported(name: str, error: Exception | SystemExit) -> UserError:

@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def assert_healthy(
     model: Any, spec: Spec | None = None, *, level: Level = "standard", only: Sequence[str] = (), seed: int = 0
 ) -> Report:
-    """Passes for a model of which nothing fails, and returns the report.
+    """Passes for a model of which nothing fails and something could be asked, and returns the report.
 
     Args:
         model: a module, or a callable from ids to outputs.
@@ -53,6 +53,8 @@ def assert_healthy(
     report = examine(model, spec, level, only=only, seed=seed)
     if not report.healthy:
         raise AssertionError(f"\n{report}")
+    if not report.answered:
+        raise AssertionError(f"no question could be answered\n{report}")
     return report
 
 

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from pellucid.doctor import tolerances
-from pellucid.doctor.finding import Finding
+from pellucid.doctor.finding import Finding, finite
 
 Figures = Mapping[str, float]
 OfHeads = Mapping[str, tuple[float, ...]]
@@ -154,7 +154,7 @@ class Record:
             told["forward"] = {name: getattr(self.forward, name) for name in names}
         if self.update is not None:
             told["update"] = {name: getattr(self.update, name) for name in ("gradients", "norm", "ratios")}
-        plain: dict[str, Any] = _plain(told)
+        plain: dict[str, Any] = finite(told)
         return plain
 
     def __str__(self) -> str:
@@ -172,11 +172,3 @@ def told(finding: Finding) -> str:
 
 def _over(a: float, b: float) -> float:
     return a / b if b > 0 else inf
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

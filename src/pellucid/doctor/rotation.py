@@ -9,27 +9,32 @@ import torch
 from torch import Tensor
 
 from pellucid.doctor import tolerances
-from pellucid.doctor.constant import Reading, settled, visible
-from pellucid.trace.sites import for_each_head
+from pellucid.doctor.constant import Reading, settled, tells, visible
+from pellucid.trace.sites import Site, for_each_head
 
-LOOSE = 1e-4
-"""Share by which lengths may differ that a rotation keeps: its sines are those of float32 angles."""
+LOOSE, TURNED = 1e-4, 1e-2
+"""Share by which lengths may differ that a rotation keeps: its sines are those of float32 angles; by which what is
+rotated differs between positions at the least."""
 
 
-def turned(reading: Reading) -> str:
-    """What is rotated and should not be: ``values``, or ``queries`` where keys are not; else nothing."""
-    site = reading.first
-    q, k, v = (x[0].double() for x in (site.q, site.k, site.v))
-    if reading.settled > v.size(1) // 2 and _is_rotated(v):
-        return "values"
-    if reading.scheme == "none" and _moves(q) and not _moves(k):
-        return "queries"
-    return ""
+def turned(reading: Reading) -> tuple[str, Site] | None:
+    """What is rotated and should not be, and where: ``values``, or ``queries`` where keys are not; ``None``: nothing.
+
+    Places after the first whose values differ read what is no longer one token repeated, and tell nothing.
+    """
+    start = reading.settled if reading.settled <= reading.first.v.size(2) // 2 else 0
+    for site in reading.places:
+        q, k, v = (x[0, :, start:].double() for x in (site.q, site.k, site.v))
+        if float((v - v[:, -1:]).abs().max()) > TURNED * float(v.abs().max()):
+            return ("values", site) if _is_rotated(v) else None
+        if not tells(site, start) and _moves(q) and not _moves(k):
+            return "queries", site
+    return None
 
 
 def one_speed(reading: Reading) -> bool:
     """Whether all pairs of channels that are rotated turn by the same angle from position to position."""
-    q = reading.first.q[0].double()
+    q = reading.site.q[0].double()
     for pairs in _paired(q):
         if not _same(pairs.norm(dim=-1)):
             continue

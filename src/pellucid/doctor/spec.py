@@ -187,10 +187,12 @@ class Spec:
             raise UserError("kind", f'found "{self.kind}"', " or ".join(KINDS), nearest(self.kind, KINDS))
         if self.kind == "prefix" and self.prefix is None:
             raise UserError("kind", '"prefix" without a length', "prefix=N, how many positions see one another")
-        for name in ("vocab_size", "features", "max_length", "prefix"):
+        for name, least in (("vocab_size", 2), ("features", 1), ("max_length", 1), ("prefix", 1)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(name, f"found {value}", "1 or more")
+            if value is not None and value < least:
+                raise UserError(name, f"found {value}", f"{least} or more")
+        if min(self.windows, default=0) < 0:
+            raise UserError("window", f"found {self.window}", "0 or more", "0 is everywhere")
 
     @property
     def windows(self) -> tuple[int, ...]:

@@ -23,6 +23,9 @@ from pellucid.trace.finder import Found, find_attention
 
 T = TypeVar("T")
 ROWS, LENGTH, SOURCE_LENGTH, MAP_LENGTH = 3, 24, 17, 16
+WIDE, PAST, LONGEST = 64, 8, 512
+"""Up to which window all probes reach beyond it; by how many positions that of few checks does beyond a wider one, and
+how long it may be at the most."""
 
 
 RANDOM = "two passes in evaluation mode differ by what is drawn: shapes cannot be compared"
@@ -36,11 +39,13 @@ class Subject:
         model: a module, or any callable that the spec says how to call.
         spec: with ``call`` and ``kind`` filled in.
         build: lines of Python that make ``model``, for scripts that reproduce a finding.
+        length: positions of a probe, where they are not as many as usual.
     """
 
-    def __init__(self, model: Any, spec: Spec, *, seed: int = 0, build: str = "") -> None:
+    def __init__(self, model: Any, spec: Spec, *, seed: int = 0, build: str = "", length: int | None = None) -> None:
         assert spec.call is not None
         self.model, self.spec, self.seed, self.build = model, spec, seed, build
+        self.length = self.usual_length if length is None else length
         self._doubled = False
 
     # ---- what it is ----------------------------------------------------------------------------
@@ -59,15 +64,34 @@ class Subject:
     def device(self) -> torch.device:
         """Where its parameters are."""
         parameters = self.module.parameters() if self.module is not None else iter(())
-        return next((p.device for p in parameters), torch.device("cpu"))
+        return next((p.device for p in parameters if not p.is_meta), torch.device("cpu"))
 
     # ---- what it reads -------------------------------------------------------------------------
 
-    @cached_property
-    def length(self) -> int:
-        """Positions of a probe: beyond twice the window where there is one."""
-        wanted = max(LENGTH, 2 * self.spec.widest + 3 if self.spec.widest <= 64 else 0)
+    @property
+    def usual_length(self) -> int:
+        """Positions of a probe: beyond twice the window where there is one that is not wide."""
+        wanted = max(LENGTH, 2 * self.spec.widest + 3 if self.spec.widest <= WIDE else 0)
         return min(wanted, self.spec.max_length or wanted)
+
+    @cached_property
+    def past_window(self) -> Subject:
+        """One that reads beyond a window that is wider than probes are; itself where nothing can or need be done."""
+        wanted, longest = self.spec.widest + PAST, min(LONGEST, self.spec.max_length or LONGEST)
+        if not self.length < wanted <= longest or self.spec.example is not None or self.spec.kind == "encoder_decoder":
+            return self
+        longer = Subject(self.model, self.spec, seed=self.seed, build=self.build, length=wanted)
+        try:
+            longer.output  # noqa: B018
+        except Exception:  # a table of positions that nobody told of may be shorter
+            return self
+        return longer
+
+    @property
+    def short(self) -> str:
+        """What is to be said where a window is wider than probes are, and texts need not be; else nothing."""
+        wide = self.length < self.spec.widest < (self.spec.max_length or self.spec.widest + 1)
+        return f"; the window of {self.spec.widest} was not reached" if wide else ""
 
     @cached_property
     def words(self) -> Tensor:
@@ -142,7 +166,7 @@ class Subject:
         with self.mode(train), torch.set_grad_enabled(grads):
             self.reseed()
             output = self.spec.call(self.model, self._fitting(batch))
-        if self._doubled and not bool(output.isfinite().all()):
+        if self._doubled and bool(output.isnan().any()):
             raise ArithmeticError("no numbers in double precision")  # a lowest number of float64, added to itself
         return output
 
@@ -161,15 +185,15 @@ class Subject:
 
     @contextmanager
     def mode(self, train: bool) -> Iterator[None]:
-        """Training or evaluation mode for a while."""
-        if self.module is None:
-            yield
-            return
-        modes = {module: module.training for module in self.module.modules()}
-        self.module.train(train)
+        """Training or evaluation mode for a while; the type of number that is made is after it what it was."""
+        dtype = torch.get_default_dtype()
+        modes = {} if self.module is None else {module: module.training for module in self.module.modules()}
+        if self.module is not None:
+            self.module.train(train)
         try:
             yield
         finally:
+            torch.set_default_dtype(dtype)
             for module, training in modes.items():
                 module.training = training
 
@@ -266,7 +290,11 @@ class Subject:
         precision.
         """
         batch = self.batch(1, min(MAP_LENGTH, self.length), seed=7)
-        found = influence(self, batch)
+        try:
+            found = influence(self, batch)
+        except Exception:  # of a model that reads one length alone, or so many rows
+            batch = self.batch(seed=7)
+            found = influence(self, batch)
         if not bool(((found > 0) & (found <= tolerances.EXACT_NOISE)).any()):
             return found
         double = self.in_double(lambda: influence(self, batch))
@@ -290,7 +318,7 @@ class _Called(nn.Module):
 
 
 def influence(subject: Subject, batch: Batch) -> Tensor:
-    """(T, T) of :attr:`Subject.influence` over a batch of one row."""
+    """(T, T) of :attr:`Subject.influence` over the first row of a batch."""
     base = subject(batch)
     columns = []
     for position in range(batch.ids.size(1)):

@@ -10,6 +10,9 @@ EXACT_NOISE = 1e-6
 """Same shapes must give the same bits. A difference below this share of the largest output is looked at in double
 precision before it is called a fault: kernels of some devices add in no fixed order."""
 
+CONSTANT = 1e-3
+"""Share of its size by which a channel of the outputs varies at the most that tells nothing, and is no measure."""
+
 SHAPE_PASS, SHAPE_FAIL = 1e-5, 1e-4
 """Share of the largest output by which two computations of different shapes may differ; between the two, and above,
 double precision decides."""
@@ -52,6 +55,9 @@ FILL_MARGIN = 20.0
 
 SAME = 1e-5
 """Of what a model makes of equal tokens, the share of the largest by which two numbers may differ and be the same."""
+
+CLEAR = 1e-3
+"""Share of how large scores can be by which they differ at the least where it is no rounding of layers before."""
 
 TOEPLITZ = 1e-2
 """Deviation along the diagonals of what depends on distance alone, over the spread of the whole."""

@@ -27,8 +27,8 @@ class Setting:
         vocab_size: V, of which the loss asks one; ``None``: the loss is not that of a language model, or not said.
         floor: nats below which the loss cannot fall, on data that has not been seen.
         layers: how many the model has.
-        first_rate, peak_rate: the learning rate of the first step, if that was seen, and the largest so far, where the
-            optimiser is of Adam's kind.
+        first_rate, peak_rate: the learning rate of the first step, if that was seen, and the largest so far, of layers
+            and not of tables, where the optimiser is of Adam's kind.
     """
 
     vocab_size: int | None = None

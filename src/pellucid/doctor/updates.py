@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from pellucid.doctor.record import Update
 from pellucid.errors import UserError
 
 REST = "rest"
+TABLES = re.compile(r"emb|prompt|prefix|wte|wpe", re.IGNORECASE)
+"""Names, with that of the module around, of tables that are bare parameters, and of prompts that are learned."""
 
 
 class Updates:
@@ -103,6 +106,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def tables_of(model: nn.Module) -> set[int]:
+    """What Adam may move at rates that no layer bears, by identity: tables, and prompts that are learned."""
+    modules = (part for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag))
+    tables = {id(parameter) for part in modules for parameter in part.parameters()}
+    owned = ((".".join(name.split(".")[-2:]), parameter) for name, parameter in model.named_parameters())
+    return tables | {id(parameter) for name, parameter in owned if TABLES.search(name)}
+
+
+def holds_layers(group: Mapping[str, Any], tables: set[int]) -> bool:
+    """Whether a group of an optimiser has the matrix of a layer: neither a vector nor one of the tables."""
+    return any(parameter.dim() >= 2 and id(parameter) not in tables for parameter in group["params"])
 
 
 def plain(path: str) -> str:

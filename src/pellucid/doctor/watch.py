@@ -26,7 +26,7 @@ from pellucid.doctor.finding import Finding
 from pellucid.doctor.probe import Arguments, Probe, first_rows
 from pellucid.doctor.record import Forward, Record
 from pellucid.doctor.trend import ADAPTIVE, Setting, judged
-from pellucid.doctor.updates import Updates, optimizers_of, unwrapped
+from pellucid.doctor.updates import Updates, holds_layers, optimizers_of, tables_of, unwrapped
 from pellucid.errors import UserError
 
 LOSSES = 1000  # that are kept for the mean
@@ -97,6 +97,7 @@ class Watch:
         self._every, self._first, self._step = every, after + 1, after
         self._probe = Probe(own, same=probe is not None and not callable(probe))
         self._updates = Updates(own)
+        self._tables = tables_of(own)
         self._adaptive = [each for each in optimizers if type(each).__name__ in ADAPTIVE]
         self._setting = replace(setting, layers=len(self._updates.layers))
         self._losses: deque[Tensor | float] = deque(maxlen=LOSSES)
@@ -201,8 +202,8 @@ class Watch:
         return self.records[-1]
 
     def _rate(self) -> float | None:
-        """The learning rate now; the first and the largest of Adam's kind are noted, as others have other measures."""
-        if (rate := _largest_rate(self._adaptive)) is not None:
+        """The learning rate now; the first and the largest of layers under Adam's kind are noted: others bear more."""
+        if (rate := _largest_rate(self._adaptive, self._tables)) is not None:
             first, peak = self._setting.first_rate, self._setting.peak_rate or 0.0
             first = rate if first is None and self._first == 1 else first
             self._setting = replace(self._setting, first_rate=first, peak_rate=max(rate, peak))
@@ -222,8 +223,10 @@ class Watch:
         return forward, tuple(f"output of {name}" for name in layers), ()
 
 
-def _largest_rate(optimizers: list[torch.optim.Optimizer]) -> float | None:
-    return max((float(group["lr"]) for each in optimizers for group in each.param_groups), default=None)
+def _largest_rate(optimizers: list[torch.optim.Optimizer], tables: set[int] | None = None) -> float | None:
+    """Of all groups, or of those that hold more than tables."""
+    groups = [group for each in optimizers for group in each.param_groups]
+    return max((float(group["lr"]) for group in groups if tables is None or holds_layers(group, tables)), default=None)
 
 
 def _arguments(given: Any) -> Arguments:

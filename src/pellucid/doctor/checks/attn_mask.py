@@ -16,6 +16,7 @@ from torch import Tensor
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
+from pellucid.doctor.scripts.sampled import sampled
 from pellucid.doctor.step_faults import ADDED, zero_and_one
 from pellucid.doctor.subject import Subject
 from pellucid.trace.sites import Site
@@ -32,6 +33,8 @@ def answer(subject: Subject) -> Finding:
     """Compares each site with the rule of its place: causal, windowed, or all of a sequence."""
     if subject.attention is None:
         return CHECK.skipped("a callable shows nothing of its attention", "a module in place of a callable")
+    subject = subject.past_window
+    assert subject.attention is not None
     sites = expectations(subject, subject.attention.sites)
     done = f"looked at scores and weights in {len(sites)} of the {len(subject.attention.sites)} places that attend"
     if not sites:
@@ -45,17 +48,17 @@ def answer(subject: Subject) -> Finding:
             seen = f"{site.name} gives up to {leaked:.2g} of its weight to keys it may not see; {counted(many, sites)}"
             cause = ADDED if zero_and_one(site) else CAUSE_SEES
             law = _rule_lines(subject, site) + LEAKED
-            return _failed(site, done, seen, cause, rule, law, ahead=_farthest(weights, rule))
+            return _failed(subject, site, done, seen, cause, rule, law, ahead=_farthest(weights, rule))
         margin = min(margin, _margin(scores, rule) if not bool(rule.all()) else margin)
         hidden = hidden_in(site, scores, weights) & rule
         if not bool(hidden.any()):
             continue
         if blind := _blind(subject, site, hidden):
-            return _failed(site, done, blind[0], CAUSE_BLIND, rule, blind[1])
+            return _failed(subject, site, done, blind[0], CAUSE_BLIND, rule, blind[1])
         pattern = site.name
     if margin < tolerances.FILL_MARGIN:
         return _shallow(subject, done, margin)
-    if pattern and not subject.spec.widest:
+    if pattern and not (subject.spec.widest and subject.spec.kind == "encoder_decoder"):
         return CHECK.warned(
             done,
             f"{pattern} hides some of what a {subject.spec.kind} may see: a window or a pattern that nobody declared",
@@ -64,7 +67,7 @@ def answer(subject: Subject) -> Finding:
         )
     return CHECK.passed(
         done,
-        "in one pass, without a cache, every query sees what it should, and nothing else",
+        f"in one pass, without a cache, every query sees what it should, and nothing else{subject.short}",
         margin=margin,
         sites=len(sites),
     )
@@ -124,6 +127,10 @@ def _blind(subject: Subject, site: Site, hidden: Tensor) -> tuple[str, str] | No
             f"assert (scores > -1e3).diagonal(-{reach}, dim1=-2, dim2=-1).all(), 'the window is narrower than declared'"
         )
         return f"{site.name} sees {reach} keys back, itself included, and {spec.widest} are declared", law
+    if spec.widest and spec.kind == "decoder":
+        query, key = _nearest(hidden)
+        law = f'assert (scores > -1e3)[..., {query}, {key}].all(), "query {query} does not see key {key}"'
+        return f"{site.name} hides key {key} from query {query}, though nothing that is declared hides it", law
     return None
 
 
@@ -145,6 +152,13 @@ def _reach(hidden: Tensor) -> int | None:
     return seen if bool(((hidden & past) == band).all()) else None
 
 
+def _nearest(hidden: Tensor) -> tuple[int, int]:
+    """Query and key of what is hidden, the two that stand nearest to each other."""
+    places = hidden.any(0).any(0).nonzero()
+    query, key = places[(places[:, 0] - places[:, 1]).argmin()].tolist()
+    return query, key
+
+
 def _shallow(subject: Subject, done: str, margin: float) -> Finding:
     length = subject.batch().ids.shape[1]
     return CHECK.failed(
@@ -155,6 +169,7 @@ def _shallow(subject: Subject, done: str, margin: float) -> Finding:
         references=("karpathy/minGPT#75",),
         evidence={"margin": margin},
         script=_script(
+            subject,
             length,
             length,
             "seen = torch.ones_like(scores, dtype=torch.bool).tril()\n"
@@ -228,18 +243,20 @@ def _rule_lines(subject: Subject, site: Site) -> str:
     return f"{lines}.tril(){near}\n{prefix}"
 
 
-def _script(queries: int, keys: int, law: str) -> str:
+def _script(subject: Subject, queries: int, keys: int, law: str) -> str:
     inside = textwrap.indent(law, "    ")
     return f"""
 model.eval()
-for _, scores, weights in attention(sample(1)):
+for _, scores, weights in attention({sampled(subject)}):
     if scores.shape[-2:] != ({queries}, {keys}):
         continue
 {inside}
 """
 
 
-def _failed(site: Site, done: str, seen: str, cause: str, rule: Tensor, law: str, ahead: int | None = None) -> Finding:
+def _failed(
+    subject: Subject, site: Site, done: str, seen: str, cause: str, rule: Tensor, law: str, ahead: int | None = None
+) -> Finding:
     return CHECK.failed(
         done,
         seen,
@@ -255,5 +272,5 @@ def _failed(site: Site, done: str, seen: str, cause: str, rule: Tensor, law: str
             "added": cause == ADDED,
             "ahead": ahead,
         },
-        script=_script(site.q.size(2), site.k.size(2), law),
+        script=_script(subject, site.q.size(2), site.k.size(2), law),
     )

@@ -77,13 +77,13 @@ def _named(subject: Subject, site: Site, scale: float | Tensor) -> tuple[str, bo
     if scale <= 0 or not math.isfinite(scale):
         return "scores of the wrong sign, or none", True
     if wrong := next((name for name, number in _mistakes(site).items() if _near(scale, number)), ""):
-        return wrong, True
+        return (f"{wrong}, of queries and keys that are normed", False) if _normed(subject, site) else (wrong, True)
     if _near(scale, 1.0 / width):
         if _near(site.before, width**-0.5):
             return f"1/√{width} twice, before the product and after it", True
         return f"1/{width}, not its root (μP has it so)", False
     if scale > 1 or scale < 0.1 / width:
-        return f"{scale * width**0.5:.3g} times what it should be", True
+        return f"{scale * width**0.5:.3g} times what it should be", not _normed(subject, site)
     return f"{scale * width**0.5:.3g} times 1/√{width}", False
 
 
@@ -102,6 +102,27 @@ def _mistakes(site: Site) -> dict[str, float]:
 def _of_unit_length(site: Site) -> bool:
     """Queries and keys of length 1, as in cosine attention: their products are no sums of many terms."""
     return all(torch.allclose(x.float().norm(dim=-1), torch.ones(()), atol=1e-2) for x in (site.q, site.k))
+
+
+def _normed(subject: Subject, site: Site) -> bool:
+    """Whether queries and keys have norms of their own, which set how far scores spread: any scale may then be meant.
+
+    They have one size throughout, or, once the norms are trained, come from a module that holds two of a head's width.
+    """
+    if all(_one_size(x) for x in (site.q, site.k)):
+        return True
+    path = site.name.partition("#")[0]
+    parts = {} if subject.module is None else dict(subject.module.named_modules(remove_duplicate=False))
+    within = parts[path].children() if path in parts else ()
+    norms = [each for each in within if type(each).__name__.endswith("Norm")]
+    return sum(all(p.numel() == site.q.size(-1) for p in each.parameters()) for each in norms) >= 2
+
+
+def _one_size(x: Tensor) -> bool:
+    """Whether all tokens have one length in each head of (B, H, T, K)."""
+    sizes = x.float().norm(dim=-1)
+    low, high = sizes.amin((0, 2)), sizes.amax((0, 2))
+    return bool((high - low < 0.01 * high).all())
 
 
 def _near(a: float, b: float) -> bool:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 
-import torch
-
+from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.localise import first_where
+from pellucid.doctor.measures import gap
+from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("cross.encoder_alone", "quick", "Does the encoder read the source alone?")
 DONE = "replaced the target and looked at everything as long as the source, but for the decoder"
-ENCODES = r"^(?!.*(decoder|dec_|cross|tgt|target))"
+ENCODES = r"^(?!(.*\.)?(?![^.]*encoder)[^.]*(decoder|dec_|cross|tgt|target))"
+"""No part of the path speaks of a decoder, but for one that speaks of an encoder as well."""
 
 
 @CHECK
 def answer(subject: Subject) -> Finding:
-    """Looks at modules whose outputs are (B, S, …) and whose path speaks of no decoder."""
+    """Looks at modules whose outputs are (B, S, …), or (S, B, …), and whose path speaks of no decoder."""
     if subject.spec.kind != "encoder_decoder":
         return CHECK.skipped("there is no encoder beside a decoder")
     if subject.module is None:
@@ -28,10 +30,13 @@ def answer(subject: Subject) -> Finding:
         return CHECK.skipped("what it reads is no text")
     batch = subject.batch()
     assert batch.source is not None
-    other = batch.with_(ids=subject.other(batch.ids, 9))
-    differs = lambda a, b: not torch.equal(a, b)  # noqa: E731
-    where = first_where(subject, batch, other, differs, axis=batch.source.size(1), within=ENCODES)
-    if where:
+    source = batch.source
+
+    def moved(other: Batch) -> str:
+        differs = lambda a, b: gap(b, a).share > tolerances.EXACT_NOISE  # noqa: E731
+        return first_where(subject, batch, other, differs, axis=source.size(1), within=ENCODES)
+
+    if where := moved(batch.with_(ids=subject.other(batch.ids, 9))):
         return CHECK.failed(
             DONE,
             f"replacing the target moved {where}",
@@ -50,4 +55,6 @@ same = all(torch.equal(one, two) for one, two in zip(outputs[:half], outputs[hal
 assert same, "what the encoder gives depends on the target"
 """,
         )
+    if not moved(batch.with_(source=subject.other(source, 9))):
+        return CHECK.unsure(DONE, "but nothing that was looked at depends on the source either")
     return CHECK.passed(DONE, f"all {len(names)} modules before the decoder kept their bits")

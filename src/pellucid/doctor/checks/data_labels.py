@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from pellucid.doctor.check import Check
 from pellucid.doctor.data import faults
 from pellucid.doctor.finding import Finding
-from pellucid.doctor.padding import masks_by_id, padded
+from pellucid.doctor.padding import Read, masks_by_id, padded
 from pellucid.doctor.scripts.data import laws, own_batch
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
+from pellucid.doctor.ways.size import largest
 
 CHECK = Check("data.labels", "quick", "Is a batch of the real data what it should be?")
 
@@ -20,7 +23,9 @@ def answer(subject: Subject) -> Finding:
     if batch is None:
         return CHECK.skipped("no batch of the real data is given", "Spec(batch=Batch(ids=…, keep=…, labels=…))")
     done = f"looked through a batch of {batch.ids.size(0)} rows of {batch.ids.size(1)}"
-    found = sorted(faults(_with_mask(subject, batch), subject.spec), key=lambda fault: not fault.surely)
+    size = max(subject.spec.vocab_size or 0, largest(subject.model) or 0)  # a source may have a table of its own
+    given = faults(_with_mask(subject, batch), subject.spec, size or None)
+    found = sorted(given, key=lambda fault: not fault.surely)
     if not found:
         return CHECK.passed(done, "nothing is wrong with it")
     worst = found[0]
@@ -30,7 +35,7 @@ def answer(subject: Subject) -> Finding:
         return CHECK.failed(
             done, seen, cause=worst.cause, fix=worst.fix, evidence=evidence,
             references=("huggingface/trl#1623", "pytorch/torchtune#949"),
-            script=f"{own_batch(batch)}\n{laws(subject.spec)}",
+            script=f"{own_batch(batch)}\n{laws(subject.spec, size if batch.source is not None else None)}",
         )  # fmt: skip
     return CHECK.warned(done, seen, cause=worst.cause, fix=worst.fix, evidence=evidence)
 
@@ -38,7 +43,13 @@ def answer(subject: Subject) -> Finding:
 def _with_mask(subject: Subject, batch: Batch) -> Batch:
     """With the mask that a model makes of the ids by itself, and needs not be given."""
     pad = subject.spec.pad_id
-    if batch.keep is not None or pad is None or batch.ids.dim() != 2 or not bool((batch.ids == pad).any()):
-        return batch
-    by_itself = not subject.writes and masks_by_id(subject, padded(subject, "right", told=False))
-    return batch.with_(keep=batch.ids != pad) if by_itself else batch
+    parts: tuple[tuple[Read, str], ...] = (("ids", "keep"), ("source", "source_keep"))
+    for read, name in parts:
+        text: Tensor | None = getattr(batch, read)
+        if text is None or pad is None or getattr(batch, name) is not None or text.dim() != 2:
+            continue
+        kind = "encoder_decoder" if read == "source" else "encoder"
+        asked = subject.spec.kind == kind and bool((text == pad).any())
+        if asked and masks_by_id(subject, padded(subject, "right", read, told=False)):
+            batch = batch.with_(**{name: text != pad})
+    return batch

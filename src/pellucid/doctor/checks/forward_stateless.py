@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
-from pellucid.doctor.keeping import digests
+from pellucid.doctor.keeping import digests, scaled
 from pellucid.doctor.measures import gap
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
@@ -32,7 +32,8 @@ def answer(subject: Subject) -> Finding:
     before = digests(held)
     same, share = subject.vanishes(lambda: _apart(subject, probes))
     after = digests(held)
-    written = [name for name in before if before[name] != after[name]]
+    renormed = {} if module is None else scaled(module)
+    written = [name for name in before if before[name] != after[name] or name in renormed]
     asked = "stochastic" not in subject.spec.declare
     if same is False and asked:
         seen = f"the same batch gives outputs that differ by {share:.2g} of the largest after others were read"
@@ -193,10 +194,10 @@ def _left(subject: Subject) -> str:
                 states.append(torch.get_rng_state())
                 if not torch.is_grad_enabled():
                     return GRADIENTS
+            if torch.get_default_dtype() != dtype:
+                return DTYPE
             if any(part.training != training for part, training in modes.items()):
                 return MODE
-        if torch.get_default_dtype() != dtype:
-            return DTYPE
         if torch.equal(*states):
             return SEED
     finally:

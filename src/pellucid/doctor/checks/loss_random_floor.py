@@ -17,6 +17,7 @@ from pellucid.doctor.finding import Finding
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
 from pellucid.doctor.training import loss_for, trained, trainee
+from pellucid.doctor.xray import xray
 
 CHECK = Check("loss.random_floor", "full", "Is what cannot be predicted not predicted?")
 STEPS, ROWS, LAST, RATE = 200, 8, 25, 1e-3
@@ -50,10 +51,11 @@ def answer(subject: Subject) -> Finding:
 
     with trainee(subject, dropout=False) as model:
         losses = trained(model, loss, batch, steps=STEPS, lr=RATE, seed=subject.seed)
-    last, floor = losses[-LAST:], math.log(len(words))
-    error = stdev(last) / math.sqrt(LAST)
-    margin = max(tolerances.FLOOR_MARGIN, 4 * error)
-    done = f"trained a copy for {STEPS} steps on uniform tokens among {len(words)}, whose entropy is {floor:.3f} nats"
+    last, weight = losses[-LAST:], _weight(subject, batch(0))
+    error, entropy = stdev(last) / math.sqrt(LAST), math.log(len(words))
+    floor, margin = weight * entropy, max(weight * tolerances.FLOOR_MARGIN, 4 * error)
+    done = f"trained a copy for {STEPS} steps on uniform tokens among {len(words)}, whose entropy is {entropy:.3f} nats"
+    done += f"; the loss is {weight:.3g} times a mean" if abs(weight - 1) > 1e-3 else ""
     seen = f"the last {LAST} losses are {mean(last):.3f} ± {error:.3f}"
     evidence = {"loss": mean(last), "floor": floor, "first": losses[0], "standard_error": error}
     if mean(last) >= floor - margin:
@@ -67,6 +69,17 @@ def answer(subject: Subject) -> Finding:
         evidence=evidence,
         script=_script(ROWS if spec.kind != "encoder_decoder" else 3, length, words.tolist(), floor),
     )
+
+
+def _weight(subject: Subject, batch: Batch) -> float:
+    """What all positions together weigh in the loss: 1 in a mean, and where it is no plain cross-entropy."""
+    if subject.spec.loss is None and subject.spec.criterion is None:
+        return 1.0
+    try:
+        weight = float(xray(subject, batch).weights.sum())
+    except Exception:  # a loss that cannot be looked at is taken for a mean
+        return 1.0
+    return weight if 0 < weight < math.inf else 1.0
 
 
 def _script(rows: int, length: int, words: list[int], floor: float) -> str:

@@ -184,17 +184,26 @@ def _amount(subject: Subject, given: Padded, evidence: dict[str, float]) -> Iter
 
 def _nan(subject: Subject, given: Padded) -> Iterator[Fault]:
     output = subject(given.batch)
-    where = "outputs of real tokens" if not bool(given.real(output).isfinite().all()) else ""
+    where = "outputs of real tokens" if _made_infinite(subject, given, output) else ""
     if not where and subject.module is not None:
         where = _gradient_nan(subject, given)
     spec = subject.spec
     unasked = given.side == "left" and subject.writes and spec.pad_sides == () and spec.step is None
     surely = bool(where) and not unasked
-    if not where and not bool(output.isfinite().all()):
+    if not where and bool(output.isnan().any()):
         where = "outputs of padding alone"
     if where:
         seen = f"{given.named} makes NaN or infinity in {where}"
         yield Fault("nan", seen, float("inf"), "nan", surely=surely)
+
+
+def _made_infinite(subject: Subject, given: Padded, output: Tensor) -> bool:
+    """Whether what is real is not finite, and is so without the padding: -inf may forbid a token."""
+    if bool(given.real(output).isfinite().all()):
+        return False
+    rows = range(given.keep.size(0))
+    pairs = ((given.of_row(output, row), subject(given.alone(row))) for row in rows)
+    return any(a.shape != b.shape or bool((~a.isfinite() & b.isfinite()).any()) for a, b in pairs)
 
 
 def _gradient_nan(subject: Subject, given: Padded) -> str:
@@ -204,7 +213,8 @@ def _gradient_nan(subject: Subject, given: Padded) -> str:
     if not output.requires_grad or not parameters:
         return ""
     with torch.enable_grad():
-        grads = torch.autograd.grad(output.float().square().mean(), parameters, allow_unused=True)
+        finite = output[output.isfinite()]
+        grads = torch.autograd.grad(finite.float().square().mean(), parameters, allow_unused=True)
     return "gradients" if any(g is not None and not bool(g.isfinite().all()) for g in grads) else ""
 
 

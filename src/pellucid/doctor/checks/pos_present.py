@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
-from pellucid.doctor.constant import Reading, constant
+from pellucid.doctor.constant import Constant, Reading, constant
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
 from pellucid.doctor.subject import Subject
 
 CHECK = Check("pos.present", "quick", "Is order told to the model?")
 DONE = "read one token repeated: all that can then differ between positions is their order"
+LONG = 256
 SHUFFLED = "read a text and the same tokens in another order"
 POSITIONS = re.compile(
     r"(^|[._])(pos\w*|pe|wpe|rope|rotary\w*|alibi\w*|relative\w*|inv_freq|freqs?(_c\w+)?|slopes)($|[._])", re.IGNORECASE
@@ -35,12 +36,12 @@ def answer(subject: Subject) -> Finding:
     told = found.varies > tolerances.SAME
     scheme = found.text.scheme if found.text else None
     evidence: dict[str, object] = {"scheme": scheme, "varies": found.varies}
-    for reading in found.readings:
+    for reading in (*found.readings, *_longer(subject, found)):
         if reading.scheme == "absolute" and (again := _again(reading)) and _tables(subject):
             return _failed(
                 DONE, f"in {reading.name}, {again} are told to be at one place",
                 "positions are clamped, or counted anew after some tokens: the table is too short, or a chunk's own "
-                "positions are taken for those of the text", evidence, _again_script(again),
+                "positions are taken for those of the text", evidence, _again_script(again, reading.first.k.size(2)),
             )  # fmt: skip
     if found.source is not None and found.source.scheme == "none":
         return _failed(DONE, "order is not told to the encoder: neither values nor scores differ", NEVER, evidence,
@@ -110,6 +111,18 @@ def _apart(subject: Subject, pair: Callable[[], tuple[Tensor, Tensor]]) -> float
     return share if double is not None and double > share * tolerances.STAYED else 0.0
 
 
+def _longer(subject: Subject, found: Constant) -> tuple[Reading, ...]:
+    """The same of a longer text, where there are tables: they may be told wrongly only far out."""
+    longest = min(LONG, subject.spec.max_length or LONG)
+    absolute = any(reading.scheme == "absolute" for reading in found.readings)
+    if longest <= subject.length or not absolute or not _tables(subject):
+        return ()
+    try:
+        return constant(subject, longest, rows=1).readings
+    except Exception:  # a table that nobody told of may be shorter
+        return ()
+
+
 def _again(reading: Reading) -> str:
     """Which positions are told to be the same, in words; empty where none are."""
     values = reading.first.v.transpose(1, 2).flatten(2)
@@ -167,12 +180,12 @@ assert (one - two).abs().max() > 1e-4 * one.abs().max(), "the order of tokens ma
 """
 
 
-def _again_script(again: str) -> str:
+def _again_script(again: str, length: int) -> str:
     """The keys that are told the same place have the same scores for every query, where the mask is not looked at."""
     first, lag = (int(again.split()[-2]), 1) if again.startswith("all") else (0, int(again.split()[-2]))
     return f"""
 model.eval()
-ids = sample(1)[:1, :1].repeat(1, sample(1).size(1))  # one token repeated: only by their order can its places differ
+ids = sample(1)[:1, :1].repeat(1, {length})  # one token repeated: only by their order can its places differ
 products = attention(ids)[0][0]  # of every query of the first layer with every key
 gap = (products[..., {first} : -{lag}] - products[..., {first + lag} :]).abs().amax()
 assert gap > 1e-5 * products.abs().max(), "{again} are told to be at one place"

@@ -7,12 +7,16 @@ the wrong part; a penalty of the wrong sign prefers what is far.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import itemgetter
+
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
-from pellucid.doctor.constant import Reading, constant, toeplitz_deviation
+from pellucid.doctor.constant import Constant, Reading, constant, toeplitz_deviation
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.rotation import away, one_speed, turned, unit_scores
 from pellucid.doctor.subject import Subject
+from pellucid.trace.sites import Site
 
 CHECK = Check("pos.rope", "quick", "Do relative positions depend on distance alone?")
 LONG, END = 256, 64
@@ -38,8 +42,8 @@ def answer(subject: Subject) -> Finding:
         return CHECK.skipped("no attention over a whole sequence is understood")
     for reading in found.readings:
         if part := turned(reading):
-            return _part(reading, part)
-    relative = [reading for reading in found.readings if reading.scheme == "relative"]
+            return _part(reading, *part)
+    relative = _relative(found)
     if not relative:
         return CHECK.skipped(f"positions are not relative here: {found.readings[0].scheme}")
     for reading in relative:
@@ -47,8 +51,8 @@ def answer(subject: Subject) -> Finding:
             return _upside(reading)
         if one_speed(reading):
             return _one_speed(reading)
-    near = max(_deviation(reading) for reading in relative)
-    length, far = _far(subject, near)
+    near, site = _worst(relative)
+    length, far, last = _far(subject, near, site)
     done = f"read one token {length} times and compared the scores along each diagonal"
     evidence = {"near": near, "far": far, "length": length}
     worst = max(near, far)
@@ -56,10 +60,11 @@ def answer(subject: Subject) -> Finding:
         return CHECK.passed(done, f"they deviate by {worst:.1e} of their spread", **evidence)
     begins = near > tolerances.TOEPLITZ
     cause, fix, references = HALVES if begins else PRECISION
+    first = site if begins else last
     return CHECK.failed(
         done,
         f"they deviate by {worst:.2g} of their spread, " + ("from the start" if begins else f"only at {length} tokens"),
-        where=f"{relative[0].site.name} ({relative[0].site.module})",
+        where=f"{first.name} ({first.module})",
         cause=cause,
         fix=fix,
         references=references,
@@ -125,47 +130,61 @@ def _deviation(reading: Reading, last: int | None = None) -> float:
     return min(deviation, toeplitz_deviation(unit if last is None else unit[:, -last:, -last:]))
 
 
-def _far(subject: Subject, near: float) -> tuple[int, float]:
-    """How long a text was read, and the deviation at its end; that near the start where it takes no longer one."""
+def _worst(readings: Sequence[Reading], last: int | None = None) -> tuple[float, Site]:
+    """The largest deviation, and the first place that has it."""
+    return max(((_deviation(reading, last), reading.site) for reading in readings), key=itemgetter(0))
+
+
+def _relative(found: Constant) -> list[Reading]:
+    """One for each place in whose scores relative positions show."""
+    return [each for reading in found.readings if reading.scheme == "relative" for each in reading.each]
+
+
+def _far(subject: Subject, near: float, site: Site) -> tuple[int, float, Site]:
+    """How long a text was read, the deviation at its end, where; that near the start where it takes no longer one."""
     longest = min(LONG, subject.spec.max_length or LONG)
     if longest <= subject.length:
-        return subject.length, near
+        return subject.length, near, site
     try:
         found = constant(subject, longest, rows=1)
     except Exception:  # a table of positions that nobody told of may be shorter
-        return subject.length, near
-    relative = [reading for reading in found.readings if reading.scheme == "relative"]
-    return longest, max((_deviation(reading, END) for reading in relative), default=near)
+        return subject.length, near, site
+    relative = _relative(found)
+    return longest, *(_worst(relative, END) if relative else (near, site))
 
 
-def _part(reading: Reading, part: str) -> Finding:
+def _in(reading: Reading, site: Site, script: str) -> str:
+    """A script that looks at the first place that attends, for another."""
+    return script.replace("found[0]", f"found[{reading.places.index(site)}]")
+
+
+def _part(reading: Reading, part: str, site: Site) -> Finding:
     causes = {
         "values": "values are rotated, with keys or in place of them: what is passed on then depends on where it stood",
         "queries": "queries alone are rotated, and the scores of a query then do not differ between its keys",
     }
     return CHECK.failed(
         "read one token repeated, and compared queries, keys and values of different positions",
-        f"in {reading.first.name}, {part} are told their positions"
-        + (" and keys are not" if part == "queries" else ""),
-        where=f"{reading.first.name} ({reading.first.module})",
+        f"in {site.name}, {part} are told their positions" + (" and keys are not" if part == "queries" else ""),
+        where=f"{site.name} ({site.module})",
         cause=causes[part],
         fix="q, k = rotate(q), rotate(k); values stay as they are",
         references=("Su et al. 2021, eq. 16",),
-        evidence={"site": reading.first.name, "rotated": part},
-        script=PARTS[part],
+        evidence={"site": site.name, "rotated": part},
+        script=_in(reading, site, PARTS[part]),
     )
 
 
 def _one_speed(reading: Reading) -> Finding:
     return CHECK.failed(
         "read one token repeated, and followed queries from position to position",
-        f"in {reading.first.name}, all pairs of channels turn by the same angle: one frequency in place of many",
-        where=f"{reading.first.name} ({reading.first.module})",
+        f"in {reading.site.name}, all pairs of channels turn by the same angle: one frequency in place of many",
+        where=f"{reading.site.name} ({reading.site.module})",
         cause="a whole division in the exponent: arange(0, K, 2) // K is zero throughout",
         fix="base ** (-torch.arange(0, K, 2) / K)",
         references=("Su et al. 2021, §3.2.2",),
-        evidence={"site": reading.first.name},
-        script=ONE_SPEED,
+        evidence={"site": reading.site.name},
+        script=_in(reading, reading.site, ONE_SPEED),
     )
 
 
@@ -178,5 +197,5 @@ def _upside(reading: Reading) -> Finding:
         fix="bias = -slopes[:, None, None] * (query_position - key_position)",
         references=("Press et al. 2022, §3",),
         evidence={"site": reading.site.name},
-        script=UPSIDE,
+        script=_in(reading, reading.site, UPSIDE),
     )

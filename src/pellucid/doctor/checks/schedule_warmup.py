@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.health import blocks, seen
 from pellucid.doctor.subject import Subject
+from pellucid.doctor.updates import holds_layers, tables_of
 
 CHECK = Check("schedule.warmup", "standard", "Does the learning rate suit the model?", awake=False)
 LARGEST, DEEP, STEPS = 1e-2, 6, 2000
@@ -16,7 +19,9 @@ ADAPTIVE = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
 
 @CHECK
 def answer(subject: Subject) -> Finding:
-    """A rate that no Adam survives is a fault; a post-norm model of depth without warm-up is a warning."""
+    """A rate of layers that no Adam survives is a fault. One of tables, or a deep post-norm model without warm-up, is a
+    warning.
+    """
     spec = subject.spec
     if spec.schedule is None and spec.optimizer is None:
         return CHECK.skipped("nothing says how it is trained", "Spec(optimizer=…, schedule=lambda step: rate)")
@@ -33,13 +38,15 @@ def answer(subject: Subject) -> Finding:
     evidence, scheduled = {"first": rates[0], "peak": peak}, _scheduled(subject)
     if scheduled and adaptive and peak > LARGEST >= _now(subject):
         return CHECK.unsure(done, f"what its scheduler makes of {peak:.2g} is not known: Spec(schedule=…)", **evidence)
-    if peak > LARGEST and adaptive:
+    if peak > LARGEST and adaptive and (spec.schedule is not None or _of_layers(subject)):
         return CHECK.failed(
             done, f"the rate reaches {peak:.2g}, with Adam",
             cause="a factor that belongs to another schedule (2 in the paper's formula is times d_model^-0.5), or a "
             "rate meant for SGD", fix="3e-4 to 1e-3 for small models, less for large", evidence=evidence,
             references=("OpenNMT/OpenNMT-py#869",), script=_script(spec.schedule is not None),
         )  # fmt: skip
+    if (tables := _rate_of_tables(subject)) > LARGEST and adaptive and not scheduled:
+        return _high_for_tables(done, tables, evidence)
     post = post_norm(subject)
     depth = len(blocks(subject.module)) if subject.module is not None else 0
     if post and adaptive and depth >= DEEP and rates[0] >= 0.5 * peak and not scheduled:
@@ -60,6 +67,14 @@ def answer(subject: Subject) -> Finding:
         f"it begins at {rates[0]:.2g} and reaches {peak:.2g}; norms stand {'after' if post else 'before'} the sum",
         **evidence,
     )
+
+
+def _high_for_tables(done: str, rate: float, evidence: dict[str, float]) -> Finding:
+    return CHECK.warned(
+        done, f"the rate of tables, prompts or vectors reaches {rate:.2g}, with Adam",
+        cause="a rate meant for SGD, unless a recipe has it so: a table of tokens may bear more",
+        fix="3e-4 to 1e-3 for small models, less for large", evidence={**evidence, "tables": rate},
+    )  # fmt: skip
 
 
 def _broken(done: str, seen: str, scheduled: bool) -> Finding:
@@ -103,12 +118,30 @@ def _rates(subject: Subject) -> list[float]:
     if spec.schedule is not None:
         return [float(spec.schedule(step)) for step in range(STEPS)]
     assert spec.optimizer is not None
-    return [max(float(group.get("initial_lr", group["lr"])) for group in spec.optimizer.param_groups)]
+    return [max(map(_initial, _of_layers(subject) or spec.optimizer.param_groups))]
+
+
+def _of_layers(subject: Subject) -> list[dict[str, Any]]:
+    """The groups of the optimizer that hold matrices of layers."""
+    groups = [] if subject.spec.optimizer is None else subject.spec.optimizer.param_groups
+    tables = set() if subject.module is None else tables_of(subject.module)
+    return [group for group in groups if holds_layers(group, tables)]
+
+
+def _rate_of_tables(subject: Subject) -> float:
+    """The largest rate of the groups that hold none; 0 where there are no such."""
+    spec, layers = subject.spec, [id(group) for group in _of_layers(subject)]
+    groups = [] if spec.optimizer is None or spec.schedule is not None else spec.optimizer.param_groups
+    return max((_initial(group) for group in groups if id(group) not in layers), default=0.0)
+
+
+def _initial(group: dict[str, Any]) -> float:
+    return float(group.get("initial_lr", group["lr"]))
 
 
 def _now(subject: Subject) -> float:
     assert subject.spec.optimizer is not None
-    return max(float(group["lr"]) for group in subject.spec.optimizer.param_groups)
+    return max(float(group["lr"]) for group in _of_layers(subject) or subject.spec.optimizer.param_groups)
 
 
 def _scheduled(subject: Subject) -> bool:

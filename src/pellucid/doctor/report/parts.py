@@ -48,7 +48,7 @@ SAID = (
 
 LONGEST = 400
 """Characters of one figure: longer ones are in the JSON alone."""
-PLACE = re.compile(r"([\w./\\-]+\.py):(\d+)")
+PLACE = re.compile(r"(?:^|[(,]) ?([^(),:]+\.py):(\d+)")
 
 
 def headline(report: Report) -> str:

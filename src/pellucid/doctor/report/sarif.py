@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pellucid.doctor.checks import CHECKS
 from pellucid.doctor.finding import Finding, Report, Status
@@ -63,7 +65,10 @@ def _result(finding: Finding, index: int, cause: str, source: tuple[str, int] | 
         "message": {"text": _message(finding, cause)},
         "partialFingerprints": {"check/v1": finding.check},
     }
-    if at := place(finding) or source:
+    at = place(finding)
+    if at is None or not Path(at[0]).is_file():  # of a file elsewhere only the name is told
+        at = source
+    if at is not None:
         result["locations"] = [_location(finding, *at)]
     return result
 
@@ -79,7 +84,10 @@ def _message(finding: Finding, cause: str) -> str:
 
 
 def _location(finding: Finding, path: str, line: int) -> dict[str, Any]:
-    physical = {"artifactLocation": {"uri": path, "uriBaseId": "%SRCROOT%"}, "region": {"startLine": max(1, line)}}
+    physical = {
+        "artifactLocation": {"uri": quote(path), "uriBaseId": "%SRCROOT%"},
+        "region": {"startLine": max(1, line)},
+    }
     found: dict[str, Any] = {"physicalLocation": physical}
     if finding.where:
         found["logicalLocations"] = [{"fullyQualifiedName": finding.where.partition(" ")[0], "kind": "member"}]

@@ -11,19 +11,22 @@ LARGEST = 1024
 
 
 def own_batch(batch: Batch) -> str:
-    """``ids``, ``keep`` and ``labels`` of a batch; lines to fill in where it is too large."""
-    if batch.ids.numel() > LARGEST or batch.ids.is_floating_point():
+    """``ids``, ``keep`` and ``labels`` of a batch, and its source; lines to fill in where it is too large."""
+    read = [x for x in (batch.ids, batch.source) if x is not None]
+    names = ["ids", "keep", "labels"] + (["source", "source_keep"] if batch.source is not None else [])
+    if any(x.numel() > LARGEST or x.is_floating_point() for x in read):
         what = "a batch as you train on it: keep True where a token is real, labels -100 where nothing is asked"
-        return f"ids, keep, labels = ..., None, ...  # fill in: {what}"
-    return "\n".join(f"{name} = {_written(getattr(batch, name))}" for name in ("ids", "keep", "labels"))
+        values = ", ".join("None" if name.endswith("keep") else "..." for name in names)
+        return f"{', '.join(names)} = {values}  # fill in: {what}"
+    return "\n".join(f"{name} = {_written(getattr(batch, name))}" for name in names)
 
 
 def _written(x: Tensor | None) -> str:
     return "None" if x is None else f"torch.tensor({x.tolist()})"
 
 
-def laws(spec: Spec) -> str:
-    """What must hold of every batch that a model is trained on."""
+def laws(spec: Spec, source_size: int | None = None) -> str:
+    """What must hold of every batch that a model is trained on; of its source as well where its size is given."""
     pad, bos, eos = spec.pad_id, spec.bos_id, spec.eos_id
     lines = ["asked = ids if labels is None else labels[labels != -100]", 'assert asked.numel(), "nothing is asked"']
     if spec.vocab_size is not None:
@@ -46,4 +49,14 @@ def laws(spec: Spec) -> str:
         lines.append(f'assert not ((ids[:, 1:] == {bos}) & (ids[:, :-1] == {bos})).any(), "a row has the start twice"')
     if eos is not None and spec.kind != "encoder":
         lines.append(f'assert (asked == {eos}).any(), "the end is never asked"')
-    return "\n".join(lines)
+    return "\n".join(lines + (_of_source(spec, source_size) if source_size is not None else []))
+
+
+def _of_source(spec: Spec, size: int) -> list[str]:
+    lines = ["if source_keep is not None:", '    assert source_keep.any(-1).all(), "a source is padding throughout"']
+    if size:
+        lines.append(f'assert source.min() >= 0 and source.max() < {size}, "a source token beyond the vocabulary"')
+    if spec.pad_id is not None and spec.pad_id != spec.eos_id:
+        lines.append("real = torch.ones_like(source, dtype=torch.bool) if source_keep is None else source_keep")
+        lines.append(f'assert not (real & (source == {spec.pad_id})).any(), "padding of the source counts as real"')
+    return lines

@@ -13,6 +13,7 @@ import torch
 
 from pellucid.doctor.scripts.definition import Definition, copied, holds, own, to_fill
 from pellucid.doctor.scripts.observing import expressed, observed, part_of
+from pellucid.doctor.scripts.sampled import sampled
 from pellucid.doctor.spec import Batch, Step
 from pellucid.doctor.subject import Subject
 
@@ -47,7 +48,7 @@ def feeding(subject: Subject) -> Feeding:
     """How steps of a model are written in a script."""
     spec = subject.spec
     if spec.kind != "encoder_decoder":
-        return Feeding("ids = sample(1)", "call(ids)")
+        return Feeding(f"ids = {sampled(subject)}", "call(ids)")
     lines = "ids, source = sample(1), sample_source(9)"
     if not spec.masked or spec.example is not None:
         return Feeding(lines, "translated(source, ids)", "source")

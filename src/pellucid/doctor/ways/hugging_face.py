@@ -17,8 +17,14 @@ NO_LEFT_PAD = (
 )  # fmt: skip
 """Models whose positions are counted from the left whatever is padding: no left padding by design."""
 
-UNSCALED = ("t5", "mt5", "umt5", "gpt_neo", "longt5", "switch_transformers")
-"""Models whose scores are not divided by √head_dim, on purpose: the initialisation makes up for it."""
+UNSCALED = (
+    "t5", "mt5", "umt5", "gpt_neo", "longt5", "switch_transformers", "udop", "pop2piano", "pix2struct",
+    "pix2struct_text_model", "pix2struct_vision_model", "dia", "dia_encoder", "dia_decoder", "gemma3n", "gemma3n_text",
+    "gemma4", "gemma4_text", "gemma4_vision", "gemma4_unified", "gemma4_unified_text", "diffusion_gemma",
+    "diffusion_gemma_text", "embedding_gemma2", "embedding_gemma2_text",
+)  # fmt: skip
+"""Models whose scores are not divided by √head_dim, on purpose: the initialisation makes up for it, or norms of queries
+and keys do."""
 
 UNREADABLE = ("funnel", "prophetnet")
 """Models that scale queries, then add a bias or put them in other places, so that the scale is not seen any more."""
@@ -228,6 +234,10 @@ def _scale(kind: str, settings: Any) -> float | Literal["learned"] | None:
         return 1.0
     if kind in UNREADABLE:
         return "learned"
+    if getattr(settings, "scale_attn_by_inverse_layer_idx", False):
+        return "learned"  # in every layer another one
+    if getattr(settings, "scale_attn_weights", True) is False:
+        return 1.0
     for name, power in (("attention_multiplier", 1.0), ("query_pre_attn_scalar", -0.5)):
         value = getattr(settings, name, None)
         if isinstance(value, float | int):

@@ -28,9 +28,10 @@ SOURCE_KEEPS = ("source_keep", "src_keep", "attention_mask", "source_mask", "src
 SOURCE_DROPS = ("src_key_padding_mask", "memory_key_padding_mask", "source_padding_mask", "src_padding_mask")
 TARGET_KEEPS = ("keep", "target_keep", "tgt_keep", "decoder_attention_mask")
 TARGET_DROPS = ("tgt_key_padding_mask", "target_padding_mask", "tgt_padding_mask")
-WRITERS = re.compile(r"gpt|decoder|causal|lm$|language|llama|generat", re.IGNORECASE)
+WRITERS = re.compile(r"gpt|decoder|causal|lm$|language|llama", re.IGNORECASE)
 READERS = re.compile(r"bert|encoder|classif|vit|embed|mask\w*(lm|language)|mlm", re.IGNORECASE)
-"""A name that both match, such as that of a masked language model, says nothing."""
+"""A name that both match, such as that of a masked language model, says nothing; nor does a generator, which
+ELECTRA has for masked words."""
 FORMS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda mask: mask, lambda mask: mask.long(), lambda mask: mask.float(),
     lambda mask: mask[:, None], lambda mask: mask[:, None, None],

@@ -26,17 +26,32 @@ POSITION = re.compile(r"pos|(^|[._])(pe|wpe)($|[._])", re.IGNORECASE)
 OTHER = re.compile(r"pos|(^|[._])(pe|wpe)($|[._])|segment|type|rel|speaker|lang|time", re.IGNORECASE)
 WORDS = re.compile(r"tok|word|wte|vocab|embed|emb($|[._])|lut|src|tgt", re.IGNORECASE)
 BARE = re.compile(r"(^|[._])(wte|wpe|emb\w*|tok\w*)($|[._])", re.IGNORECASE)
+PAIR = re.compile(r"src|source|tgt|target", re.IGNORECASE)
+SMALL = 16
+"""Tables of fewer rows are of something else than words, where there is a larger one."""
 SQUARE = re.compile(r"mask|tril|causal|bias", re.IGNORECASE)
 
 
 def vocabulary(model: Any) -> int | None:
-    """Of its settings, else the rows of its table of words: the smallest, where source and target have one each."""
+    """Of its settings, else the rows of its table of words: the smallest, where source and target have one each.
+
+    A table of a few rows beside a larger one is of something else, unless there are as many outputs, or its name says
+    that it is one of both.
+    """
     if (told := _setting(model, VOCABULARY)) is not None:
         return told
     tables = _tables(model)
     words = {path: rows for path, rows in tables.items() if not OTHER.search(path)}
-    named = {path: rows for path, rows in words.items() if WORDS.search(path)}
-    return min((named or words).values(), default=None)
+    named = {path: rows for path, rows in words.items() if rows > 1 and WORDS.search(path)} or words
+    if max(named.values(), default=0) >= SMALL:
+        outputs = {part.out_features for part in model.modules() if isinstance(part, nn.Linear)}
+        named = {path: n for path, n in named.items() if n >= SMALL or n in outputs or PAIR.search(path)}
+    return min((rows for rows in named.values() if rows > 1), default=None)
+
+
+def largest(model: Any) -> int | None:
+    """Rows of its largest table, but for those of positions and types."""
+    return max((rows for path, rows in _tables(model).items() if not OTHER.search(path)), default=None)
 
 
 def padding(model: Any) -> int | None:
