@@ -1,4 +1,4 @@
-"""Seeds for every test, Ctrl-C for those of it; runtime shape checks where asked for."""
+"""Seeds for every test, its heap as it is, Ctrl-C for those of it; runtime shape checks where asked for."""
 
 import os
 import signal
@@ -17,6 +17,14 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # results mu
 
 # A shell ignores Ctrl-C in what it starts in the background, and so does whatever that starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_pages():
+    """Commands that are tried in this process do not change its heap for all tests after them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pellucid.nn.memory.huge_pages", lambda: False)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import typer
 from families import STACK
 
 from pellucid.cli.app import app
+from pellucid.cli.common import open_fast
 from pellucid.config import model as config
 from pellucid.config.defaults import default_run, demo_run
 from pellucid.config.run import Characters, TextFiles
@@ -50,6 +51,15 @@ def said(runs, capsys):
         return capsys.readouterr().out
 
     return call
+
+
+def test_an_engine_on_a_cpu_is_given_large_pages(runs, monkeypatch):
+    asked = []
+    monkeypatch.setattr("pellucid.nn.memory.huge_pages", lambda: asked.append("asked"))
+    open_fast(runs / "one", "cpu", False, "int8")
+    assert asked == ["asked"]
+    with pytest.raises(UserError, match="expected float32, float16, bfloat16 or int8"):
+        open_fast(runs / "one", "cpu", False, "int4")
 
 
 def test_generate(said):

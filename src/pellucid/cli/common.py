@@ -78,7 +78,8 @@ def open_fast(folder: Path, device: str, verify: bool, weights: str) -> Any:
     from pellucid.nn.memory import huge_pages
 
     kind = known(weights)
-    huge_pages()
+    if device_of(device) == "cpu":
+        huge_pages()
     return fast(open_run(folder, device, verify), kind)
 
 

@@ -52,12 +52,10 @@ def evaluate(
     from pellucid.inference.engine import fast
     from pellucid.inference.engine.products import known
     from pellucid.inference.predict import translate
-    from pellucid.nn.memory import huge_pages
 
     if length_penalty is not None and beams == 1:
         raise UserError("--length-penalty", "one beam, which is not searched with", "--beams 5 or so beside it")
     given, kind = given_data([text] if text else None, source, target, labelled, None, None), known(weights)
-    huge_pages()
     loaded = open_run(run, device, verify)
     examples, corpus = _examples(loaded, test, given, mirror)
     for name, idle in (("--beams", beams == 1), ("--weights", kind == "float32")):

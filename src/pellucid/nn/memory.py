@@ -12,8 +12,8 @@ from pathlib import Path
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3), from glibc's malloc.h
 _HUGE = 14  # MADV_HUGEPAGE of madvise(2), from Linux's mman.h
-_PAGE, _LEAST = 2 << 20, 256 << 20
-_COUNTED = "2"  # where all that was promised is counted, as if it were used
+_PAGE = 2 << 20
+_PROMISES = Path("/proc/sys/vm/overcommit_memory")
 
 
 def keep_freed_memory() -> bool:
@@ -35,9 +35,10 @@ def huge_pages() -> bool:
     heap keeps the place, of which nothing exists before it is written to. What is freed later is kept for good.
 
     Returns:
-        whether there was such a place.
+        whether there is such a place. There is none, and nothing is changed, where a process has a bound of its own, of
+        which nothing would be left, or where Linux counts what was promised.
     """
-    if not keep_freed_memory() or _promises() == _COUNTED:
+    if _is_bound() or not keep_freed_memory():
         return False
     libc = _libc()
     assert libc is not None  # it has mallopt
@@ -45,20 +46,25 @@ def huge_pages() -> bool:
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.madvise.argtypes, libc.free.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int], [ctypes.c_void_p]
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    while size >= _LEAST:
-        if place := libc.malloc(size):
-            first, end = -(-place // _PAGE) * _PAGE, (place + size) // _PAGE * _PAGE
-            is_told = libc.madvise(first, end - first, _HUGE) == 0
-            libc.free(place)
-            return bool(is_told)
-        size //= 2  # this process may not have as much
-    return False
+    place = libc.malloc(size)
+    if not place:
+        return False
+    first, end = -(-place // _PAGE) * _PAGE, (place + size) // _PAGE * _PAGE
+    is_told: bool = libc.madvise(first, end - first, _HUGE) == 0
+    libc.free(place)
+    return is_told
 
 
 def _libc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
-def _promises() -> str:
-    path = Path("/proc/sys/vm/overcommit_memory")
-    return path.read_text().strip() if path.exists() else ""
+def _is_bound() -> bool:
+    """Whether this process may not take more than it uses."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import resource
+
+    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    counted = _PROMISES.exists() and _PROMISES.read_text().strip() == "2"
+    return counted or any(limit != resource.RLIM_INFINITY for limit in limits)

@@ -273,7 +273,7 @@ def of_loaded(
     if not isinstance(front, config.Tokens):
         raise UserError("serve", f"this model reads {type(front).__name__.lower()}", "a model that reads text")
     _ = loaded.tokenizer  # says so itself where there is none
-    quick = loaded if weights == "plain" else fast(loaded, known(weights))
+    quick = loaded if weights == "plain" else fast(loaded, known(weights, "plain"))
     _check_fit(model, prefix_tokens, invariant)
     writer = None if isinstance(model, Encoder) else quick.writer or Plain(model)
     if writer is not None and invariant:

@@ -34,8 +34,11 @@ Weights = Literal["float32", "float16", "bfloat16", "int8"]
 """The type that weights are read in."""
 
 
-def known(weights: str) -> Weights:
+def known(weights: str, *also: str) -> Weights:
     """A type by its name.
+
+    Args:
+        also: what else may be named where it is asked for; told with the types.
 
     Raises:
         UserError: for one that is not known.
@@ -43,7 +46,7 @@ def known(weights: str) -> Weights:
     for name in get_args(Weights):
         if name == weights:
             return name
-    *names, last = get_args(Weights)
+    *names, last = *get_args(Weights), *also
     raise UserError("weights", f'found "{weights}"', f"{', '.join(names)} or {last}")
 
 
@@ -118,7 +121,7 @@ FEW = 64
 
 
 TINY = 1e-30
-"""Taken for the largest entry of a row of zeros."""
+"""What the largest entry of a row, which may be zero, is taken for where it is smaller."""
 
 
 def largest(x: Float[Tensor, "N K"]) -> Float[Tensor, "N 1"]:
@@ -206,7 +209,7 @@ PACKED = Way("packed", _pack, _packed)
 HALF = Way("dense", lambda weight: weight.bfloat16().contiguous(), _half(_dense))
 HALF_PACKED = Way("packed", lambda weight: _pack(weight.bfloat16()), _half(_packed))
 HALF_WIDENED = tuple(_widened(way) for way in (DENSE, TURNED, PACKED))
-LIGHT = tuple(_light(way) for way in (DENSE, TURNED, PACKED))
+LIGHT, LIGHT_PACKED = _light(DENSE), _light(PACKED)
 LIGHT_FBGEMM = Way("fbgemm", _pack_light, _multiply_light)
 WHOLE = _whole("plain", lambda steps, scale: steps.t(), _sums_plain)
 WHOLE_ONEDNN = _whole("onednn", _pack_onednn, _sums_onednn)
@@ -244,7 +247,8 @@ def ways_for(weights: Weights, device: torch.device) -> tuple[Way, ...]:
         case _ if device.type != "cpu":
             raise UserError("weights", f"{weights} on {device.type}", "float32 or bfloat16 there")
         case "float16":
-            return (*(LIGHT if onednn else LIGHT[:1]), *(way for way in (LIGHT_FBGEMM,) if _works(way)))
+            plain = LIGHT_PACKED if onednn else LIGHT
+            return (plain, LIGHT_FBGEMM) if _works(LIGHT_FBGEMM) else (plain,)
         case "int8":
             return (WHOLE, *(way for way in (WHOLE_ONEDNN, WHOLE_FBGEMM) if _works(way)))
 
