@@ -46,7 +46,7 @@ def known(weights: str, *also: str) -> Weights:
     for name in get_args(Weights):
         if name == weights:
             return name
-    *names, last = *get_args(Weights), *also
+    *names, last = (str(name) for name in (*get_args(Weights), *also))
     raise UserError("weights", f'found "{weights}"', f"{', '.join(names)} or {last}")
 
 
