@@ -217,6 +217,19 @@ def test_a_rate_that_is_far_too_high():
     assert watched.records[0].findings  # at once
 
 
+def test_nor_is_it_hidden_where_weights_lie_flat():
+    model = fresh()
+    flat = torch.nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    optimizer = torch.optim.AdamW([flat], lr=0.3)
+    with pl.doctor.watch(model, optimizer) as watched:
+        loss = model(text(0)[:, :-1]).square().mean()
+        loss.backward()
+        flat.grad = torch.zeros_like(flat)
+        optimizer.step()
+        watched.step(loss)
+    assert ("schedule.warmup", Status.FAIL) in found(watched)
+
+
 @pytest.mark.parametrize(("warmup", "layers", "warned"), [(0, 6, True), (40, 6, False), (0, 2, False)])
 def test_a_post_norm_model_without_warm_up(warmup, layers, warned):
     watched = train(fresh(layers=layers, post=True), steps=41, warmup=warmup)

@@ -1,9 +1,11 @@
-"""Faults of a deeper layer, far out in a text, or of a few keys within a window are seen, and told where they are."""
+"""Faults of a deeper layer, far out in a text, of a few keys within a window, or beside norms are seen, and told where."""
 
 import pytest
 import torch
+from torch import nn
 from zoo.base import BERT, GPT, Attention, Rotary, bert_spec, gpt_spec
 from zoo.decoders import Window
+from zoo.healthy import Unscaled
 from zoo.positions import HalvesAndPairs, OneSpeed, QueryAlone, ValuesToo
 
 import pellucid as pl
@@ -47,23 +49,26 @@ class Dropping(Window):
         return out, (k[:, :, -97:], v[:, :, -97:])
 
 
+@pytest.mark.parametrize("longest", [None, 104, 101])
 @pytest.mark.parametrize("check", ["attn.mask", "kv.parity"])
-def test_a_wide_window_is_reached(check):
-    found = asked(check, GPT(Wide, learned=False), window=100)
+def test_a_wide_window_is_reached(check, longest):
+    found = asked(check, GPT(Wide, learned=False), window=100, max_length=longest)
     assert found.status is Status.PASS, found.seen
     assert "was not reached" not in found.seen
 
 
-def test_a_wide_window_that_is_ignored_is_seen():
-    found = asked("attn.mask", GPT(Rotary, learned=False), window=100)
+@pytest.mark.parametrize("longest", [None, 101])
+def test_a_wide_window_that_is_ignored_is_seen(longest):
+    found = asked("attn.mask", GPT(Rotary, learned=False), window=100, max_length=longest)
     assert found.status is Status.FAIL
     assert "keys it may not see" in found.seen
     assert shows(found, GPT(Rotary, learned=False))
     assert not shows(found, GPT(Wide, learned=False))
 
 
-def test_a_cache_that_is_too_short_for_a_wide_window_is_seen():
-    found = asked("kv.parity", GPT(Dropping, learned=False), window=100)
+@pytest.mark.parametrize("longest", [None, 101])
+def test_a_cache_that_is_too_short_for_a_wide_window_is_seen(longest):
+    found = asked("kv.parity", GPT(Dropping, learned=False), window=100, max_length=longest)
     assert found.status is Status.FAIL
     assert "across the window" in found.seen
     assert "first at position 98" in found.seen  # at which a key is gone for the first time
@@ -71,8 +76,22 @@ def test_a_cache_that_is_too_short_for_a_wide_window_is_seen():
     assert not shows(found, GPT(Wide, learned=False))
 
 
+class Full(Wide):
+    """Its cache has room for the window alone."""
+
+    def remembered(self, k, v, past):
+        assert past is None or past[0].size(2) + k.size(2) <= 100, "the cache is full"
+        return super().remembered(k, v, past)
+
+
+def test_a_step_of_ones_own_that_ends_at_a_wide_window_is_warned_of():
+    found = asked("kv.parity", GPT(Full, learned=False), window=100)
+    assert found.status is Status.WARN
+    assert "across the window: stepping raises AssertionError: the cache is full" in found.seen
+
+
 @pytest.mark.parametrize("check", ["attn.mask", "kv.parity"])
-@pytest.mark.parametrize(("window", "longest"), [(4096, None), (100, 104)])
+@pytest.mark.parametrize(("window", "longest"), [(4096, None), (600, 700)])
 def test_a_window_that_is_not_reached_is_told(check, window, longest):
     found = asked(check, GPT(Rotary, learned=False), window=window, max_length=longest)
     assert found.status is Status.PASS
@@ -167,6 +186,51 @@ def test_positions_that_are_clamped_far_out_are_seen():
     assert shows(found, Clamped())
     assert not shows(found, GPT())
     assert asked("pos.present", GPT()).status is Status.PASS
+
+
+class Offset(GPT):
+    """Begins at the third row of its table, as OPT does."""
+
+    def embedded(self, ids, start=0):
+        return self.tokens(ids) + self.positions(torch.arange(start + 2, start + 2 + ids.size(1)))
+
+
+@pytest.mark.parametrize("kind", [GPT, Offset])
+def test_rows_of_a_table_that_were_never_trained_are_no_sure_fault(kind):
+    model = kind()
+    with torch.no_grad():
+        model.positions.weight[30:] = 0
+    found = asked("pos.present", model, max_length=62)
+    assert found.status is Status.WARN
+    assert "rows of positions.weight are the same there" in found.seen
+
+
+def test_a_table_that_ends_where_positions_are_clamped_is_no_untrained_one():
+    model = Clamped()
+    model.positions = nn.Embedding(31, 32)
+    assert asked("pos.present", model, max_length=62).status is Status.FAIL
+
+
+# ---- scales ----------------------------------------------------------------------------------------
+
+
+class Between(Unscaled):
+    """Norms of the whole layer stand beside its queries and keys."""
+
+    def __init__(self, heads, affine):
+        super().__init__(heads=heads)
+        self.norm_in, self.norm_out = (nn.LayerNorm(32, elementwise_affine=affine) for _ in range(2))
+
+    def forward(self, x, keep=None, past=None):
+        out, kept = super().forward(self.norm_in(x), keep, past)
+        return self.norm_out(out), kept
+
+
+@pytest.mark.parametrize(("heads", "affine"), [(1, True), (4, False)])
+def test_a_scale_that_is_missing_beside_norms_of_a_layer_is_seen(heads, affine):
+    found = asked("attn.scale", GPT(lambda: Between(heads, affine)))
+    assert found.status is Status.FAIL
+    assert "no scale at all" in found.seen
 
 
 # ---- where steps begin to differ -------------------------------------------------------------------

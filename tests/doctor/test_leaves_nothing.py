@@ -345,6 +345,14 @@ def test_a_table_that_its_own_pass_scales_is_put_back():
     assert "writes to tok.weight" in report["forward.stateless"].seen
 
 
+@pytest.mark.parametrize("kind", [2.0, 1.0])
+def test_a_table_that_no_pass_scales_is_written_to_by_none(kind):
+    model = models.Plain()
+    model.tok = nn.Embedding(models.VOCAB, models.WIDTH, max_norm=10.0, norm_type=kind)  # norms are about 6, or 26
+    found = pl.doctor(model, pl.Spec(kind="decoder"), only=["forward"])["forward.stateless"]
+    assert found.status is (Status.PASS if kind == 2 else Status.WARN), found.seen
+
+
 # ---- weights that are not there ----------------------------------------------------------------
 
 

@@ -149,6 +149,43 @@ def test_layers_of_what_is_named_like_a_table_are_layers():
     assert asked(model, "schedule.warmup", pl.Spec(kind="decoder", optimizer=optimizer)).status is Status.FAIL
 
 
+@pytest.mark.parametrize(
+    ("layers", "tables", "status"),
+    [
+        (0.0, 1e-3, Status.PASS),
+        (0.0, 0.3, Status.WARN),
+        (0.0, 0.0, Status.FAIL),
+        (1e-3, float("nan"), Status.FAIL),
+        (float("nan"), 1e-3, Status.FAIL),
+    ],
+)
+def test_layers_may_be_frozen_while_a_table_is_trained(layers, tables, status):
+    model = GPT()
+    groups = ((model.blocks.parameters(), layers), ([model.tokens.weight], tables))
+    optimizer = torch.optim.AdamW([{"params": list(own), "lr": rate} for own, rate in groups])
+    finding = asked(model, "schedule.warmup", pl.Spec(kind="decoder", optimizer=optimizer))
+    assert finding.status is status, finding.seen
+    assert status is not Status.FAIL or shows(finding, model, optimizer)
+
+
+def shows(finding, model, optimizer):
+    """Whether the script of a finding finds it in an optimizer."""
+    script = finding.script.replace("optimizer = ...", "")
+    try:
+        exec(script, {"torch": torch, "model": model, "optimizer": optimizer})
+    except AssertionError:
+        return True
+    return False
+
+
+def test_a_script_blames_no_table_either():
+    model = GPT()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.2)
+    finding = asked(model, "schedule.warmup", pl.Spec(kind="decoder", optimizer=optimizer))
+    assert shows(finding, model, optimizer)
+    assert not shows(finding, model, grouped(model, 0.2))
+
+
 @pytest.mark.parametrize("tables", [True, False])
 def test_a_training_is_not_blamed_for_the_rate_of_its_tables(tables):
     model = GPT()
@@ -199,10 +236,13 @@ class Core(nn.Module):
         self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(32, 4, 64), 2)
 
 
+ROUNDING = 1e-7
+
+
 class Translating(nn.Module):
     """Time first inside, its encoder under a path that speaks of the decoder as well."""
 
-    def __init__(self, leaks=False, reads=True):
+    def __init__(self, leaks=0.0, reads=True):
         super().__init__()
         self.tok, self.pos = nn.Embedding(61, 32), nn.Embedding(64, 32)
         self.encoder_decoder = Core(lambda: nn.TransformerEncoderLayer(32, 4, 64))
@@ -212,18 +252,21 @@ class Translating(nn.Module):
         x, y = ((self.tok(ids) + self.pos(torch.arange(ids.size(1)))).transpose(0, 1) for ids in (src, tgt))
         if not self.reads:
             x = self.pos(torch.arange(src.size(1)))[:, None].expand_as(x)
-        memory = self.encoder_decoder.encoder(x + y.mean(0) if self.leaks else x)
+        memory = self.encoder_decoder.encoder(x + self.leaks * y.mean(0))
         hidden = nn.Transformer.generate_square_subsequent_mask(len(y))
         return self.head(self.encoder_decoder.decoder(y, memory, hidden).transpose(0, 1))
 
 
-@pytest.mark.parametrize(
-    ("model", "status"), [(Translating(), Status.PASS), (Translating(leaks=True), Status.FAIL)], ids=["whole", "leaks"]
-)
-def test_an_encoder_is_looked_at_however_its_axes_lie_and_wherever_it_stands(model, status):
-    finding = asked(model, "cross.encoder_alone", pl.Spec(kind="encoder_decoder", vocab_size=61))
+@pytest.mark.parametrize(("leaks", "status"), [(0.0, Status.PASS), (ROUNDING, Status.PASS), (1.0, Status.FAIL)])
+def test_an_encoder_is_looked_at_however_its_axes_lie_and_wherever_it_stands(leaks, status):
+    finding = asked(Translating(leaks), "cross.encoder_alone", pl.Spec(kind="encoder_decoder", vocab_size=61))
     assert finding.status is status, finding.seen
-    assert status is Status.PASS or "encoder_decoder.encoder" in finding.where
+    assert "bits" not in finding.seen
+    if status is Status.FAIL:
+        assert "encoder_decoder.encoder" in finding.where
+        exec(finding.repro("pass"), {"model": Translating(ROUNDING)})
+        with pytest.raises(AssertionError, match="depends on the target"):
+            exec(finding.repro("pass"), {"model": Translating(leaks)})
 
 
 class Hidden(Translating):
@@ -249,7 +292,14 @@ def over_all(outputs, batch):
     return lost / batch.ids.numel()
 
 
+def penalised(outputs, batch):
+    """A mean, and a z-loss."""
+    lost = F.cross_entropy(outputs[:, :-1].flatten(0, 1), batch.ids[:, 1:].flatten())
+    return lost + 4e-3 * outputs.logsumexp(-1).square().mean()
+
+
 @pytest.mark.slow
-def test_a_loss_that_is_scaled_has_a_floor_that_is():
-    finding = asked(models.Plain(), "loss.random_floor", pl.Spec(kind="decoder", criterion=over_all), level="full")
+@pytest.mark.parametrize("criterion", [over_all, penalised])
+def test_a_loss_that_is_scaled_has_a_floor_that_is_and_a_penalty_lifts_none(criterion):
+    finding = asked(models.Plain(), "loss.random_floor", pl.Spec(kind="decoder", criterion=criterion), level="full")
     assert finding.status is Status.PASS, finding.seen

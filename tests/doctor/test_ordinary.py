@@ -93,16 +93,31 @@ class UnwrittenFromZero(Unwritten):
         return 0
 
 
+class UnwrittenByLength(Unwritten):
+    """What it reads is larger in a longer text."""
+
+    def embedded(self, ids, start=0):
+        return super().embedded(ids, start) * ids.size(1)
+
+
+FAULTY = (
+    (UnwrittenFromZero, "kv.parity", "positions restart at 0"),
+    (UnwrittenByLength, "prefix.length_invariance", "depend on the length of the input"),
+)
+
+
 @pytest.mark.parametrize("fill", [-1e9, torch.finfo(torch.float32).min, -torch.inf])
 def test_a_large_constant_output_hides_no_fault(fill):
     Unwritten.fill = fill
     only = ["kv.parity", "causal", "batch"]
     assert {f.status for f in pl.doctor(Unwritten(), gpt_spec(), only=only)} == {Status.PASS}
-    found = pl.doctor(UnwrittenFromZero(), gpt_spec(), only=only)["kv.parity"]
-    assert found.status is Status.FAIL
-    assert "positions restart at 0" in found.cause
-    with pytest.raises(AssertionError):
-        exec(found.repro("pass"), {"model": UnwrittenFromZero(), "__name__": "repro"})
+    for faulty, check, cause in FAULTY:
+        found = pl.doctor(faulty(), gpt_spec(), only=[check])[check]
+        assert found.status is Status.FAIL
+        assert cause in found.cause
+        exec(found.repro("pass"), {"model": Unwritten(), "__name__": "repro"})
+        with pytest.raises(AssertionError):
+            exec(found.repro("pass"), {"model": faulty(), "__name__": "repro"})
 
 
 @pytest.mark.parametrize("rest", [[], [-1e9]])
@@ -112,6 +127,13 @@ def test_the_measure_of_a_gap_is_the_largest_output_that_varies(rest):
     found[0, 1, 0] += 1
     assert (gap(found, expected).share, gap(found, expected).position) == (0.25, 1)
     assert gap(expected[:, :1] + 1, expected[:, :1]).share > 0  # all constant: then that is the measure
+
+
+def test_a_constant_output_is_measured_by_its_own_size():
+    expected = torch.tensor([[[1.0, -1e4], [4.0, -1e4]]])
+    found = torch.stack([expected[..., 0], expected[..., 1].nextafter(torch.zeros(()))], -1)
+    assert 0 < gap(found, expected).share < 1e-6
+    assert gap(expected * 0, expected).share == 1
 
 
 # ---- scales ----------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def faults(batch: Batch, spec: Spec, source_size: int | None = None) -> Iterator
     """All that is wrong, the surest harm first.
 
     Args:
-        source_size: how many tokens a source may hold, where that is not what the spec says.
+        source_size: how many tokens a source may hold; ``None`` where no model was asked, as of its padding.
     """
     ids, labels = batch.ids, batch.labels
     asked = None if labels is None else labels[labels != IGNORE]
@@ -125,9 +125,10 @@ def _source(batch: Batch, spec: Spec, size: int | None) -> Iterator[Fault]:
     source = batch.source
     if source is None or source.dim() != 2 or source.is_floating_point():
         return
-    yield from _range("source ids", source, size or spec.vocab_size)
+    yield from _range("source ids", source, size)
+    known = size is not None or batch.source_keep is not None  # else a model may yet know padding by its id
     for fault in _padding(Batch(ids=source, keep=batch.source_keep), replace(spec, kind="encoder")):
-        yield replace(fault, seen=f"in the source {fault.seen}")
+        yield replace(fault, surely=fault.surely and known, seen=f"in the source {fault.seen}")
 
 
 def _labels(batch: Batch, labels: Tensor, asked: Tensor, spec: Spec) -> Iterator[Fault]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pellucid.doctor import tolerances
 from pellucid.doctor.attributes import attribute_tensors, attributes_kept
 from pellucid.errors import PellucidError
 
@@ -88,9 +89,22 @@ def _others() -> Iterator[None]:
 
 def scaled(model: nn.Module) -> dict[str, Tensor]:
     """The tables whose rows a pass scales down where they are longer than their ``max_norm``."""
-    tables = ((path, part) for path, part in model.named_modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag))
-    weights = {f"{path}.weight": part.weight for path, part in tables if part.max_norm is not None}
-    return {path: weight for path, weight in weights.items() if not weight.is_meta}
+    return {path: part.weight for path, part in _limited(model)}
+
+
+@torch.no_grad()
+def rescaled(model: nn.Module) -> list[str]:
+    """Those of which a row is as long as may be, or longer: a pass has scaled it, or will."""
+    return [
+        path for path, part in _limited(model)
+        if float(part.weight.norm(part.norm_type, dim=1).max()) >= (part.max_norm or 0.0) * (1 - tolerances.SCALED)
+    ]  # fmt: skip
+
+
+def _limited(model: nn.Module) -> Iterator[tuple[str, nn.Embedding | nn.EmbeddingBag]]:
+    for path, part in model.named_modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.max_norm is not None and not part.weight.is_meta:
+            yield f"{path}.weight", part
 
 
 def digests(tensors: dict[str, Tensor]) -> dict[str, str]:

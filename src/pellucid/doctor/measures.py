@@ -18,8 +18,8 @@ class Gap:
     """The largest difference of two outputs.
 
     Attributes:
-        share: of the largest finite output of a channel that is not constant; infinite where one is NaN and the other
-            is not.
+        share: of the largest finite output of a channel that is not constant, or of a constant channel's own size where
+            that is larger; infinite where one is NaN and the other is not.
         row, position: where it is.
     """
 
@@ -35,47 +35,52 @@ def gap(found: Tensor, expected: Tensor) -> Gap:
     """Compares two outputs (B, T, …) of one shape. NaN in the same place in both is no difference."""
     if found.numel() == 0:
         return Gap(0.0)
-    difference = _apart(found, expected)
+    difference, measure = _apart(found, expected)
     flat = difference.reshape(difference.size(0), difference.size(1) if difference.dim() > 1 else 1, -1).amax(-1)
     at = int(flat.argmax())
     largest = float(flat.max())
-    return Gap(largest / _largest(expected) if largest else 0.0, at // flat.size(1), at % flat.size(1))
+    return Gap(largest / measure if largest else 0.0, at // flat.size(1), at % flat.size(1))
 
 
 def moved(found: Tensor, expected: Tensor) -> Tensor:
     """(B, T): by how much each position differs, as a share of the largest output."""
-    difference = _apart(found, expected)
-    return difference.reshape(*difference.shape[:2], -1).amax(-1).double() / _largest(expected)
+    difference, measure = _apart(found, expected)
+    return difference.reshape(*difference.shape[:2], -1).amax(-1).double() / measure
 
 
-def _apart(found: Tensor, expected: Tensor) -> Tensor:
-    """Absolute differences; infinite where one is NaN and the other is not.
+def _apart(found: Tensor, expected: Tensor) -> tuple[Tensor, float]:
+    """Absolute differences, infinite where one is NaN and the other is not; and of what they are to be a share.
 
     Vocabularies are large, and most outputs are the same to the last bit: no pass over them is made in vain.
     """
     a, b = found.detach(), expected.detach()
     wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     if torch.equal(a, b):
-        return torch.zeros(a.shape, dtype=wide, device=a.device)
+        return torch.zeros(a.shape, dtype=wide, device=a.device), 1.0
     a, b = a.to(wide), b.to(wide)
     difference = (a - b).abs()
-    if bool(difference.amax().isfinite()):
-        return difference
-    both = a.isnan() & b.isnan() | (a == b)
-    return torch.where(both, 0.0, difference).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    if not bool(difference.amax().isfinite()):
+        both = a.isnan() & b.isnan() | (a == b)
+        difference = torch.where(both, 0.0, difference).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    sizes, measure = _sizes(b)
+    if bool((sizes > measure).any()):  # what a constant channel differs by is a share of its own size
+        difference = difference * (measure / sizes.clamp_min(measure))
+    return difference, measure
 
 
-def _largest(x: Tensor) -> float:
-    """The largest finite absolute value, without channels that are constant: beside -1e9, written into the logit of the
-    padding, whatever the others do would be nothing. With them where all are constant.
+def _sizes(x: Tensor) -> tuple[Tensor, float]:
+    """The largest finite absolute value of each channel, and of all.
+
+    The second without channels that are constant: beside -1e9, written into the logit of the padding, whatever the
+    others do would be nothing. With them where all are constant.
     """
-    rows = x.detach().reshape(-1, x.size(-1))
+    rows = x.reshape(-1, x.size(-1))
     low, high = rows.aminmax(dim=0)
     if not bool((low.isfinite() & high.isfinite()).all()):
         low, high = rows.nan_to_num(0.0, 0.0, 0.0).aminmax(dim=0)
     sizes = torch.maximum(low.abs(), high.abs())
     telling = sizes[high - low > tolerances.CONSTANT * sizes]
-    return max(float((telling if telling.numel() else sizes).max()), 1e-30)
+    return sizes, max(float((telling if telling.numel() else sizes).max()), 1e-30)
 
 
 def in_half(output: Tensor) -> bool:

@@ -77,8 +77,10 @@ class Subject:
     @cached_property
     def past_window(self) -> Subject:
         """One that reads beyond a window that is wider than probes are; itself where nothing can or need be done."""
-        wanted, longest = self.spec.widest + PAST, min(LONGEST, self.spec.max_length or LONGEST)
-        if not self.length < wanted <= longest or self.spec.example is not None or self.spec.kind == "encoder_decoder":
+        widest = self.spec.widest
+        wanted = min(widest + PAST, LONGEST, self.spec.max_length or LONGEST)
+        wide = self.length <= widest < wanted
+        if not wide or self.spec.example is not None or self.spec.kind == "encoder_decoder":
             return self
         longer = Subject(self.model, self.spec, seed=self.seed, build=self.build, length=wanted)
         try:

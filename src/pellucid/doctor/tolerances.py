@@ -38,6 +38,9 @@ GRADIENT = 1e-4
 FLOOR_MARGIN = 0.02
 """Nats that a loss on uniform tokens may lie below their entropy by chance, at the least; else 4 standard errors."""
 
+PENALTY = 1.05
+"""Weight of all positions below which what is more than 1 may be that of a penalty on the outputs, not of the loss."""
+
 INITIAL_LOSS = (0.5, 1.0, 2.0)
 """A fresh model's loss may lie this far below and above ln V; beyond the third, times ln V, it fails."""
 
@@ -52,6 +55,9 @@ MASKED = -1e3
 
 FILL_MARGIN = 20.0
 """Nats between the lowest score that may be seen and the fill of what may not: e^-20 is 2e-9."""
+
+SCALED = 1e-5
+"""Share of its ``max_norm`` by which a row may be shorter that was scaled down to it."""
 
 SAME = 1e-5
 """Of what a model makes of equal tokens, the share of the largest by which two numbers may differ and be the same."""

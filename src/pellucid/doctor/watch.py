@@ -224,9 +224,14 @@ class Watch:
 
 
 def _largest_rate(optimizers: list[torch.optim.Optimizer], tables: set[int] | None = None) -> float | None:
-    """Of all groups, or of those that hold more than tables."""
+    """Of all groups, or of those that hold layers; where none does, of those that hold more than tables: weights that
+    are sharded or fused lie flat.
+    """
     groups = [group for each in optimizers for group in each.param_groups]
-    return max((float(group["lr"]) for group in groups if tables is None or holds_layers(group, tables)), default=None)
+    if tables is not None:
+        flat = [group for group in groups if any(id(parameter) not in tables for parameter in group["params"])]
+        groups = [group for group in groups if holds_layers(group, tables)] or flat
+    return max((float(group["lr"]) for group in groups), default=None)
 
 
 def _arguments(given: Any) -> Arguments:

@@ -108,14 +108,15 @@ def _normed(subject: Subject, site: Site) -> bool:
     """Whether queries and keys have norms of their own, which set how far scores spread: any scale may then be meant.
 
     They have one size throughout, or, once the norms are trained, come from a module that holds two of a head's width.
+    With one head, those may be of the whole layer.
     """
     if all(_one_size(x) for x in (site.q, site.k)):
         return True
     path = site.name.partition("#")[0]
     parts = {} if subject.module is None else dict(subject.module.named_modules(remove_duplicate=False))
-    within = parts[path].children() if path in parts else ()
-    norms = [each for each in within if type(each).__name__.endswith("Norm")]
-    return sum(all(p.numel() == site.q.size(-1) for p in each.parameters()) for each in norms) >= 2
+    within = parts[path].children() if path in parts and site.q.size(1) > 1 else ()
+    sizes = [{p.numel() for p in each.parameters()} for each in within if type(each).__name__.endswith("Norm")]
+    return sizes.count({site.q.size(-1)}) >= 2
 
 
 def _one_size(x: Tensor) -> bool:

@@ -51,10 +51,10 @@ part.register_forward_hook(lambda part, given, found: outputs.append(found if to
 translated(source, sample(1))
 half = len(outputs)
 translated(source, sample(2))
-same = all(torch.equal(one, two) for one, two in zip(outputs[:half], outputs[half:]))
-assert same, "what the encoder gives depends on the target"
+gaps = [(one - two).abs().max() / one.abs().max() for one, two in zip(outputs[:half], outputs[half:])]
+assert max(gaps) <= {tolerances.EXACT_NOISE}, f"what the encoder gives depends on the target, by {{max(gaps):.3g}}"
 """,
         )
     if not moved(batch.with_(source=subject.other(source, 9))):
         return CHECK.unsure(DONE, "but nothing that was looked at depends on the source either")
-    return CHECK.passed(DONE, f"all {len(names)} modules before the decoder kept their bits")
+    return CHECK.passed(DONE, f"all {len(names)} modules before the decoder gave the same, but for rounding")

@@ -23,8 +23,9 @@ def answer(subject: Subject) -> Finding:
     if batch is None:
         return CHECK.skipped("no batch of the real data is given", "Spec(batch=Batch(ids=…, keep=…, labels=…))")
     done = f"looked through a batch of {batch.ids.size(0)} rows of {batch.ids.size(1)}"
-    size = max(subject.spec.vocab_size or 0, largest(subject.model) or 0)  # a source may have a table of its own
-    given = faults(_with_mask(subject, batch), subject.spec, size or None)
+    known = largest(subject.model)  # a source may have a table of its own
+    size = None if known is None else max(subject.spec.vocab_size or 0, known)
+    given = faults(_with_mask(subject, batch), subject.spec, size)
     found = sorted(given, key=lambda fault: not fault.surely)
     if not found:
         return CHECK.passed(done, "nothing is wrong with it")
@@ -35,7 +36,7 @@ def answer(subject: Subject) -> Finding:
         return CHECK.failed(
             done, seen, cause=worst.cause, fix=worst.fix, evidence=evidence,
             references=("huggingface/trl#1623", "pytorch/torchtune#949"),
-            script=f"{own_batch(batch)}\n{laws(subject.spec, size if batch.source is not None else None)}",
+            script=f"{own_batch(batch)}\n{laws(subject.spec, None if batch.source is None else size or 0)}",
         )  # fmt: skip
     return CHECK.warned(done, seen, cause=worst.cause, fix=worst.fix, evidence=evidence)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pellucid.doctor.check import Check
 from pellucid.doctor.finding import Finding
-from pellucid.doctor.keeping import digests, scaled
+from pellucid.doctor.keeping import digests, rescaled
 from pellucid.doctor.measures import gap
 from pellucid.doctor.spec import Batch
 from pellucid.doctor.subject import Subject
@@ -32,7 +32,7 @@ def answer(subject: Subject) -> Finding:
     before = digests(held)
     same, share = subject.vanishes(lambda: _apart(subject, probes))
     after = digests(held)
-    renormed = {} if module is None else scaled(module)
+    renormed = [] if module is None else rescaled(module)
     written = [name for name in before if before[name] != after[name] or name in renormed]
     asked = "stochastic" not in subject.spec.declare
     if same is False and asked:

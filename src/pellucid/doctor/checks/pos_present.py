@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pellucid.doctor import tolerances
 from pellucid.doctor.check import Check
-from pellucid.doctor.constant import Constant, Reading, constant
+from pellucid.doctor.constant import Constant, Reading, constant, settled
 from pellucid.doctor.finding import Finding
 from pellucid.doctor.measures import gap
 from pellucid.doctor.subject import Subject
@@ -37,11 +37,14 @@ def answer(subject: Subject) -> Finding:
     scheme = found.text.scheme if found.text else None
     evidence: dict[str, object] = {"scheme": scheme, "varies": found.varies}
     for reading in (*found.readings, *_longer(subject, found)):
-        if reading.scheme == "absolute" and (again := _again(reading)) and _tables(subject):
+        if reading.scheme == "absolute" and (again := _again(reading)) and (tables := _tables(subject)):
+            seen = f"in {reading.name}, {again} are told to be at one place"
+            if still := _alike(tables, reading):
+                return _untrained(seen, still, evidence)
             return _failed(
-                DONE, f"in {reading.name}, {again} are told to be at one place",
-                "positions are clamped, or counted anew after some tokens: the table is too short, or a chunk's own "
-                "positions are taken for those of the text", evidence, _again_script(again, reading.first.k.size(2)),
+                DONE, seen, "positions are clamped, or counted anew after some tokens: the table is too short, or a "
+                "chunk's own positions are taken for those of the text", evidence,
+                _again_script(again, reading.first.k.size(2)),
             )  # fmt: skip
     if found.source is not None and found.source.scheme == "none":
         return _failed(DONE, "order is not told to the encoder: neither values nor scores differ", NEVER, evidence,
@@ -136,11 +139,30 @@ def _again(reading: Reading) -> str:
     return ""
 
 
-def _tables(subject: Subject) -> list[str]:
-    """Names of tables that speak of positions: parameters and buffers (L, D)."""
+def _alike(tables: dict[str, Tensor], reading: Reading) -> str:
+    """The table of which all rows are the same from where positions are; they may begin two rows late, as in OPT."""
+    start, length = reading.settled, reading.first.k.size(2)
+    for name, x in tables.items():
+        rows = x.squeeze()[:length]
+        if 0 < start <= length // 2 and settled(rows[None]) <= min(start + 2, rows.size(0) - 2):
+            return name
+    return ""
+
+
+def _untrained(seen: str, table: str, evidence: dict[str, object]) -> Finding:
+    return CHECK.warned(
+        DONE, f"{seen}: rows of {table} are the same there",
+        cause="the table began as zeros, and no text that it was trained on was so long",
+        fix="say how far it was trained: Spec(max_length=…), or train on longer texts", evidence=evidence,
+    )  # fmt: skip
+
+
+def _tables(subject: Subject) -> dict[str, Tensor]:
+    """Tables that speak of positions: parameters and buffers (L, D)."""
     module = subject.module
     tensors: list[tuple[str, Tensor]] = [] if module is None else [*module.named_parameters(), *module.named_buffers()]
-    return [name for name, x in tensors if POSITIONS.search(name) and x.squeeze().dim() == 2 and x.is_floating_point()]
+    there = {name: x for name, x in tensors if POSITIONS.search(name) and x.is_floating_point()}
+    return {name: x for name, x in there.items() if x.squeeze().dim() == 2}
 
 
 def _there(subject: Subject) -> list[str]:

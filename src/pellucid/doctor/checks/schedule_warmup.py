@@ -29,11 +29,12 @@ def answer(subject: Subject) -> Finding:
     try:
         rates = _rates(subject)
     except (ArithmeticError, ValueError) as error:
-        return _broken(done, f"the schedule raises {type(error).__name__}: {error}", spec.schedule is not None)
+        return _broken(done, f"the schedule raises {type(error).__name__}: {error}", subject)
+    if not all(0 <= rate < float("inf") for rate in rates) or not any(rates):
+        seen_ = "the rate is negative or not finite at some step" if any(rates) else "the rate is 0 at every step"
+        return _broken(done, seen_, subject)
+    rates = rates if spec.schedule is not None else [max(map(_initial, _judged(subject)))]
     peak = max(rates)
-    if not all(0 <= rate < float("inf") for rate in rates) or peak == 0:
-        seen_ = "the rate is 0 at every step" if peak == 0 else "the rate is negative or not finite at some step"
-        return _broken(done, seen_, spec.schedule is not None)
     adaptive = spec.optimizer is None or type(spec.optimizer).__name__ in ADAPTIVE
     evidence, scheduled = {"first": rates[0], "peak": peak}, _scheduled(subject)
     if scheduled and adaptive and peak > LARGEST >= _now(subject):
@@ -43,7 +44,7 @@ def answer(subject: Subject) -> Finding:
             done, f"the rate reaches {peak:.2g}, with Adam",
             cause="a factor that belongs to another schedule (2 in the paper's formula is times d_model^-0.5), or a "
             "rate meant for SGD", fix="3e-4 to 1e-3 for small models, less for large", evidence=evidence,
-            references=("OpenNMT/OpenNMT-py#869",), script=_script(spec.schedule is not None),
+            references=("OpenNMT/OpenNMT-py#869",), script=_script(subject),
         )  # fmt: skip
     if (tables := _rate_of_tables(subject)) > LARGEST and adaptive and not scheduled:
         return _high_for_tables(done, tables, evidence)
@@ -77,23 +78,28 @@ def _high_for_tables(done: str, rate: float, evidence: dict[str, float]) -> Find
     )  # fmt: skip
 
 
-def _broken(done: str, seen: str, scheduled: bool) -> Finding:
+def _broken(done: str, seen: str, subject: Subject) -> Finding:
     return CHECK.failed(
         done, seen, cause="a formula that counts steps from 1 is given 0, or divides whole numbers",
-        fix="print the rate of the first steps", script=_script(scheduled),
+        fix="print the rate of the first steps", script=_script(subject),
     )  # fmt: skip
 
 
-def _script(scheduled: bool) -> str:
-    rates = f"[schedule(at) for at in range({STEPS})]"
-    if not scheduled:
-        rates = "[group.get('initial_lr', group['lr']) for group in optimizer.param_groups]"
+def _script(subject: Subject) -> str:
+    lines, high = f"rates = [schedule(at) for at in range({STEPS})]", "rates"
+    if subject.spec.schedule is None:
+        lines = f"""
+optimizer = ...  # fill in: as you make it
+rate = lambda group: group.get("initial_lr", group["lr"])
+rates = [rate(group) for group in optimizer.param_groups]
+tables = {{id(model.get_parameter(name)) for name in {_tables(subject)}}}  # which bear more
+layers = [each for each in optimizer.param_groups if any(x.dim() > 1 and id(x) not in tables for x in each["params"])]
+"""
+        high = "map(rate, layers)"
     return f"""
-{"" if scheduled else "optimizer = ...  # fill in: as you make it"}
-rates = {rates}
-peak = max(rates)
-assert peak > 0 and min(rates) >= 0, "the rate is 0, or negative"
-assert peak <= {LARGEST}, f"the rate reaches {{peak:.3g}}, with Adam"
+{lines.strip()}
+assert any(rates) and all(0 <= each < float("inf") for each in rates), "the rate is 0, negative or not finite"
+assert (peak := max({high}, default=0)) <= {LARGEST}, f"the rate reaches {{peak:.3g}}, with Adam"
 """
 
 
@@ -114,18 +120,31 @@ def _normed(x: Tensor) -> bool:
 
 
 def _rates(subject: Subject) -> list[float]:
+    """Of each step, where a schedule says them; else of each group of the optimizer."""
     spec = subject.spec
     if spec.schedule is not None:
         return [float(spec.schedule(step)) for step in range(STEPS)]
-    assert spec.optimizer is not None
-    return [max(map(_initial, _of_layers(subject) or spec.optimizer.param_groups))]
+    return [] if spec.optimizer is None else list(map(_initial, spec.optimizer.param_groups))
 
 
 def _of_layers(subject: Subject) -> list[dict[str, Any]]:
-    """The groups of the optimizer that hold matrices of layers."""
+    """The groups of the optimizer that hold matrices of layers, and do not leave them as they are."""
     groups = [] if subject.spec.optimizer is None else subject.spec.optimizer.param_groups
     tables = set() if subject.module is None else tables_of(subject.module)
-    return [group for group in groups if holds_layers(group, tables)]
+    return [group for group in groups if holds_layers(group, tables) and _initial(group) > 0]
+
+
+def _judged(subject: Subject) -> list[dict[str, Any]]:
+    """Those groups; all where there are none."""
+    assert subject.spec.optimizer is not None
+    return _of_layers(subject) or subject.spec.optimizer.param_groups
+
+
+def _tables(subject: Subject) -> list[str]:
+    """The names of what no layer is."""
+    tables = set() if subject.module is None else tables_of(subject.module)
+    named = () if subject.module is None else subject.module.named_parameters()
+    return [name for name, parameter in named if id(parameter) in tables]
 
 
 def _rate_of_tables(subject: Subject) -> float:
@@ -140,8 +159,7 @@ def _initial(group: dict[str, Any]) -> float:
 
 
 def _now(subject: Subject) -> float:
-    assert subject.spec.optimizer is not None
-    return max(float(group["lr"]) for group in _of_layers(subject) or subject.spec.optimizer.param_groups)
+    return max(float(group["lr"]) for group in _judged(subject))
 
 
 def _scheduled(subject: Subject) -> bool:
