@@ -106,6 +106,13 @@ def test_budgets(path):
                 assert branches <= 3, f"{path.name}: forward branches {branches} times"
 
 
+def test_no_two_test_files_have_one_name():
+    """Beside one another pytest could import only one of them; each by itself it would."""
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
+    names = [path.name for path in files]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_attention_is_about_twenty_lines():
     tree = ast.parse((PACKAGE / "nn" / "attention.py").read_text())
     (forward,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "forward"]
