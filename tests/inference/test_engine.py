@@ -14,10 +14,10 @@ from pellucid.inference.engine import Engine
 from pellucid.inference.engine.head import chosen_products, copied_products
 from pellucid.inference.engine.looking import softmax_
 from pellucid.inference.engine.products import (
+    BFLOAT16,
+    BFLOAT16_WIDENED,
     CACHE,
     FEW,
-    HALF,
-    HALF_WIDENED,
     STEPS,
     TINY,
     Products,
@@ -193,7 +193,7 @@ def test_a_row_alone_is_cut_into_the_steps_that_it_has_among_others():
 
 def test_bfloat16_without_instructions_for_it():
     x, weight, bias = torch.randn(5, 40), torch.randn(24, 40), torch.randn(24)
-    plain, *others = [way.multiply(x, way.pack(weight), bias) for way in (HALF, *HALF_WIDENED)]
+    plain, *others = [way.multiply(x, way.pack(weight), bias) for way in (BFLOAT16, *BFLOAT16_WIDENED)]
     for other in others:
         torch.testing.assert_close(other, plain, atol=0.05, rtol=0.01)
         torch.testing.assert_close(other, others[0])

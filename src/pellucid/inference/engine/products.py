@@ -75,7 +75,9 @@ def _packed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
-def _half(multiply: Callable[[Tensor, Any, Tensor | None], Tensor]) -> Callable[[Tensor, Any, Tensor | None], Tensor]:
+def _in_bfloat16(
+    multiply: Callable[[Tensor, Any, Tensor | None], Tensor],
+) -> Callable[[Tensor, Any, Tensor | None], Tensor]:
     def rounded(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
         y = multiply(x.bfloat16(), weight, None).float()
         return y if bias is None else y.add_(bias)
@@ -92,33 +94,33 @@ def _widened(way: Way) -> Way:
     )
 
 
-def _light(way: Way) -> Way:
+LARGEST_FLOAT16 = torch.finfo(torch.float16).max
+
+
+def _within_float16(weight: Tensor) -> Tensor:
+    return weight.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16)
+
+
+def _of_float16(way: Way) -> Way:
     """A way of float32 for weights that are rounded to float16; what is beyond its range becomes its largest number."""
-    return Way(way.name, lambda weight: way.pack(weight.clamp(-LARGEST, LARGEST).half().float()), way.multiply)
+    return Way(way.name, lambda weight: way.pack(_within_float16(weight).half().float()), way.multiply)
 
 
-LARGEST = torch.finfo(torch.float16).max
+def _pack_float16(weight: Tensor) -> Any:
+    return torch.ops.quantized.linear_prepack_fp16.default(_within_float16(weight), None)
 
 
-def _pack_light(weight: Tensor) -> Any:
-    return torch.ops.quantized.linear_prepack_fp16.default(weight.clamp(-LARGEST, LARGEST), None)
-
-
-def _multiply_light(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+def _multiply_float16(x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
     with torch._C.DisableTorchFunction():  # as in _sums_fbgemm
         y = torch.ops.quantized.linear_dynamic_fp16.default(x, weight)
     return y if bias is None else y.add_(bias)
 
 
 STEPS = 127
-
-
 _STEPS = torch.tensor(float(STEPS))  # a tensor: a number over a tensor takes two operations
-
 
 FEW = 64
 """Rows that stay in a cache while their largest entries are found."""
-
 
 TINY = 1e-30
 """What the largest entry of a row, which may be zero, is taken for where it is smaller."""
@@ -206,14 +208,14 @@ def _pack_fbgemm(steps: Int8[Tensor, "O K"], scale: Tensor) -> Any:
 DENSE = Way("dense", lambda weight: weight, _dense)
 TURNED = Way("turned", lambda weight: weight.t().contiguous(), _turned)
 PACKED = Way("packed", _pack, _packed)
-HALF = Way("dense", lambda weight: weight.bfloat16().contiguous(), _half(_dense))
-HALF_PACKED = Way("packed", lambda weight: _pack(weight.bfloat16()), _half(_packed))
-HALF_WIDENED = tuple(_widened(way) for way in (DENSE, TURNED, PACKED))
-LIGHT, LIGHT_PACKED = _light(DENSE), _light(PACKED)
-LIGHT_FBGEMM = Way("fbgemm", _pack_light, _multiply_light)
-WHOLE = _whole("plain", lambda steps, scale: steps.t(), _sums_plain)
-WHOLE_ONEDNN = _whole("onednn", _pack_onednn, _sums_onednn)
-WHOLE_FBGEMM = _whole("fbgemm", _pack_fbgemm, _sums_fbgemm)
+BFLOAT16 = Way("dense", lambda weight: weight.bfloat16().contiguous(), _in_bfloat16(_dense))
+BFLOAT16_PACKED = Way("packed", lambda weight: _pack(weight.bfloat16()), _in_bfloat16(_packed))
+BFLOAT16_WIDENED = tuple(_widened(way) for way in (DENSE, TURNED, PACKED))
+FLOAT16, FLOAT16_PACKED = _of_float16(DENSE), _of_float16(PACKED)
+FLOAT16_FBGEMM = Way("fbgemm", _pack_float16, _multiply_float16)
+INT8 = _whole("plain", lambda steps, scale: steps.t(), _sums_plain)
+INT8_ONEDNN = _whole("onednn", _pack_onednn, _sums_onednn)
+INT8_FBGEMM = _whole("fbgemm", _pack_fbgemm, _sums_fbgemm)
 
 
 @cache
@@ -242,15 +244,15 @@ def ways_for(weights: Weights, device: torch.device) -> tuple[Way, ...]:
             return (DENSE, TURNED, PACKED) if onednn else (DENSE,)
         case "bfloat16":
             if not onednn:
-                return (HALF,)
-            return (HALF, HALF_PACKED) if _works(HALF_PACKED) else HALF_WIDENED
+                return (BFLOAT16,)
+            return (BFLOAT16, BFLOAT16_PACKED) if _works(BFLOAT16_PACKED) else BFLOAT16_WIDENED
         case _ if device.type != "cpu":
             raise UserError("weights", f"{weights} on {device.type}", "float32 or bfloat16 there")
         case "float16":
-            plain = LIGHT_PACKED if onednn else LIGHT
-            return (plain, LIGHT_FBGEMM) if _works(LIGHT_FBGEMM) else (plain,)
+            plain = FLOAT16_PACKED if onednn else FLOAT16
+            return (plain, FLOAT16_FBGEMM) if _works(FLOAT16_FBGEMM) else (plain,)
         case "int8":
-            return (WHOLE, *(way for way in (WHOLE_ONEDNN, WHOLE_FBGEMM) if _works(way)))
+            return (INT8, *(way for way in (INT8_ONEDNN, INT8_FBGEMM) if _works(way)))
 
 
 class Product:
